@@ -1,0 +1,28 @@
+# Two targets do all the set-up on a machine with Python (3.11 or newer), make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint mlflow clean
+
+demo: $(VENV)/.installed  ## install, train the quickstart recipe, say where the result is
+	$(BIN)/python jobs/train_metgan.py --recipe quickstart
+
+test: $(VENV)/.installed  ## install if need be, run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+mlflow: $(VENV)/.installed  ## open the runs of ./runs at http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:  ## remove the environment and the runs
+	rm -rf $(VENV) runs

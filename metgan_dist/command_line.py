@@ -1,0 +1,116 @@
+"""From a command line to a validated recipe: presets, YAML files and ``--section.field value``.
+
+pydantic-settings turns the recipe's own pydantic models into flags, so a field is declared, documented and
+checked in one place. This module adds the preset, three switches, and errors of one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a job was asked to do: the resolved recipe, where it came from, and the switches."""
+
+    recipe: Recipe
+    recipe_name: str
+    dry_run: bool
+    debug: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose mistakes are UserErrors instead of a usage page."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; --help lists every field")
+
+
+class _RecipeSettings(Recipe, BaseSettings):
+    """The recipe as pydantic-settings wants it: flags over the preset, and nothing from the environment."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, nested_model_default_partial_update=True)
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def parse_command(job: str, purpose: str, arguments: Sequence[str]) -> Command:
+    """Resolve the command line of `job` into a Command.
+
+    Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields.
+    Raises UserError, in one line that names the field, its value and what is allowed.
+    """
+    switches = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    switches.add_argument("--recipe", default="quickstart")
+    switches.add_argument("--dry-run", action="store_true")
+    switches.add_argument("--debug", action="store_true")
+    chosen, _ = switches.parse_known_args(arguments)
+    source = CliSettingsSource[Any](
+        _RecipeSettings,
+        root_parser=_parser(job, purpose),
+        parse_args_method=lambda parser, args: parser.parse_args(args),
+        cli_parse_args=list(arguments),
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_prog_name=job,
+    )
+    tree = recipe_tree(chosen.recipe)
+    try:
+        settings = _RecipeSettings(_cli_settings_source=source, **tree)
+    except ValidationError as error:
+        raise UserError(_first_mistake(error)) from error
+    recipe = Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
+    return Command(recipe, chosen.recipe, chosen.dry_run, chosen.debug)
+
+
+def _parser(job: str, purpose: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=job,
+        usage="%(prog)s [--recipe NAME|PATH] [--section.field value ...] [--dry-run] [--debug]",
+        description=purpose,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=textwrap.dedent(
+            """\
+            Any field of the recipe is a flag; lists are comma separated (--tiles.views z,y,x).
+            Exit codes: 0 done, 2 a mistake in the input (one line says which), 1 anything else."""
+        ),
+    )
+    parser.add_argument("--recipe", metavar="NAME|PATH", help=f"preset or YAML file: {', '.join(recipe_names())}")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved recipe and the resource plan, and stop"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """One line for the first thing that is wrong, and how many more there are."""
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        line = f"{field}: no such field in a recipe; --help lists them all"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        line = f"{field}: {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+    return line + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

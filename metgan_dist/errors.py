@@ -1,0 +1,20 @@
+"""The two ways a job ends before its work is done, apart from a bug."""
+
+
+class UserError(Exception):
+    """A mistake only the user can mend: one line that says what, where and what to do (exit code 2).
+
+    The message names the file or the recipe field first, for example
+    ``/data/a.tif: the file is empty; copy it again or remove it from the data set``.
+    """
+
+
+class TrainingStopped(Exception):
+    """A run that stopped itself, for example because a loss was not finite (exit code 1).
+
+    The message names the step, the player, the term and the last good checkpoint.
+    """
+
+
+class DamagedFile(UserError):
+    """A file or chunk that exists but cannot be read; `data.damaged: skip` leaves it out and counts it."""

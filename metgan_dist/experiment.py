@@ -1,0 +1,331 @@
+"""A whole experiment from a recipe: tiles, segmentor, judge, method, scores, all under one MLflow run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import torch
+
+from metgan_dist import tracking
+from metgan_dist.command_line import Command
+from metgan_dist.errors import UserError
+from metgan_dist.job import Result, say, understood
+from metgan_dist.methods import METHODS, check_tile_size
+from metgan_dist.recipe import Data, Recipe
+from metgan_dist.run import Run, open_run, record
+from metgan_dist.tiles.pipeline import make_tiles
+from metgan_dist.tiles.shards import write_whole
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.checkpoint import code_version, load_method, segmentor_recipe
+from metgan_dist.training.cluster import cluster, is_local, plan_for_cluster, wait_for_room
+from metgan_dist.training.launch import Assignment, Trained, train_on_ray
+from metgan_dist.training.resources import ResourcePlan, plan_resources
+from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
+from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.location import exists, filesystem, join
+from metgan_dist.volumes.phantoms import write_phantom
+
+
+@dataclass
+class Experiment:
+    """An open run with everything its stages need."""
+
+    recipe: Recipe
+    run: Run
+    plan: ResourcePlan
+    tracking_uri: str
+    result: Result
+
+    @property
+    def spool(self) -> Path:
+        """Where records wait for an absent MLflow server: beside the run, or on this machine for object storage."""
+        if "://" not in self.run.folder:
+            return Path(self.run.folder) / "spool"
+        return Path(tempfile.gettempdir()) / f"metgan-spool-{self.run.mlflow_run_id}"
+
+    @contextmanager
+    def log(self) -> Iterator[tracking.RunLogger]:
+        """MLflow for the driver's own records."""
+        assert self.run.mlflow_run_id is not None
+        logger = tracking.RunLogger(
+            self.tracking_uri, self.run.mlflow_run_id, self.spool, self.recipe.tracking.patience, report=say
+        )
+        try:
+            yield logger
+        finally:
+            logger.close()
+
+
+def run_experiment(command: Command, job: str, work: Callable[[Experiment], None]) -> str:
+    """Check everything that can be checked, join a cluster, open the run, do `work`, and write `result.json`.
+
+    Returns the URI of the result, or "" for a dry run. Mistakes stop it before any cluster work; whatever fails later
+    marks the MLflow run as failed, with the reason, and leaves a result that says so.
+    """
+    recipe = _resolved(command.recipe)
+    command = replace(command, recipe=recipe)
+    if command.dry_run:
+        return _dry_run(recipe)
+    uri = tracking.tracking_uri(recipe.tracking, recipe.storage)
+    tracking.check_server(uri)
+    with cluster(recipe.scaling):
+        plan = plan_for_cluster(recipe.scaling, say)
+        _check_tracking(uri)
+        say(f"plan: {plan}")
+        wait_for_room(plan, recipe.scaling, say)
+        experiment = _open(command, job, plan, uri)
+        say(f"run: {experiment.run.name} in {experiment.run.folder}")
+        try:
+            work(experiment)
+        except BaseException as error:
+            reason = " ".join(str(understood(error)).split()) or type(error).__name__
+            try:
+                _close(experiment, command, "failed", reason)
+            except Exception as another:  # the first error is the one to see
+                say(f"the failure could not be recorded: {another}")
+            raise
+        return _close(experiment, command, "finished", None)
+
+
+def _resolved(recipe: Recipe) -> Recipe:
+    """The recipe with what the data set says of itself filled in, after the checks that need no cluster."""
+    if recipe.method.name not in METHODS:
+        raise UserError(f"method.name: {recipe.method.name!r} is not one of {', '.join(METHODS)}")
+    if recipe.data.path is None:
+        return recipe
+    if is_tile_set(recipe):
+        data = Data(path=recipe.data.path, **TileSet.open(recipe.data.path, recipe.storage.options).manifest["data"])
+    else:
+        data = resolve_data(recipe.data, recipe.storage.options)
+        volume_refs(data, recipe.storage.options)
+    return recipe.model_copy(update={"data": data})
+
+
+def _dry_run(recipe: Recipe) -> str:
+    print(recipe.to_yaml())
+    if is_local(recipe.scaling):
+        plan = plan_resources(recipe.scaling, os.cpu_count() or 1, torch.cuda.device_count())
+    else:
+        with cluster(recipe.scaling):
+            plan = plan_for_cluster(recipe.scaling, say)
+    say(f"plan: {plan}")
+    return ""
+
+
+def _check_tracking(uri: str) -> None:
+    """Workers on other machines cannot write to a database file of this one."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if uri.startswith("sqlite") and len({node["NodeManagerAddress"] for node in alive}) > 1:
+        raise UserError(
+            "tracking.uri: a cluster of several machines needs an MLflow server that all of them reach; "
+            "start one with `mlflow server` and give its http:// address"
+        )
+
+
+def _open(command: Command, job: str, plan: ResourcePlan, uri: str) -> Experiment:
+    recipe = command.recipe
+    run = open_run(job, recipe, command.recipe_name)
+    tags = {"job": job, "recipe": command.recipe_name, "code": code_version()}
+    if run.mlflow_run_id is None:
+        run_id = tracking.start_run(uri, recipe.tracking, run.name, tags)
+        run = record(run, recipe, run_id)
+    else:
+        tracking.resume_run(uri, run.mlflow_run_id)
+        say(f"continuing run {run.name}")
+    experiment = Experiment(recipe, run, plan, uri, Result(tracking_uri=uri))
+    with experiment.log() as log:
+        if not run.continued:
+            log.params(_flat(recipe.model_dump(mode="json")))
+        log.text(recipe.to_yaml(), "recipe.yaml")
+        log.text(f"{plan}\n", "plan.txt")
+    return experiment
+
+
+def _close(experiment: Experiment, command: Command, status: str, reason: str | None) -> str:
+    run = experiment.run
+    location = experiment.result.write(run, command, status, reason)
+    assert run.mlflow_run_id is not None
+    with experiment.log() as log:
+        log.metrics({f"seconds/{name}": value for name, value in experiment.result.timings.items()}, 0)
+        log.metrics(_numbers(experiment.result.scores), 0)
+        fs, path = filesystem(location, run.options)
+        log.text(fs.cat_file(path).decode(), "result.json")
+    verdict: Literal["FINISHED", "FAILED"] = "FINISHED" if status == "finished" else "FAILED"
+    patience = experiment.recipe.tracking.patience
+    tracking.end_run(
+        experiment.tracking_uri,
+        run.mlflow_run_id,
+        verdict,
+        reason,
+        spool=experiment.spool,
+        patience=patience,
+        report=say,
+    )
+    say(f"MLflow: {_how_to_open(experiment.tracking_uri)}")
+    return location
+
+
+def _how_to_open(uri: str) -> str:
+    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+
+
+def is_tile_set(recipe: Recipe) -> bool:
+    """Whether data.path is a folder that make_tiles wrote."""
+    if recipe.data.path is None:
+        return False
+    return exists(join(recipe.data.path, "manifest.json"), recipe.storage.options)
+
+
+def prepare_tiles(experiment: Experiment) -> TileSet:
+    """The recipe's tiles: an existing set, or cut now from volumes or a phantom; runs on one storage share them."""
+    recipe, result = experiment.recipe, experiment.result
+    with result.phase("tiles"):
+        if is_tile_set(recipe):
+            assert recipe.data.path is not None
+            tiles = TileSet.open(recipe.data.path, recipe.storage.options)
+        else:
+            storage = experiment.run.folder.rsplit("/", 1)[0]
+            recipe = _with_phantom(recipe, storage)
+            sections = recipe.model_dump(mode="json", include={"data", "tiles"})
+            name = hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
+            tiles = make_tiles(recipe, join(storage, "tiles", name), say)
+    result.tiles = tiles.manifest["counts"]
+    result.artefacts["tiles"] = tiles.uri
+    say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in ("train", "val", "test", "unseen")))
+    with experiment.log() as log:
+        rows = result.tiles["train"]
+        log.dataset(f"tiles-{tiles.digest[:8]}", tiles.uri, tiles.digest, "training", rows)
+        log.text(json.dumps(tiles.manifest, indent=1), "tiles/manifest.json")
+    return tiles
+
+
+def _with_phantom(recipe: Recipe, storage: str) -> Recipe:
+    if recipe.data.path is not None:
+        return recipe
+    phantom = recipe.data.phantom
+    digest = hashlib.sha256(phantom.model_dump_json().encode()).hexdigest()[:8]
+    folder = write_phantom(phantom, join(storage, f"phantom-{phantom.modality}-{digest}"), recipe.storage.options)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder})})
+
+
+def _need(tiles: TileSet, *roles: str) -> None:
+    missing = [role for role in roles if role not in tiles.manifest["roles"]]
+    if missing:
+        raise UserError(
+            f"data.{missing[0]}: {tiles.uri}: these tiles have no {missing[0]} to train on; name one and cut them again"
+        )
+
+
+def train_segmentor(experiment: Experiment, tiles: TileSet, role: str, seed_offset: int) -> Trained:
+    """Train a segmentor on the real training tiles; `role` is its name in the run."""
+    _need(tiles, "tumour", "label")
+    check_tile_size(experiment.recipe, tiles.shape)
+    say(f"{role}: training a segmentor on {len(tiles.positions('train'))} real tiles")
+    with experiment.result.phase(role):
+        assignment = _assignment(experiment, tiles, role, segmentor_recipe(experiment.recipe, seed_offset))
+        trained = train_on_ray(assignment, experiment.run, say)
+    experiment.result.artefacts[role] = trained.best
+    experiment.result.scores[role] = {"dice": trained.score}
+    return trained
+
+
+def train_method(experiment: Experiment) -> None:
+    """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
+    recipe, result = experiment.recipe, experiment.result
+    tiles = prepare_tiles(experiment)
+    _need(tiles, "anatomy", "tumour", "label")
+    check_tile_size(recipe, tiles.shape)
+    segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best
+    judge = recipe.method.judge or train_segmentor(experiment, tiles, "judge", 1).best
+    for field, uri in (("method.segmentor", segmentor), ("method.judge", judge)):
+        _check_segmentor(field, uri, recipe)
+    with result.phase("training"):
+        assignment = replace(
+            _assignment(experiment, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge
+        )
+        trained = train_on_ray(assignment, experiment.run, say)
+    result.artefacts |= {
+        "segmentor": segmentor,
+        "judge": judge,
+        "best_checkpoint": trained.best,
+        "last_checkpoint": trained.last,
+        "images": trained.images,
+    }
+    name, _ = METHODS[recipe.method.name].best
+    result.scores["validation"] = {name: trained.score}
+    with result.phase("scores"):
+        _score(experiment, tiles, trained.best, judge)
+
+
+def _assignment(experiment: Experiment, tiles: TileSet, role: str, recipe: Recipe) -> Assignment:
+    assert experiment.run.mlflow_run_id is not None
+    return Assignment(
+        role=role,
+        recipe=recipe,
+        tiles=tiles.uri,
+        run_folder=experiment.run.folder,
+        plan=experiment.plan,
+        tracking_uri=experiment.tracking_uri,
+        mlflow_run_id=experiment.run.mlflow_run_id,
+        spool=str(experiment.spool),
+    )
+
+
+def _check_segmentor(field: str, uri: str, recipe: Recipe) -> None:
+    _, theirs = load_method(uri, recipe.storage.options)
+    if theirs.method.name != "segmentor":
+        raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
+    if theirs.data.classes != recipe.data.classes:
+        raise UserError(
+            f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
+        )
+
+
+def _score(experiment: Experiment, tiles: TileSet, checkpoint: str, judge: str) -> None:
+    """Score the best checkpoint where the workers ran, on the test and unseen tiles."""
+    plan, options = experiment.plan, experiment.recipe.storage.options
+    task = ray.remote(num_cpus=plan.cpus_per_worker, num_gpus=plan.gpus_per_worker)(_scores_and_grids)
+    scores, grids, lines = ray.get(
+        task.remote(checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers)
+    )
+    for line in lines:
+        say(line)
+    experiment.result.scores |= scores
+    with experiment.log() as log:
+        for split, picture in grids.items():
+            log.png(picture, f"grids/{split}.png")
+            write_whole(join(experiment.run.folder, f"grids/{split}.png"), picture, options)
+            experiment.result.artefacts[f"grid_{split}"] = join(experiment.run.folder, f"grids/{split}.png")
+
+
+def _scores_and_grids(
+    checkpoint: str, judge_uri: str, tiles_uri: str, options: dict[str, Any], threads: int
+) -> tuple[dict[str, Any], dict[str, bytes], list[str]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(threads)
+    method, judge = (load_method(uri, options)[0].to(device) for uri in (checkpoint, judge_uri))
+    tiles = TileSet.open(tiles_uri, options)
+    lines: list[str] = []
+    scores = evaluate_splits(method, tiles, judge, device, lines.append)
+    grids = {split: grid(method, tiles, picture_rows(tiles, tiles.positions(split)), device) for split in scores}
+    return scores, grids, lines
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {key: value for name, part in tree.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def _numbers(scores: dict[str, Any]) -> dict[str, float]:
+    flat = {name.replace(".", "/"): value for name, value in _flat(scores).items()}
+    return {name: float(value) for name, value in flat.items() if isinstance(value, int | float)}

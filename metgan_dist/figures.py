@@ -1,0 +1,175 @@
+"""Pictures of a run: grids of tiles and curves of losses and scores, as PNG.
+
+Matplotlib's object interface is used throughout: no pyplot, no global state, so that pictures can be drawn in a
+training worker and in a notebook alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+CELL_INCHES = 2.0
+DOTS_PER_INCH = 110
+PANELS_PER_ROW = 3
+# tab10 opens with a blue that drowns in grey images; a single foreground class is drawn in its red.
+LABEL_COLOURS = [colormaps["tab10"](k) for k in (3, 2, 0, 1, 4, 5, 6, 7, 8, 9)]
+
+
+def image_grid(
+    columns: Mapping[str, Sequence[np.ndarray]],
+    target: Path | IO[bytes] | None = None,
+    *,
+    title: str = "",
+    rows: Sequence[str] = (),
+) -> bytes:
+    """Draw tiles side by side: one row per tile, one named column per role.
+
+    Args:
+        columns: arrays per column in drawing order, e.g. anatomy, label, generated, real, cycled. Floating point arrays
+            are images, shown in grey with -1 black and 1 white in every tile, so that brightness can be compared.
+            Integer arrays are labels (0 background), shown as filled outlines over the tile's image of the first image
+            column. Shapes (H, W) or (D, H, W), with a leading axis of length 1 if need be; a 3D tile shows its middle
+            slice. Columns may have different lengths; missing tiles stay empty.
+        target: where to write the PNG as well; nothing is written by default.
+        title: above the grid.
+        rows: a name for each row, e.g. the tile's origin.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        ValueError: there is no tile, or an array has another number of axes.
+    """
+    count = max((len(tiles) for tiles in columns.values()), default=0)
+    if count == 0:
+        raise ValueError("an image grid needs at least one tile")
+    backgrounds = next((tiles for tiles in columns.values() if len(tiles) and _is_image(tiles[0])), ())
+    figure, axes = _canvas(count, len(columns), CELL_INCHES, CELL_INCHES, title)
+    for j, (name, tiles) in enumerate(columns.items()):
+        axes[0, j].set_title(name, fontsize=10)
+        for i in range(count):
+            axes[i, j].set_xticks([])
+            axes[i, j].set_yticks([])
+            if i >= len(tiles):
+                axes[i, j].set_axis_off()
+            elif _is_image(tiles[i]):
+                _draw_image(axes[i, j], _plane(tiles[i]))
+            else:
+                _draw_label(axes[i, j], _plane(tiles[i]), _plane(backgrounds[i]) if i < len(backgrounds) else None)
+    for i, name in enumerate(rows[:count]):
+        axes[i, 0].set_ylabel(name, fontsize=8)
+    return _png(figure, target)
+
+
+def training_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    target: Path | IO[bytes] | None = None,
+    *,
+    title: str = "",
+    step_name: str = "step",
+) -> bytes:
+    """Draw losses and scores over training, one panel per group.
+
+    Args:
+        curves: (steps, values) by name. Names that share what stands before their last ``/`` share a panel:
+            ``loss/cycle`` and ``loss/pair`` are two lines of the panel ``loss``; a name without ``/`` has a panel of
+            its own. Values that are not finite leave a gap.
+        target: where to write the PNG as well.
+        title: above the panels.
+        step_name: label of the horizontal axis.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        ValueError: there is no curve.
+    """
+    if not curves:
+        raise ValueError("training curves need at least one curve")
+    panels: dict[str, list[str]] = {}
+    for name in curves:
+        panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
+    width = min(PANELS_PER_ROW, len(panels))
+    figure, axes = _canvas(-(-len(panels) // width), width, 4.0, 2.8, title)
+    for axis in axes.ravel()[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (panel, names) in zip(axes.ravel(), panels.items(), strict=False):
+        for name in names:
+            steps, values = curves[name]
+            heights = np.where(np.isfinite(values), np.asarray(values, dtype=float), np.nan)
+            axis.plot(steps, heights, linewidth=1.2, label=name.rpartition("/")[2])
+        axis.set_title(panel, fontsize=10)
+        axis.set_xlabel(step_name, fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend(fontsize=7)
+    return _png(figure, target)
+
+
+def _is_image(tile: np.ndarray) -> bool:
+    return np.issubdtype(np.asarray(tile).dtype, np.floating)
+
+
+def _plane(tile: np.ndarray) -> np.ndarray:
+    """The (H, W) picture of a tile: its channel axis of length 1 dropped, the middle slice of a volume."""
+    tile = np.asarray(tile)
+    while tile.ndim > 2 and tile.shape[0] == 1:
+        tile = tile[0]
+    if tile.ndim == 3:
+        tile = tile[tile.shape[0] // 2]
+    if tile.ndim != 2:
+        raise ValueError(f"a tile to draw is (H, W) or (D, H, W), got {tile.shape}")
+    return tile
+
+
+def _draw_image(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+
+
+def _draw_label(axis: Axes, label: np.ndarray, background: np.ndarray | None) -> None:
+    _draw_image(axis, np.full(label.shape, -1.0) if background is None else background)
+    classes = [int(k) for k in np.unique(label) if k > 0]
+    if not classes:
+        return
+    colours = [LABEL_COLOURS[(k - 1) % len(LABEL_COLOURS)] for k in range(1, max(classes) + 1)]
+    filled = np.ma.masked_equal(label, 0)
+    axis.imshow(
+        filled, cmap=ListedColormap(colours), vmin=1, vmax=max(classes) + 1, alpha=0.35, interpolation="nearest"
+    )
+    for k in classes:
+        # A frame of background closes the outlines of regions that touch the border.
+        outline = np.pad(label == k, 1).astype(float)
+        rows, cols = np.arange(-1, label.shape[0] + 1), np.arange(-1, label.shape[1] + 1)
+        axis.contour(cols, rows, outline, levels=[0.5], colors=[colours[k - 1]], linewidths=0.9)
+    axis.set_xlim(-0.5, label.shape[1] - 0.5)
+    axis.set_ylim(label.shape[0] - 0.5, -0.5)
+
+
+def _canvas(rows: int, cols: int, width: float, height: float, title: str) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(cols * width, rows * height + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, figure.subplots(rows, cols, squeeze=False)
+
+
+def _png(figure: Figure, target: Path | IO[bytes] | None) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    png = buffer.getvalue()
+    if isinstance(target, Path):
+        target.write_bytes(png)
+    elif target is not None:
+        target.write(png)
+    return png

@@ -1,0 +1,71 @@
+"""The methods of the papers, by the name that recipes give them (`method.name`).
+
+A new method is a new file here and one line in METHODS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from metgan_dist.errors import UserError
+from metgan_dist.methods.metgan import MetGAN
+from metgan_dist.methods.method import Method, Player
+from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, build_segmentor_network
+from metgan_dist.recipe import Recipe
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Player",
+    "SegmentorNetwork",
+    "build_method",
+    "build_segmentor_network",
+    "check_tile_size",
+]
+
+METHODS: MappingProxyType[str, type[Method]] = MappingProxyType({"metgan": MetGAN, "segmentor": Segmentor})
+
+# Both U-Nets halve an image six times.
+DIVISOR = 64
+
+
+def build_method(recipe: Recipe, segmentor: nn.Module | None = None) -> Method:
+    """The method `method.name` with fresh weights that depend on `training.seed` alone, the same on every worker.
+
+    `segmentor` is the trained one that judges the generator. Raises UserError when the name is unknown, or when
+    the segmentation loss has no segmentor.
+    """
+    name = recipe.method.name
+    if name not in METHODS:
+        raise UserError(f"method.name: no method {name!r}; known: {', '.join(METHODS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.training.seed)
+        method = METHODS[name].from_recipe(recipe, segmentor)
+    method.seed_pools(recipe.training.seed)
+    return method
+
+
+def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
+    """Check that tiles of `edge` pixels (one number, or one per axis), as they reach the networks, can be trained on.
+
+    Raises UserError, naming `tiles.size` (or `tiles.resize`, where that sets the edge), when an edge is no multiple of
+    64, or when the coarsest level would hold a single value per channel, which BatchNorm cannot normalise.
+    """
+    field = "tiles.size" if recipe.tiles.resize is None else "tiles.resize"
+    edges = (edge,) if isinstance(edge, int) else tuple(edge)
+    for pixels in edges:
+        if pixels < 1 or pixels % DIVISOR:
+            below = max(pixels // DIVISOR, 1) * DIVISOR
+            raise UserError(
+                f"{field}: tiles of {pixels} pixels do not fit the networks, which need a multiple of {DIVISOR}; "
+                f"use {below} or {below + DIVISOR}" + (", or set tiles.resize" if field == "tiles.size" else "")
+            )
+    if all(pixels == DIVISOR for pixels in edges) and recipe.training.batch_size * recipe.scaling.workers == 1:
+        raise UserError(
+            f"{field}: a batch of one tile of {DIVISOR} pixels leaves BatchNorm a single value at the coarsest level; "
+            f"use {2 * DIVISOR} pixels or set training.batch_size to 2"
+        )

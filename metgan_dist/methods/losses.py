@@ -1,0 +1,66 @@
+"""Loss terms of the papers. Each is a mean over all pixels (or patches) of the batch, computed in float32 at least."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+AdversarialForm = Literal["least-squares", "log", "hinge"]
+
+
+def generator_loss(fake: Tensor, form: AdversarialForm) -> Tensor:
+    """Adversarial loss of a generator from a discriminator's logits on its images.
+
+    least-squares: mean (D - 1)^2.
+    log: mean -log sigmoid(D), the non-saturating form of paper 1's equation 1.
+    hinge: mean -D.
+    """
+    fake = full_precision(fake)
+    if form == "least-squares":
+        return (fake - 1).square().mean()
+    if form == "log":
+        return functional.softplus(-fake).mean()
+    return -fake.mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, form: AdversarialForm) -> Tensor:
+    """Adversarial loss of a discriminator from its logits on real and generated images.
+
+    least-squares: 0.5 (mean (D(real) - 1)^2 + mean D(fake)^2), as released.
+    log: mean -log sigmoid(D(real)) + mean -log(1 - sigmoid(D(fake))), minus paper 1's equation 1 for one domain.
+    hinge: mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake)).
+    """
+    real, fake = full_precision(real), full_precision(fake)
+    if form == "least-squares":
+        return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+    if form == "log":
+        return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+def l1(image: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference: the norm of the cycle and pair losses (paper 1, equations 2 and 3)."""
+    return (full_precision(image) - full_precision(target)).abs().mean()
+
+
+def weighted_cross_entropy(logits: Tensor, target: Tensor, *, positive: float, negative: float) -> Tensor:
+    """Binary cross-entropy with weights for foreground and background; mean over pixels and channels.
+
+    Args:
+        logits: before the sigmoid, any shape.
+        target: of the same shape, in [0, 1].
+        positive, negative: weights of foreground and background pixels. The sum is divided by the number of pixels,
+            not by the sum of the weights, so a background pixel at chance contributes negative * log 2.
+    """
+    logits, target = full_precision(logits), full_precision(target)
+    foreground = positive * target * functional.softplus(-logits)
+    background = negative * (1 - target) * functional.softplus(logits)
+    return (foreground + background).mean()
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half-precision tensors as float32; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

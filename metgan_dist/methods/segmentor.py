@@ -1,0 +1,119 @@
+"""The segmentor: a U-Net that finds tumours in real images and then, frozen, judges the generator (paper 1, 2.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
+from metgan_dist.methods.method import Batch, Losses, Method, Player
+from metgan_dist.networks.unet import UNet
+
+if TYPE_CHECKING:
+    from metgan_dist.recipe import Recipe
+
+# Weights of tumour and background pixels with which the authors trained their segmentor.
+POSITIVE, NEGATIVE = 2.0, 0.5
+# An image whose brightest pixel is below this fraction of the range counts as black and is not stretched to it.
+DARKEST_MAXIMUM = 1e-3
+
+
+def normalise_by_local_maximum(image: Tensor) -> Tensor:
+    """Take images (N, C, ...) from [-1, 1] to [0, 1] and divide each by its own brightest pixel.
+
+    Each image alone: what else is in the batch does not change it. A black or constant image gives finite values.
+    Differentiable, the maximum included.
+    """
+    positive = (full_precision(image) + 1) / 2
+    brightest = positive.amax(dim=tuple(range(1, image.dim())), keepdim=True)
+    return positive / brightest.clamp_min(DARKEST_MAXIMUM)
+
+
+def one_versus_rest(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """A label map (N, H, W) of 0..classes-1 as one binary map per foreground class, (N, classes - 1, H, W)."""
+    return functional.one_hot(label.long(), classes).movedim(-1, 1)[:, 1:].to(dtype)
+
+
+class SegmentorNetwork(nn.Module):
+    """U-Net with one output channel per foreground class, behind the local-maximum normalisation."""
+
+    def __init__(self, classes: int = 2, *, width: float = 1.0, dimensions: int = 2) -> None:
+        super().__init__()
+        self.classes = classes
+        self.unet = UNet(1, classes - 1, width=width, dimensions=dimensions)
+        self.divisor = self.unet.divisor
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (N, classes - 1, H, W) of tumour images (N, 1, H, W) in [-1, 1]; a sigmoid gives probabilities."""
+        return self.unet(normalise_by_local_maximum(image))
+
+    def label_map(self, image: Tensor) -> Tensor:
+        """Hard labels (N, H, W) int64: the likeliest class where its probability exceeds 0.5, else background 0."""
+        highest, index = self(image).max(dim=1)
+        return torch.where(highest > 0, index + 1, 0)
+
+
+class Segmentor(Method):
+    """Training of the segmentor on real tumour images and their labels.
+
+    Adam 1e-4, weighted binary cross-entropy [2, 0.5], threshold 0.5 (methods.md section 1). More than two classes are
+    segmented one versus rest.
+    """
+
+    inference = ("segmentor",)
+    best = ("dice", "max")
+
+    def __init__(self, network: SegmentorNetwork, *, learning_rate: float = 1e-4) -> None:
+        super().__init__({"segmentor": network})
+        self.classes = network.classes
+        self.learning_rate = learning_rate
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, segmentor: nn.Module | None = None) -> Self:
+        """The segmentor that the recipe describes; one that is passed in is trained on."""
+        network = build_segmentor_network(recipe) if segmentor is None else segmentor
+        if not isinstance(network, SegmentorNetwork):
+            raise TypeError(f"a SegmentorNetwork expected, got {type(network).__name__}")
+        return cls(network, learning_rate=recipe.method.segmentor_learning_rate)
+
+    @property
+    def network(self) -> SegmentorNetwork:
+        network = self.networks["segmentor"]
+        assert isinstance(network, SegmentorNetwork)
+        return network
+
+    def players(self) -> tuple[Player, ...]:
+        return (Player("segmentor", ("segmentor",), self.learning_rate, (0.9, 0.999)),)
+
+    def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
+        """The term `segmentation`; makes nothing."""
+        logits = self.network(batch["tumour"])
+        target = one_versus_rest(batch["label"], self.classes, logits.dtype)
+        return {"segmentation": weighted_cross_entropy(logits, target, positive=POSITIVE, negative=NEGATIVE)}, {}
+
+    @torch.no_grad()
+    def translate(self, batch: Batch) -> Tensor:
+        """Hard label map (N, H, W) int64 of the tumour images; needs `tumour` only."""
+        return self.network.label_map(batch["tumour"])
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """The columns tumour, label, predicted."""
+        return {
+            "tumour": batch["tumour"],
+            "label": label_picture(batch["label"], self.classes),
+            "predicted": label_picture(self.translate(batch), self.classes),
+        }
+
+
+def label_picture(label: Tensor, classes: int) -> Tensor:
+    """A label map (N, H, W) as an image (N, 1, H, W): background -1, the highest class 1."""
+    return label.unsqueeze(1).float() * (2 / (classes - 1)) - 1
+
+
+def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
+    """An untrained segmentor of the recipe's classes and width, for training or for loading a checkpoint into."""
+    return SegmentorNetwork(recipe.data.classes, width=recipe.method.segmentor_width)

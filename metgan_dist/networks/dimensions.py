@@ -1,0 +1,39 @@
+"""The torch layers of two and three dimensions, so that each network is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layer classes of one dimensionality; `linear` is the name of its (bi- or tri-) linear interpolation."""
+
+    convolution: type[nn.Conv2d] | type[nn.Conv3d]
+    convolve: Callable[..., Tensor]
+    batch_norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
+    instance_norm: type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]
+    max_pool: type[nn.MaxPool2d] | type[nn.MaxPool3d]
+    linear: str
+
+
+_LAYERS = {
+    2: Layers(nn.Conv2d, functional.conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.MaxPool2d, "bilinear"),
+    3: Layers(nn.Conv3d, functional.conv3d, nn.BatchNorm3d, nn.InstanceNorm3d, nn.MaxPool3d, "trilinear"),
+}
+
+
+def layers_of(dimensions: int) -> Layers:
+    """Layers for images (N, C, H, W), `dimensions` 2, or volumes (N, C, D, H, W), `dimensions` 3; else ValueError."""
+    if dimensions not in _LAYERS:
+        raise ValueError(f"dimensions must be 2 or 3, not {dimensions}")
+    return _LAYERS[dimensions]
+
+
+def scaled(channels: int, width: float, least: int = 2) -> int:
+    """`channels` of the paper times `width`, rounded, and never below `least`."""
+    return max(least, round(channels * width))

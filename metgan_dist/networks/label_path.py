@@ -1,0 +1,66 @@
+"""The label path of MetGen: seven SPADE ResNet blocks of which MetGen uses six (papers 1 and 2, figure 2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metgan_dist.networks.dimensions import layers_of, scaled
+from metgan_dist.networks.spade import HIDDEN, SpadeBlock
+
+
+class LabelPath(nn.Module):
+    """Turn a label map into the features that MetGen merges into its U-Net's decoder.
+
+    The authors also compute a block at full resolution and drop its result. By default it is not built, which keeps to
+    the network that they trained at about half the label path's work; `merge_full_resolution` builds it and merges its
+    features.
+
+    Args:
+        classes: label classes, background included.
+        width: multiplier of all channel numbers (at least 2; SPADE's hidden channels at least 8).
+        merge_full_resolution: also give features at level 0.
+
+    `channels` tells the channels per level: {4: 128, 3: 128, 2: 32, 1: 16} at width 1, level L being 1/2^L of the edge.
+    """
+
+    def __init__(
+        self, classes: int, *, width: float = 1.0, merge_full_resolution: bool = False, dimensions: int = 2
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.divisor = 32
+        hidden = scaled(HIDDEN, width, least=8)
+        wide, c64, c32, c16, c8 = (scaled(channels, width) for channels in (128, 64, 32, 16, 8))
+
+        def block(in_channels: int, out_channels: int) -> SpadeBlock:
+            return SpadeBlock(in_channels, out_channels, classes, hidden=hidden, dimensions=dimensions)
+
+        self.first = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)
+        self.head = block(wide, wide)
+        self.middle_0, self.middle_1 = block(wide, wide), block(wide, wide)
+        self.up_0, self.up_1, self.up_2 = block(wide, c64), block(c64, c32), block(c32, c16)
+        self.up_3 = block(c16, c8) if merge_full_resolution else None
+        self.channels = {4: wide, 3: wide, 2: c32, 1: c16} | ({0: c8} if merge_full_resolution else {})
+
+    def forward(self, label: Tensor) -> dict[int, Tensor]:
+        """Features per level of a label map (N, H, W) of integers 0..classes-1, H and W multiples of 32."""
+        one_hot = functional.one_hot(label.long(), self.classes).movedim(-1, 1).to(self.first.weight.dtype)
+        if any(edge % self.divisor for edge in label.shape[1:]):
+            raise ValueError(f"label edges {tuple(label.shape[1:])} must be multiples of {self.divisor}")
+        coarsest = [edge // self.divisor for edge in label.shape[1:]]
+        x = self.first(functional.interpolate(one_hot, size=coarsest, mode="nearest"))
+        x = _double(self.head(x, one_hot))
+        x = self.middle_1(self.middle_0(x, one_hot), one_hot)
+        features = {4: x}
+        x = features[3] = _double(x)
+        x = _double(self.up_0(x, one_hot))
+        x = features[2] = self.up_1(x, one_hot)
+        x = features[1] = self.up_2(_double(x), one_hot)
+        if self.up_3 is not None:
+            features[0] = self.up_3(_double(x), one_hot)
+        return features
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="nearest")

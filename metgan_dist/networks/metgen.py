@@ -1,0 +1,55 @@
+"""MetGen, the dual-pathway generator (papers 1 and 2, figure 2): a U-Net on the image, SPADE blocks on the label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from metgan_dist.networks.label_path import LabelPath
+from metgan_dist.networks.unet import UNet
+
+
+class MetGen(nn.Module):
+    """F: (x, l) -> y or G: (y, l) -> x.
+
+    The label features depend on the label alone, so they are computed apart (`encode_label`) and used for every image
+    that
+    carries this label: once per direction and step where the authors compute them twice.
+
+    Args:
+        channels: channels of the image, in and out.
+        classes: label classes, background included.
+        width: multiplier of all channel numbers; 1 is the paper.
+        merge_full_resolution: also merge label features at full resolution, before the last 1x1 convolution.
+        dimensions: 2 as in the papers, or 3.
+
+    `divisor` (64): image edges must be multiples of it.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        width: float = 1.0,
+        merge_full_resolution: bool = False,
+        *,
+        dimensions: int = 2,
+    ) -> None:
+        super().__init__()
+        self.label_path = LabelPath(
+            classes, width=width, merge_full_resolution=merge_full_resolution, dimensions=dimensions
+        )
+        self.anatomy_path = UNet(channels, channels, width=width, dimensions=dimensions, merge=self.label_path.channels)
+        self.divisor = self.anatomy_path.divisor
+
+    def encode_label(self, label: Tensor) -> dict[int, Tensor]:
+        """Features per level of a label map (N, H, W) of integers 0..classes-1, for `forward`."""
+        return self.label_path(label)
+
+    def forward(self, image: Tensor, label_features: Mapping[int, Tensor]) -> Tensor:
+        """Translate `image` (N, channels, H, W) in [-1, 1] into the other domain, same shape and range."""
+        translated = self.anatomy_path(image, label_features)
+        # tanh in float32: near -1 and 1 bfloat16 has steps of 1/256, coarser than an 8-bit image.
+        return torch.tanh(translated.float() if translated.dtype in (torch.float16, torch.bfloat16) else translated)

@@ -1,0 +1,60 @@
+"""PatchGAN: a convolutional discriminator that judges overlapping patches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metgan_dist.networks.dimensions import layers_of, scaled
+
+
+class PatchGAN(nn.Module):
+    """4x4 convolutions, `layers` of them with stride 2, then two with stride 1; one logit per patch.
+
+    InstanceNorm (without parameters) and LeakyReLU 0.2 between them; no norm on the first and the last. Three layers
+    of base 64 see 70x70 pixels and have 2,762,689 parameters at one channel (papers 1 and 2); two of base 32 see 34x34
+    (paper 4).
+
+    Args:
+        channels: channels of the image that is judged.
+        condition_channels: channels of the condition that comes with it; 0 for an unconditional discriminator.
+        layers: convolutions with stride 2.
+        base: channels of the first convolution at width 1; doubled per layer, at most eightfold.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        *,
+        condition_channels: int = 0,
+        layers: int = 3,
+        base: int = 64,
+        width: float = 1.0,
+        dimensions: int = 2,
+    ) -> None:
+        super().__init__()
+        classes = layers_of(dimensions)
+        self.condition_channels = condition_channels
+        widths = [scaled(base * min(2**depth, 8), width) for depth in range(layers + 1)]
+        modules: list[nn.Module] = []
+        incoming = channels + condition_channels
+        for depth, outgoing in enumerate(widths):
+            stride = 2 if depth < layers else 1
+            modules.append(classes.convolution(incoming, outgoing, kernel_size=4, stride=stride, padding=1))
+            if depth > 0:
+                modules.append(classes.instance_norm(outgoing))
+            modules.append(nn.LeakyReLU(0.2, inplace=True))
+            incoming = outgoing
+        modules.append(classes.convolution(incoming, 1, kernel_size=4, stride=1, padding=1))
+        self.model = nn.Sequential(*modules)
+
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Logits (N, 1, h, w) of `image` (N, channels, H, W), high for real; no sigmoid.
+
+        Real and fake take this same path, so the condition is always concatenated in the same order. Raises ValueError
+        when a condition is missing or not expected.
+        """
+        given = 0 if condition is None else condition.shape[1]
+        if given != self.condition_channels:
+            raise ValueError(f"a condition of {self.condition_channels} channels expected, got {given}")
+        return self.model(image if condition is None else torch.cat([condition, image], dim=1))

@@ -1,0 +1,100 @@
+"""How well a label map is met: Dice per tile, Dice pooled over a set, and label fidelity.
+
+Labels are integers 0..classes-1 with 0 the background. Two empty masks agree perfectly: their Dice is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def dice(predicted: Tensor, label: Tensor, classes: int = 2) -> np.ndarray:
+    """Dice of each tile, the mean over the foreground classes.
+
+    Args:
+        predicted, label: integer label maps (N, H, W) or (N, D, H, W), values 0..classes-1.
+        classes: number of classes, background included.
+
+    Returns:
+        (N,) float64 in [0, 1]. A class that both maps lack counts as 1: on sparse labels prefer `PooledDice`.
+    """
+    overlap, size = _class_counts(predicted, label, classes)
+    return _ratio(overlap, size).mean(axis=1)
+
+
+class PooledDice:
+    """Dice over a whole set of tiles: the counts are added first and divided once.
+
+    Tiles without foreground then neither lift nor lower the score, except by false positives. Add two of them
+    (``a + b``) to join what several workers counted; the order of tiles does not matter.
+    """
+
+    def __init__(self, classes: int = 2) -> None:
+        self.classes = classes
+        # Pixels per foreground class: in both maps, and in one plus in the other.
+        self.overlap = np.zeros(classes - 1, dtype=np.int64)
+        self.size = np.zeros(classes - 1, dtype=np.int64)
+
+    def add(self, predicted: Tensor, label: Tensor) -> None:
+        """Count a batch of label maps (N, H, W) or (N, D, H, W), integers 0..classes-1."""
+        overlap, size = _class_counts(predicted, label, self.classes)
+        self.overlap += overlap.sum(axis=0)
+        self.size += size.sum(axis=0)
+
+    def __add__(self, other: PooledDice) -> PooledDice:
+        if self.classes != other.classes:
+            raise ValueError(f"cannot join Dice counts of {self.classes} and {other.classes} classes")
+        joint = PooledDice(self.classes)
+        joint.overlap = self.overlap + other.overlap
+        joint.size = self.size + other.size
+        return joint
+
+    def per_class(self) -> np.ndarray:
+        """(classes - 1,) float64: Dice of every foreground class; 1 where neither side has a pixel of it."""
+        return _ratio(self.overlap, self.size)
+
+    def value(self) -> float:
+        """Mean of `per_class`."""
+        return float(self.per_class().mean())
+
+
+def label_fidelity(
+    segment: Callable[[Tensor], Tensor], generated: Tensor, label: Tensor, classes: int = 2
+) -> PooledDice:
+    """Count how well a judge finds the imposed label again in the generated images.
+
+    Args:
+        segment: the judge, a segmentor that the training never used: images (N, C, H, W) or (N, C, D, H, W) in
+            [-1, 1] -> integer label maps (N, H, W) or (N, D, H, W). It must be in evaluation mode.
+        generated: what the judge looks at. Real tumour images give the judge's own ceiling, anatomy images the floor.
+        label: the label imposed on the generator.
+        classes: number of classes, background included.
+
+    Returns:
+        The counts of this batch; join batches by ``+`` and ask for `PooledDice.value` at the end.
+    """
+    counts = PooledDice(classes)
+    with torch.no_grad():
+        counts.add(segment(generated), label)
+    return counts
+
+
+def _class_counts(predicted: Tensor, label: Tensor, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two (N, classes - 1) integer arrays: pixels in both maps, pixels in one plus pixels in the other."""
+    if predicted.shape != label.shape:
+        raise ValueError(f"Dice needs maps of one shape, got {tuple(predicted.shape)} and {tuple(label.shape)}")
+    predicted, label = predicted.flatten(1), label.to(predicted.device).flatten(1)
+    overlap, size = [], []
+    for k in range(1, classes):
+        in_predicted, in_label = predicted == k, label == k
+        overlap.append((in_predicted & in_label).sum(dim=1))
+        size.append(in_predicted.sum(dim=1) + in_label.sum(dim=1))
+    return torch.stack(overlap, dim=1).cpu().numpy(), torch.stack(size, dim=1).cpu().numpy()
+
+
+def _ratio(overlap: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return np.where(size > 0, 2 * overlap / np.maximum(size, 1), 1.0)

@@ -1,0 +1,45 @@
+"""Brain DWI as paper 4 prepares it (section 2.1): the whole volume on one grid, its background silenced.
+
+Resampled to 128 x 128 x 40 (x, y, z), four slices dropped at the top and at the bottom: (32, 128, 128) in z, y, x.
+Intensities are clipped at the 99.5th percentile, values below 35 are background and become zero.
+
+The paper leaves open, and we choose: the percentile is taken per volume and channel over the whole cropped grid,
+background included; the background rule acts on resampled intensities, before scaling; zero and the percentile are the
+ends of the range. The paper registers to the MNI atlas with ANTs first: here volumes are only resampled, so
+register them beforehand where that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metgan_dist.tiles.cut import resample
+from metgan_dist.tiles.intensity import Histogram
+from metgan_dist.volumes.labelled import Role
+
+GRID = (40, 128, 128)
+DROPPED_SLICES = 4
+SHAPE = (GRID[0] - 2 * DROPPED_SLICES, GRID[1], GRID[2])
+BACKGROUND_BELOW = 35.0
+CLIP_PERCENTILE = 99.5
+
+
+def preprocess(volume: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
+    """Whole volumes by role (z, y, x) -> (32, 128, 128): images float32, background 0; labels in their dtype."""
+    done: dict[Role, np.ndarray] = {}
+    for role, voxels in volume.items():
+        on_grid = resample(voxels, GRID, is_label=role == "label")[DROPPED_SLICES:-DROPPED_SLICES]
+        done[role] = on_grid if role == "label" else np.where(on_grid < BACKGROUND_BELOW, np.float32(0), on_grid)
+    return done
+
+
+def intensity_range(histogram: Histogram) -> tuple[float, float]:
+    """(0, 99.5th percentile) of a preprocessed channel: the values that become -1 and 1, for the GANs."""
+    return 0.0, histogram.percentile(CLIP_PERCENTILE)
+
+
+def unet_range(image: np.ndarray) -> np.ndarray:
+    """[-1, 1] of the GANs -> [0, 1] of the U-Net."""
+    return (image + 1) / 2

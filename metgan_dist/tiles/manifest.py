@@ -1,0 +1,219 @@
+"""From the rows of the blocks to a finished set: ranges, splits, shuffled labels, the index and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.tiles.geometry import AXES
+from metgan_dist.tiles.intensity import Histogram
+from metgan_dist.tiles.ranges import check_volume, range_of
+from metgan_dist.tiles.shards import Histograms, read_histograms, write_whole
+from metgan_dist.tiles.splits import assign_splits
+from metgan_dist.tiles.survey import Survey
+from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
+from metgan_dist.tiles.tiling import plane_key
+from metgan_dist.volumes.location import Options, join
+
+IMAGES = ("anatomy", "tumour")
+
+
+def finish_set(
+    recipe: Recipe,
+    data: Data,
+    folder: str,
+    surveys: Sequence[Survey],
+    rows: Mapping[str, Sequence[dict[str, Any]]],
+    facts: Mapping[str, Any],
+) -> TileSet:
+    """Write index.parquet, then manifest.json, and open the set.
+
+    Args:
+        recipe: its tiles section and storage options are used.
+        data: the data section with its description read in.
+        folder: where the shards are.
+        surveys: the volumes.
+        rows: volume id -> the rows of its blocks.
+        facts: what else the manifest holds (fingerprint, roles, planned, over_read, skipped).
+
+    Raises UserError for a constant volume, when `tiles.min_foreground` drops every tile, when splits leave nothing to
+    train on, or when no training tile holds foreground.
+    """
+    options = recipe.storage.options
+    frames, volumes = [], []
+    for survey in surveys:
+        if not rows.get(survey.ref.id):
+            continue
+        frame = _volume_rows(survey, rows[survey.ref.id])
+        shards = list(dict.fromkeys(frame["shard"]))
+        statistics = _add_ranges(frame, survey.ref.id, shards, recipe.tiles, facts["roles"], folder, options)
+        frames.append(frame)
+        volumes.append(_describe(survey, statistics))
+    if not frames:
+        raise UserError("data.volumes: no tile could be cut from any volume; see the lines above")
+    cut = pd.concat(frames, ignore_index=True)
+    index = _kept_and_split(cut, recipe.tiles, has_label="label" in facts["roles"])
+    training = index["split"] == "train"
+    index["label_row"] = shuffle_labels(np.flatnonzero(training), len(index), data.shuffled_labels)
+    manifest = {
+        "format": FORMAT,
+        **facts,
+        "data": data.model_dump(mode="json", exclude={"path"}),
+        "tiles": recipe.tiles.model_dump(mode="json"),
+        "normalisation": {"clip": recipe.tiles.clip, "over": recipe.tiles.normalise_over},
+        "padding": _padding(index, recipe.tiles),
+        "volumes": volumes,
+        "counts": _counts(index, cut, facts),
+    }
+    return _write(folder, manifest, index, options)
+
+
+def _kept_and_split(cut: pd.DataFrame, tiles: Tiles, *, has_label: bool) -> pd.DataFrame:
+    """The tiles with enough foreground, on their sides; UserError when that leaves nothing to learn from."""
+    index = cut[cut["foreground"] >= tiles.min_foreground].reset_index(drop=True)
+    if index.empty:
+        raise UserError(
+            f"tiles.min_foreground: none of the {len(cut)} tiles holds {tiles.min_foreground} label pixels; "
+            "lower it, or check data.label"
+        )
+    index = assign_splits(index, tiles).drop(columns=["fixed", "stacked", "index"])
+    training = index["split"] == "train"
+    if has_label and not (index.loc[training, "foreground"] > 0).any():
+        raise UserError(
+            f"data.label: none of the {int(training.sum())} training tiles holds a labelled pixel; check the label, "
+            "set tiles.min_foreground to 1, or hold out another part (tiles.slab_axis, tiles.test)"
+        )
+    return index
+
+
+def shuffle_labels(training: np.ndarray, tiles: int, fraction: float) -> np.ndarray:
+    """For each tile the row whose label it carries: of a `fraction` of the training rows, another training row.
+
+    The chosen labels are passed round in a circle of random order, so that no chosen tile keeps its own. Always the
+    same for the same tiles.
+    """
+    label_row = np.arange(tiles)
+    count = round(fraction * len(training))
+    if fraction and len(training) > 1:
+        count = max(2, count)
+        order = np.random.Generator(np.random.PCG64(20220104)).permutation(training)[:count]
+        label_row[order] = np.roll(order, 1)
+    return label_row
+
+
+def _volume_rows(survey: Survey, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of a volume in the order of its plan, with what the data set says of it."""
+    frame = pd.DataFrame(list(rows)).sort_values("index", ignore_index=True)
+    frame.insert(0, "volume", survey.ref.id)
+    names, table = survey.volume.names, survey.volume.table
+    frame["stacked"] = names is not None
+    frame["name"] = frame["z0"].map(lambda z: names[z]) if names is not None else ""
+    frame["organ"], frame["patient"] = survey.ref.organ or "", survey.ref.patient or ""
+    if table is not None:
+        for column in ("organ", "patient"):
+            own = table[column].fillna("").to_numpy()[frame["z0"]]
+            frame[column] = np.where(own != "", own, frame[column])
+    frame["fixed"] = survey.ref.split
+    return frame
+
+
+def _add_ranges(
+    frame: pd.DataFrame,
+    volume: str,
+    shards: Sequence[str],
+    tiles: Tiles,
+    roles: Sequence[str],
+    folder: str,
+    options: Options | None,
+) -> dict[str, dict[str, float]]:
+    """Add (low, high) of each channel to the rows; statistics of the volume by channel."""
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda shard: read_histograms(folder, shard, options), shards))
+    statistics = {}
+    for role in (role for role in IMAGES if role in roles):
+        merged = _merge(parts, role)
+        check_volume(list(merged.values()), tiles, volume, role)
+        whole = Histogram.merge(merged.values())
+        if tiles.normalise_over == "tile":
+            clipped = float(frame.pop(f"{role}_clipped").mean())
+        else:
+            ranges = {key: range_of(histogram, tiles) for key, histogram in merged.items()}
+            keys = [
+                plane_key(view, plane) if tiles.normalise_over == "plane" else ""
+                for view, plane in zip(frame["view"], frame["plane"], strict=True)
+            ]
+            frame[f"{role}_low"] = [ranges[key][0] for key in keys]
+            frame[f"{role}_high"] = [ranges[key][1] for key in keys]
+            outside = {key: merged[key].fraction_outside(*ranges[key]) * merged[key].pixels for key in merged}
+            clipped = sum(outside.values()) / whole.pixels
+        statistics[role] = {
+            **whole.summary(),
+            "low": float(frame[f"{role}_low"].min()),
+            "high": float(frame[f"{role}_high"].max()),
+            "clipped": clipped if tiles.clip and tiles.normalise != "none" else 0.0,
+        }
+    return statistics
+
+
+def _merge(parts: Sequence[Histograms], role: str) -> dict[str, Histogram]:
+    """Histograms of one channel over all blocks of a volume, by key."""
+    by_key: dict[str, list[Histogram]] = {}
+    for part in parts:
+        for (channel, key), histogram in part.items():
+            if channel == role:
+                by_key.setdefault(key, []).append(histogram)
+    return {key: Histogram.merge(listed) for key, listed in by_key.items()}
+
+
+def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[str, Any]:
+    volume = survey.volume
+    return {
+        "id": survey.ref.id,
+        "organ": survey.ref.organ,
+        "patient": survey.ref.patient,
+        "shape": list(volume.shape),
+        "chunks": list(volume.chunks),
+        "spacing": survey.spacing,
+        "unit": volume.spacing.unit if volume.spacing else None,
+        "dtypes": {role: str(dtype) for role, dtype in volume.dtypes.items()},
+        "intensities": statistics,
+    }
+
+
+def _padding(index: pd.DataFrame, tiles: Tiles) -> dict[str, Any]:
+    columns = [f"pad_{axis}{side}" for axis in AXES for side in (0, 1)]
+    padded = int((index[columns].sum(axis=1) > 0).sum())
+    return {"edge": tiles.edge, "value": "lowest of the crop" if "cardiac" in tiles.modality else 0, "tiles": padded}
+
+
+def _counts(index: pd.DataFrame, cut: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
+    splits = index["split"].value_counts()
+    with_label = index[index["foreground"] > 0]["split"].value_counts()
+    return {
+        "planned": facts["planned"],
+        **{split: int(splits.get(split, 0)) for split in ("train", "val", "test", "unseen")},
+        "with_foreground": {split: int(count) for split, count in sorted(with_label.items())},
+        "dropped": {
+            "damaged": facts["planned"] - len(cut),
+            "min_foreground": len(cut) - len(index),
+            "gap": int(splits.get("gap", 0)),
+        },
+    }
+
+
+def _write(folder: str, manifest: dict[str, Any], index: pd.DataFrame, options: Options | None) -> TileSet:
+    packed = io.BytesIO()
+    index.to_parquet(packed, index=False)
+    manifest["index_sha256"] = hashlib.sha256(packed.getvalue()).hexdigest()
+    write_whole(join(folder, INDEX), packed.getvalue(), options)
+    write_whole(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode(), options)
+    return TileSet.open(folder, options)

@@ -1,0 +1,215 @@
+"""Make tiles on Ray Data: one task a block, each writing its own shard; the driver sees index rows, never pixels.
+
+A job that was interrupted and is started again does only the blocks that have no marker yet, and ends with the same
+set.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.recipe import Recipe
+from metgan_dist.tiles.blocks import chunk_reads
+from metgan_dist.tiles.manifest import finish_set
+from metgan_dist.tiles.shards import finished_markers, read_marker, remove_shards, write_whole
+from metgan_dist.tiles.survey import Survey, fingerprint, plan_jobs, roles_of, survey_volumes
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.tiles.tiling import BlockJob, tile_block
+from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.location import Options, absolute, exists, join, read_bytes
+
+PLAN = "plan.json"
+
+# Interpreter, libraries and decoding, besides the voxels that a task holds.
+TASK_BASE_BYTES = 300 * 2**20
+REPORT_SECONDS = 5.0
+
+
+def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = print) -> TileSet:
+    """Cut, measure and split the tiles of a recipe's data set into a folder. Ray must be initialised.
+
+    Args:
+        recipe: sections data, tiles, scaling (tile_memory, tile_tasks) and storage (options).
+        folder_uri: where the set goes; a folder that holds the same set is opened and returned.
+        report: gets one line of progress at a time.
+
+    Raises UserError (one line) for what the user can mend: data, fields of `tiles`, a folder that holds other tiles.
+    """
+    folder, options = absolute(folder_uri), recipe.storage.options
+    data = resolve_data(recipe.data, options)
+    refs = volume_refs(data, options)
+    identity = fingerprint(data, recipe.tiles, refs)
+    if _finished(folder, identity, options):
+        report(f"tiles: {folder} already holds this set; it is used as it is")
+        return TileSet.open(folder, options)
+    surveys, skipped = survey_volumes(refs, data, report)
+    roles = roles_of(surveys, recipe.tiles)
+    memory = _begin(folder, identity, recipe, report)
+    jobs = {survey.ref.id: plan_jobs(survey, roles, recipe, folder, memory) for survey in surveys}
+    planned = sum(len(job.block.plans) for listed in jobs.values() for job in listed)
+    over_read = _over_read(surveys, jobs, recipe)
+    count = sum(len(listed) for listed in jobs.values())
+    report(
+        f"tiles: {planned} planned in {count} blocks of {len(surveys)} volume(s); a chunk is read {over_read:g} times"
+    )
+    rows, damaged = _run_blocks([job for listed in jobs.values() for job in listed], recipe, planned, report)
+    skipped += damaged
+    facts = {
+        "fingerprint": identity,
+        "roles": list(roles),
+        "tile_shape": list(next(job.block.plans[0].shape for listed in jobs.values() for job in listed)),
+        "planned": planned,
+        "chunks_read_per_chunk_needed": over_read,
+        "skipped": skipped,
+    }
+    tiles = finish_set(recipe, data, folder, surveys, rows, facts)
+    report(f"tiles: {_summary(tiles.manifest['counts'])}; {folder}")
+    return tiles
+
+
+def _over_read(surveys: Sequence[Survey], jobs: Mapping[str, Sequence[BlockJob]], recipe: Recipe) -> float:
+    """Chunks read per chunk needed, as planned; rules that take a volume as a whole read each chunk once."""
+    if recipe.tiles.modality != "light-sheet":
+        return 1.0
+    reads = [chunk_reads([job.block for job in jobs[survey.ref.id]], survey.volume.chunks) for survey in surveys]
+    return round(sum(read for read, _ in reads) / sum(needed for _, needed in reads), 3)
+
+
+def _finished(folder: str, identity: str, options: Options | None) -> bool:
+    """Whether the folder holds this very set; UserError when it holds another one that is finished."""
+    if not exists(join(folder, MANIFEST), options):
+        return False
+    if json.loads(read_bytes(join(folder, MANIFEST), options)).get("fingerprint") != identity:
+        raise UserError(
+            f"{folder}: holds tiles of other files, or made with other data and tiles settings; choose another folder, "
+            "or remove this one"
+        )
+    return True
+
+
+def _begin(folder: str, identity: str, recipe: Recipe, report: Callable[[str], None]) -> int:
+    """Note in the folder what is being made; bytes that a task may hold.
+
+    The memory of a task decides the blocks, so a continued job keeps that of its beginning. What an unfinished job with
+    other settings has left there is removed.
+    """
+    uri, options = join(folder, PLAN), recipe.storage.options
+    if exists(uri, options):
+        plan = json.loads(read_bytes(uri, options))
+        if plan["fingerprint"] == identity:
+            return int(plan["tile_memory"]) * 2**20
+        report(f"tiles: {folder} holds an unfinished set with other settings; it is started afresh")
+        remove_shards(folder, options)
+    plan = {"fingerprint": identity, "tile_memory": recipe.scaling.tile_memory}
+    write_whole(uri, json.dumps(plan).encode(), options)
+    return recipe.scaling.tile_memory * 2**20
+
+
+def _run_blocks(
+    jobs: Sequence[BlockJob], recipe: Recipe, planned: int, report: Callable[[str], None]
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Do the blocks that are not done: (rows by volume, why blocks were skipped)."""
+    finished = finished_markers(jobs[0].folder, recipe.storage.options) if jobs else set()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        if job.shard in finished:
+            rows.setdefault(job.ref.id, []).extend(read_marker(job.folder, job.shard, job.options)["rows"])
+    todo = [job for job in jobs if job.shard not in finished]
+    if len(todo) < len(jobs):
+        report(f"tiles: {len(jobs) - len(todo)} of {len(jobs)} blocks are there already")
+    done = sum(len(listed) for listed in rows.values())
+    progress = _Progress(done, planned, report)
+    skipped = []
+    for answer in _answers(todo, recipe) if todo else ():
+        if "mistake" in answer:
+            raise UserError(answer["mistake"])
+        if "damaged" in answer:
+            if recipe.data.damaged != "skip":
+                raise DamagedFile(answer["damaged"])
+            report(f"skipped {answer['tiles']} tiles: {answer['damaged']}")
+            skipped.append(answer["damaged"])
+        else:
+            rows.setdefault(answer["volume"], []).extend(answer["rows"])
+        progress.add(answer["tiles"])
+    return rows, sorted(set(skipped))
+
+
+def _answers(jobs: Sequence[BlockJob], recipe: Recipe) -> Any:
+    """Run the jobs on Ray Data and yield what each found, in no particular order."""
+    need = _task_bytes(jobs)
+    largest = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if need > largest:
+        raise UserError(
+            f"scaling.tile_memory: a tiling task needs {need / 2**20:.0f} MiB, the largest node of the cluster offers "
+            f"{largest / 2**20:.0f} MiB; lower it, or use a larger node"
+        )
+    free = int(ray.cluster_resources().get("CPU", 1))
+    dataset = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
+    tasks = ray.data.TaskPoolStrategy(size=min(len(jobs), recipe.scaling.tile_tasks or max(1, free)))
+    dataset = dataset.map(_run_job, num_cpus=1, memory=need, compute=tasks)
+    quiet(dataset)
+    for row in dataset.iter_rows():
+        yield json.loads(row["answer"])
+
+
+def _run_job(row: dict[str, Any]) -> dict[str, Any]:
+    """One task: a user's mistake comes back as a line of text, anything else is a failure of the task."""
+    job: BlockJob = pickle.loads(row["job"])
+    answer: dict[str, Any] = {"volume": job.ref.id, "tiles": len(job.block.plans)}
+    try:
+        answer |= tile_block(job)
+    except DamagedFile as error:
+        answer["damaged"] = str(error)
+    except UserError as error:
+        answer["mistake"] = str(error)
+    return {"answer": json.dumps(answer)}
+
+
+def quiet(dataset: ray.data.Dataset) -> None:
+    """Silence Ray Data for one data set: our own progress is what people read."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _task_bytes(jobs: Sequence[BlockJob]) -> int:
+    """Memory to reserve for a task; whole-volume rules hold a volume in its own type and as float32, twice."""
+    if jobs[0].tiles.modality == "light-sheet":
+        return TASK_BASE_BYTES + jobs[0].memory
+    voxels = 1
+    for low, high in max((job.block.box for job in jobs), key=lambda box: box[0][1] * box[1][1] * box[2][1]):
+        voxels *= high - low
+    return TASK_BASE_BYTES + 12 * voxels
+
+
+class _Progress:
+    """A line every few seconds: tiles done, speed, time left."""
+
+    def __init__(self, done: int, planned: int, report: Callable[[str], None]) -> None:
+        self._begin, self._done, self._planned, self._report = done, done, planned, report
+        self._start = self._last = time.monotonic()
+
+    def add(self, tiles: int) -> None:
+        self._done += tiles
+        now = time.monotonic()
+        if now - self._last < REPORT_SECONDS:
+            return
+        self._last = now
+        speed = (self._done - self._begin) / (now - self._start)
+        left = (self._planned - self._done) / speed if speed else 0
+        self._report(f"tiles: {self._done} of {self._planned}, {speed:.1f} tiles/s, {left:.0f} s left")
+
+
+def _summary(counts: dict[str, Any]) -> str:
+    kept = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test", "unseen") if counts[split])
+    dropped = ", ".join(f"{count} {why}" for why, count in counts["dropped"].items() if count)
+    return kept + (f"; left out: {dropped}" if dropped else "")

@@ -1,0 +1,125 @@
+"""Where the pixels of tiles rest: one Zarr group a block, written whole, marked complete by a small file written last.
+
+A shard is the group ``shards/<name>.zarr`` (format v3) with the arrays anatomy, tumour and label: tile axis first, one
+chunk a tile, all chunks in one file. Beside it lie ``<name>.npz`` (histograms of its intensities) and ``<name>.json``
+(its index rows). Names depend on the plan alone, so a task that runs twice writes the same files again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import FsspecStore, LocalStore
+
+from metgan_dist.tiles.intensity import Histogram
+from metgan_dist.volumes.location import (
+    Options,
+    absolute,
+    entries,
+    exists,
+    filesystem,
+    is_local,
+    join,
+    parent,
+    read_bytes,
+    storage_errors,
+    storage_options,
+)
+
+Histograms = dict[tuple[str, str], Histogram]
+"""By (role, key): the key is "" for a whole volume, "<view>:<plane>" for one position along a view."""
+
+
+def write_shard(
+    folder: str,
+    name: str,
+    tiles: Mapping[str, np.ndarray],
+    histograms: Histograms,
+    marker: Mapping[str, Any],
+    options: Options | None,
+) -> None:
+    """Write the arrays (tile axis first) of a block, then its histograms, then its marker."""
+    uri = join(folder, "shards", f"{name}.zarr")
+    with storage_errors(uri):
+        group = zarr.create_group(_store(uri, options, read_only=False), zarr_format=3, overwrite=True)
+        for role, pixels in tiles.items():
+            group.create_array(role, data=pixels, chunks=(1, *pixels.shape[1:]), shards=pixels.shape)
+    packed = io.BytesIO()
+    arrays = {
+        f"{role}|{key}|{part}": getattr(histogram, part)
+        for (role, key), histogram in histograms.items()
+        for part in ("values", "counts")
+    }
+    np.savez_compressed(packed, **arrays)
+    write_whole(join(folder, "shards", f"{name}.npz"), packed.getvalue(), options)
+    write_whole(join(folder, "shards", f"{name}.json"), json.dumps(marker).encode(), options)
+
+
+def finished_markers(folder: str, options: Options | None) -> set[str]:
+    """Names of the shards that are complete; one listing."""
+    shards = join(folder, "shards")
+    if not exists(shards, options):
+        return set()
+    return {file.removesuffix(".json") for file in entries(shards, options)[0] if file.endswith(".json")}
+
+
+def remove_shards(folder: str, options: Options | None) -> None:
+    """Remove all shards of a folder, if there are any."""
+    fs, path = filesystem(join(folder, "shards"), options)
+    with storage_errors(folder):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def read_marker(folder: str, name: str, options: Options | None) -> dict[str, Any]:
+    """What `write_shard` was given as marker."""
+    marker: dict[str, Any] = json.loads(read_bytes(join(folder, "shards", f"{name}.json"), options))
+    return marker
+
+
+def read_histograms(folder: str, name: str, options: Options | None) -> Histograms:
+    """Histograms of a shard."""
+    content = np.load(io.BytesIO(read_bytes(join(folder, "shards", f"{name}.npz"), options)), allow_pickle=False)
+    keys = {tuple(entry.split("|")[:2]) for entry in content.files}
+    return {
+        (role, key): Histogram(content[f"{role}|{key}|values"], content[f"{role}|{key}|counts"])
+        for role, key in sorted(keys)
+    }
+
+
+def write_whole(uri: str, content: bytes, options: Options | None) -> None:
+    """Write a small file so that it is never seen half written."""
+    fs, path = filesystem(uri, options)
+    with storage_errors(uri):
+        if not is_local(uri):
+            fs.pipe_file(path, content)  # an object appears when it is complete
+            return
+        fs.makedirs(parent(path), exist_ok=True)
+        fs.pipe_file(f"{path}.part", content)
+        fs.mv(f"{path}.part", path)
+
+
+# A memo, not state: the same set (`digest`) has the same arrays. Opening costs more than reading a tile.
+@lru_cache(maxsize=512)
+def _open_array(folder: str, name: str, role: str, digest: str, options: str) -> zarr.Array:
+    store = _store(join(folder, "shards", f"{name}.zarr"), json.loads(options), read_only=True)
+    return zarr.open_array(store, path=role, mode="r")
+
+
+def read_tile(folder: str, name: str, role: str, position: int, digest: str, options: Options | None) -> np.ndarray:
+    """Pixels of one tile as they were stored, (H, W) or (D, H, W)."""
+    with storage_errors(folder):
+        array = _open_array(folder, name, role, digest, json.dumps(options or {}, sort_keys=True))
+        return np.asarray(array[position])
+
+
+def _store(uri: str, options: Options | None, *, read_only: bool) -> LocalStore | FsspecStore:
+    if is_local(uri):
+        return LocalStore(absolute(uri), read_only=read_only)
+    return FsspecStore.from_url(uri, storage_options=storage_options(uri, options), read_only=read_only)

@@ -1,0 +1,188 @@
+"""Which tiles are trained on, which choose the checkpoint, which are only scored; and folds of what is trained on.
+
+Whole groups (patients, else volumes) are held out when there are enough of them, stratified by organ and by whether
+they hold foreground. Otherwise every volume is cut into slabs along one axis, and tiles nearer than `tiles.gap` voxels
+to a held-out tile are left out: neighbouring tiles show the same tissue. Nothing here is random.
+
+The functions take the tile index: one row a tile with columns volume, patient, organ, fixed (the data set's own
+split or "auto"), foreground (pixels), z0, z1, y0, y1, x0, x1 (source voxels), stacked (a volume of separate images).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Tiles
+from metgan_dist.tiles.geometry import AXES
+
+ENOUGH_GROUPS = 5
+
+
+def assign_splits(index: pd.DataFrame, tiles: Tiles) -> pd.DataFrame:
+    """The index with columns split (train, val, test, unseen, or gap for tiles left out), slab_axis ("" where whole
+    groups are on one side), gap (voxels, as in the recipe) and fold (0 ..., -1 for tiles that are not trained on).
+
+    Raises UserError naming the field when nothing is left to train on.
+    """
+    index = index.copy()
+    index["gap"] = tiles.gap
+    index["split"] = index["fixed"]
+    index["slab_axis"] = ""
+    free = index["fixed"] == "auto"
+    groups = group_of(index)
+    if tiles.split_by == "volume" or (tiles.split_by == "auto" and _enough_groups(index[free], groups[free])):
+        sides = _hold_out_groups(index[free], groups[free], tiles)
+        index.loc[free, "split"] = sides
+    else:
+        for _, rows in index[free].groupby("volume", sort=False):
+            axis = _slab_axis(rows, tiles)
+            index.loc[rows.index, "slab_axis"] = axis
+            index.loc[rows.index, "split"] = _hold_out_slab(rows, axis, tiles)
+    if not (index["split"] == "train").any():
+        raise UserError(
+            f"tiles.gap: none of {len(index)} tiles is left to train on (held out, or within {tiles.gap} voxels of "
+            "that); use smaller tiles, a smaller stride or gap, or more volumes"
+        )
+    index["fold"] = _folds(index, tiles)
+    return index
+
+
+def fold_split(index: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training rows, validation rows) of one fold, row numbers of the index.
+
+    Training tiles within the gap of a validation tile of the same volume are left out.
+    """
+    val = (index["fold"] == fold).to_numpy()
+    train = ((index["fold"] >= 0) & (index["fold"] != fold)).to_numpy()
+    for (_, axis), rows in index.groupby(["volume", "slab_axis"]):
+        where = np.isin(np.arange(len(index)), index.index.get_indexer(rows.index))
+        if axis and (val & where).any():
+            low, high = _extent(index, str(axis))
+            near = _near(low, high, val & where, int(rows["gap"].iloc[0]))
+            train = train & ~(where & near)
+    return np.flatnonzero(train), np.flatnonzero(val)
+
+
+def group_of(index: pd.DataFrame) -> pd.Series:
+    """What must stay together: the patient where one is known, else the volume."""
+    patient = index["patient"].fillna("")
+    return ("patient " + patient.astype(str)).where(patient != "", "volume " + index["volume"].astype(str))
+
+
+def _enough_groups(index: pd.DataFrame, groups: pd.Series) -> bool:
+    """Five groups or more; or several that slabs could not divide, each being one tile along every axis."""
+    if groups.nunique() >= ENOUGH_GROUPS:
+        return True
+    undivided = all(_centres(index, axis).groupby(index["volume"]).nunique().max() <= 1 for axis in AXES)
+    return groups.nunique() > 1 and undivided
+
+
+def _hold_out_groups(index: pd.DataFrame, groups: pd.Series, tiles: Tiles) -> np.ndarray:
+    """Sides of whole groups, spread evenly over the strata (organ, with or without foreground)."""
+    names = _ordered_groups(index, groups)
+    side = dict.fromkeys(names, "train")
+    count = len(names)
+    tests = _count(tiles.test, count, count - 1)
+    for name in _spread(names, tests):
+        side[name] = "test"
+    rest = [name for name in names if side[name] == "train"]
+    vals = _count(tiles.val, count, len(rest) - 1)
+    for name in _spread(rest, vals):
+        side[name] = "val"
+    return groups.map(side).to_numpy()
+
+
+def _count(fraction: float, of: int, most: int) -> int:
+    """How many to hold out: the rounded fraction, at least one where any is asked, never all."""
+    return min(most, max(1, round(fraction * of))) if fraction else 0
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    """`count` names at even distances, so that each stratum of an ordered list gives its share."""
+    return [names[int((k + 0.5) * len(names) / count)] for k in range(count)]
+
+
+def _ordered_groups(index: pd.DataFrame, groups: pd.Series) -> list[str]:
+    """Groups by organ, then by foreground, then by name."""
+    table = pd.DataFrame(
+        {"group": groups, "organ": index["organ"].fillna("").astype(str), "foreground": index["foreground"] > 0}
+    )
+    strata = table.groupby("group").agg(organ=("organ", "first"), foreground=("foreground", "max")).reset_index()
+    return strata.sort_values(["organ", "foreground", "group"])["group"].tolist()
+
+
+def _slab_axis(rows: pd.DataFrame, tiles: Tiles) -> str:
+    """The axis asked for; z for separate images; else the longest one along which every part gets tiles.
+
+    Large tiles may leave one or two rows along the longest axis, too near each other to part.
+    """
+    if rows["stacked"].iloc[0]:
+        return "z"
+    if tiles.slab_axis != "auto":
+        return str(tiles.slab_axis)
+    by_length = sorted(AXES, key=lambda axis: -rows[f"{axis}1"].max())
+    return max(by_length, key=lambda axis: len({"train", "val", "test"} & set(_hold_out_slab(rows, axis, tiles))))
+
+
+def _hold_out_slab(rows: pd.DataFrame, axis: str, tiles: Tiles) -> np.ndarray:
+    """Sides within one volume: test last along the axis, val before it, each with a gap; train the rest."""
+    low, high = _extent(rows, axis)
+    centre = low + high
+    side = np.full(len(rows), "train", dtype=object)
+    for name, fraction in (("test", tiles.test), ("val", tiles.val)):
+        left = side == "train"
+        if not fraction or len(np.unique(centre[left])) < 2:
+            continue
+        # Of all tiles, so that what the first gap has cost does not make the second part smaller.
+        ranked = np.sort(centre[left])
+        threshold = ranked[max(0, len(ranked) - max(1, round(fraction * len(rows))))]
+        # At least one row of tiles stays.
+        threshold = max(threshold, np.unique(ranked)[1])
+        chosen = left & (centre >= threshold)
+        near = left & ~chosen & _near(low, high, chosen, tiles.gap)
+        if name == "val" and not (left & ~chosen & ~near).any():
+            continue
+        side[chosen] = name
+        side[near] = "gap"
+    return side
+
+
+def _folds(index: pd.DataFrame, tiles: Tiles) -> np.ndarray:
+    """Fold of each training tile: groups dealt out in the order of their strata, or slabs of equal numbers of tiles."""
+    fold = pd.Series(-1, index=index.index)
+    train = index[index["split"] == "train"]
+    groups = group_of(train)
+    by_group = (index["slab_axis"] == "").all() and groups.nunique() >= min(ENOUGH_GROUPS, tiles.folds)
+    if by_group:
+        number = {name: place % tiles.folds for place, name in enumerate(_ordered_groups(train, groups))}
+        fold.loc[train.index] = groups.map(number).to_numpy()
+        return fold.to_numpy()
+    for _, rows in train.groupby("volume", sort=False):
+        axis = rows["slab_axis"].iloc[0] or _slab_axis(rows, tiles)
+        index.loc[rows.index, "slab_axis"] = axis
+        centre = _centres(rows, axis).to_numpy()
+        # Rows of tiles at one place stay together: a tile's fold is that of the first tile at its place.
+        first = np.searchsorted(np.sort(centre), centre)
+        fold.loc[rows.index] = first * tiles.folds // len(rows)
+    return fold.to_numpy()
+
+
+def _centres(rows: pd.DataFrame, axis: str) -> pd.Series:
+    """Twice the centre along an axis, so that it stays an integer."""
+    return rows[f"{axis}0"] + rows[f"{axis}1"]
+
+
+def _extent(rows: pd.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
+    return rows[f"{axis}0"].to_numpy(), rows[f"{axis}1"].to_numpy()
+
+
+def _near(low: np.ndarray, high: np.ndarray, chosen: np.ndarray, gap: int) -> np.ndarray:
+    """Intervals that leave fewer than `gap` free voxels to a chosen one, or overlap it."""
+    covered = np.zeros(int(high.max()) + 2 * gap + 2, dtype=np.int64)
+    for a, b in {(int(a), int(b)) for a, b in zip(low[chosen], high[chosen], strict=True)}:
+        covered[max(0, a - gap)] += 1
+        covered[b + gap] -= 1
+    running = np.concatenate([[0], np.cumsum(np.cumsum(covered) > 0)])
+    return running[high] > running[low]

@@ -1,0 +1,195 @@
+"""Tiles as batches: an endless, exactly resumable stream for training, read by Ray Data; a plain iterator for the rest.
+
+The stream is defined by arithmetic, not by the state of a loader. Image p of a run is tile p % N of the permutation of
+epoch p // N, and the permutation follows from (seed, epoch). Whoever knows how many images a run has seen
+can go on from there, with any number of workers. It is planned here and read by Ray tasks, in executions
+of some thousand tiles: a Ray Data execution costs a fraction of a second to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+from ray.data import ExecutionResources
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe
+from metgan_dist.tiles.augment import augment
+from metgan_dist.tiles.pipeline import quiet
+from metgan_dist.tiles.tile_set import TileReader, TileSet
+
+EXECUTION_BYTES = 256 * 2**20
+TASK_BYTES = 32 * 2**20
+TASK_TILES = 64
+
+Batch = dict[str, torch.Tensor]
+
+
+def tile_stream(
+    tiles: TileSet,
+    recipe: Recipe,
+    *,
+    split: str = "train",
+    rank: int = 0,
+    world: int = 1,
+    batch_size: int = 1,
+    start: int = 0,
+    stop: int,
+    cpus: float = 1.0,
+) -> Iterator[Batch]:
+    """Batches of one rank, from image `start` to image `stop` of the whole run (all ranks counted).
+
+    A global batch is world * batch_size consecutive images; this rank gets its part of each. Batches are whole:
+    the last one reaches past `stop` where that does not divide.
+
+    Args:
+        tiles: the set.
+        recipe: `training.seed` and `training.augment` are used.
+        split: whose tiles.
+        rank, world: this worker and their number.
+        batch_size: images on this rank in one batch.
+        start, stop: images of the run.
+        cpus: logical CPUs that the reading tasks of this rank may take together.
+
+    Yields:
+        anatomy, tumour: float32 (N, 1, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows.
+
+    Raises UserError when the split has no tiles.
+    """
+    rows = tiles.positions(split)
+    if not len(rows):
+        raise UserError(f"{tiles.uri}: no tiles in split {split}; make the tiles with other tiles.test, val or gap")
+    seed = recipe.training.seed
+    positions = rank_positions(start, stop, rank, world, batch_size)
+    load = _Load(tiles.reader, seed if recipe.training.augment else None)
+    per_task = _tiles_per_task(tiles, batch_size)
+
+    def execute(part: np.ndarray) -> ray.data.Dataset:
+        return _loaded(_plan(tiles, planned_rows(rows, part, seed), part), load, per_task, cpus)
+
+    parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
+    if not parts:
+        return  # a run that is resumed at its end
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(execute, parts[0])
+        for part in parts[1:]:
+            dataset, coming = coming.result(), ahead.submit(execute, part)
+            yield from _batches(dataset, batch_size)
+        yield from _batches(coming.result(), batch_size)
+
+
+def tile_batches(tiles: TileSet, rows: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """Batches of the given tiles in the given order, read in this process, never augmented; as `tile_stream`."""
+    load = _Load(tiles.reader, None)
+    for first in range(0, len(rows), batch_size):
+        part = np.asarray(rows[first : first + batch_size])
+        yield _tensors(load.stack(_plan(tiles, part, np.zeros_like(part))))
+
+
+def rank_positions(start: int, stop: int, rank: int, world: int, batch_size: int) -> np.ndarray:
+    """Images of the run that one rank gets, in order."""
+    whole = world * batch_size
+    firsts = np.arange(start, stop, whole) + rank * batch_size
+    return (firsts[:, None] + np.arange(batch_size)).ravel()
+
+
+def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int) -> np.ndarray:
+    """Row number of the tile at each position of the endless stream over `rows`; positions ascend."""
+    epochs, places = np.divmod(positions, len(rows))
+    planned = np.empty(len(positions), dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        order = np.random.Generator(np.random.PCG64([seed, int(epoch)])).permutation(rows)
+        planned[here] = order[places[here]]
+    return planned
+
+
+def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Any]]:
+    """What a task must know of each tile: where it lies, its row, its place in the stream."""
+    numbers = zip(rows.tolist(), images.tolist(), tiles.addresses(rows), strict=True)
+    return [{"tile": row, "image": image, **address} for row, image, address in numbers]
+
+
+class _Load:
+    """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
+
+    def __init__(self, reader: TileReader, augment_seed: int | None) -> None:
+        self._reader, self._seed = reader, augment_seed
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        count = len(batch["tile"])
+        return self.stack({key: values[place] for key, values in batch.items()} for place in range(count))
+
+    def stack(self, planned: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+        loaded, numbers = [], []
+        for tile in planned:
+            pixels = self._reader.load(tile)
+            loaded.append(pixels if self._seed is None else augment(pixels, self._seed, int(tile["image"])))
+            numbers.append(int(tile["tile"]))
+        stacked = {role: np.stack([pixels[role] for pixels in loaded]) for role in loaded[0]}
+        return {**stacked, "tile": np.array(numbers)}
+
+
+def _parts(positions: np.ndarray, per_task: int, most: int) -> list[np.ndarray]:
+    """Cut a rank's images into executions: a small one first, so that training starts soon, then larger ones."""
+    parts, first, size = [], 0, 2 * per_task
+    while first < len(positions):
+        parts.append(positions[first : first + size])
+        first += size
+        size = min(2 * size, max(1, most // per_task) * per_task)
+    return parts
+
+
+def _loaded(planned: Sequence[dict[str, Any]], load: _Load, per_task: int, cpus: float) -> ray.data.Dataset:
+    """One Ray Data execution, in order, within `cpus`; its tiles are in the object store when this returns.
+
+    Reading batches from a running execution would be simpler, but Ray then schedules in a busy loop within the
+    training process until the last tile is taken: on two cores that halved the speed of training.
+    """
+    blocks = -(-len(planned) // per_task)
+    share = min(1.0, cpus)
+    dataset = ray.data.from_items(list(planned), override_num_blocks=blocks).map_batches(
+        load,
+        batch_size=per_task,
+        num_cpus=share,
+        compute=ray.data.TaskPoolStrategy(size=min(blocks, max(1, int(cpus / share)))),
+    )
+    quiet(dataset)
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=max(cpus, share))
+    return dataset.materialize()
+
+
+def _batches(dataset: ray.data.Dataset, batch_size: int) -> Iterator[Batch]:
+    """Whole batches across the tasks' results, whose sizes are Ray's choice."""
+    left: dict[str, np.ndarray] = {}
+    # Results are taken as they are and cut here, which is far cheaper than having Ray cut them.
+    for result in dataset.iter_batches(batch_size=None, prefetch_batches=1):
+        loaded = {role: np.concatenate([left[role], values]) if left else values for role, values in result.items()}
+        whole = len(loaded["tile"]) // batch_size * batch_size
+        for first in range(0, whole, batch_size):
+            yield _tensors({role: values[first : first + batch_size] for role, values in loaded.items()})
+        left = {role: values[whole:] for role, values in loaded.items()}
+
+
+def _tile_bytes(tiles: TileSet) -> int:
+    """Of a loaded tile: two channels of float32 and a label."""
+    return int(np.prod(tiles.shape)) * 9
+
+
+def _tiles_per_task(tiles: TileSet, batch_size: int) -> int:
+    """A multiple of the batch: enough to outweigh the cost of a task, few enough to keep its result small."""
+    return max(1, min(TASK_TILES, TASK_BYTES // _tile_bytes(tiles)) // batch_size) * batch_size
+
+
+def _tensors(batch: dict[str, np.ndarray]) -> Batch:
+    """Torch tensors of their own memory: what Ray hands out is shared and read-only."""
+    kinds = {"label": torch.int64, "tile": torch.int64}
+    return {
+        role: torch.tensor(np.array(values), dtype=kinds.get(role, torch.float32)) for role, values in batch.items()
+    }

@@ -1,0 +1,155 @@
+"""What is known of the volumes before any voxel is read: shapes, chunks, and whether the files have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.tiles.blocks import Block, plan_blocks
+from metgan_dist.tiles.geometry import plan_tiles
+from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
+from metgan_dist.volumes.location import Options, filesystem, is_folder, join, storage_errors
+from metgan_dist.volumes.ome_zarr import METADATA_FILES
+
+ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A volume of the set, looked at but not read, and the chunks that one read of it costs."""
+
+    number: int
+    ref: VolumeRef
+    volume: LabelledVolume
+
+    @property
+    def spacing(self) -> tuple[float, float, float] | None:
+        """Voxel size (z, y, x), or None."""
+        at = self.volume.spacing
+        return (at.z, at.y, at.x) if at else None
+
+
+def survey_volumes(
+    refs: Sequence[VolumeRef], data: Data, report: Callable[[str], None]
+) -> tuple[list[Survey], list[str]]:
+    """Open every volume for its metadata: (those that open, why the others were skipped).
+
+    Raises UserError when volumes differ in the channels they have, DamagedFile when one does not open and
+    `data.damaged` does not say skip.
+    """
+    surveys, skipped = [], []
+    for number, ref in enumerate(refs):
+        try:
+            surveys.append(Survey(number, ref, ref.open()))
+        except DamagedFile as error:
+            if data.damaged != "skip":
+                raise
+            skipped.append(str(error))
+            report(f"skipped: {error}")
+    if not surveys:
+        raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
+    for survey in surveys[1:]:
+        for role in ROLES:
+            if survey.volume.has(role) != surveys[0].volume.has(role):
+                lacks, has = sorted((surveys[0], survey), key=lambda one: one.volume.has(role))
+                raise UserError(
+                    f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all must have the same"
+                )
+    return surveys, skipped
+
+
+def roles_of(surveys: Sequence[Survey], tiles: Tiles) -> tuple[Role, ...]:
+    """The roles that all volumes have; UserError when the modality's rules need a label that is not there."""
+    roles = tuple(role for role in ROLES if surveys[0].volume.has(role))
+    if tiles.modality.startswith("cardiac") and "label" not in roles:
+        raise UserError(
+            f"data.label: volume {surveys[0].ref.id!r} has no label, and {tiles.modality} tiles are cut around the "
+            "labelled heart; name the label"
+        )
+    return roles
+
+
+def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: str, memory: int) -> list[BlockJob]:
+    """All tasks of one volume, in the order of their blocks.
+
+    Raises UserError naming the field of `tiles` or `scaling` that does not suit the volume.
+    """
+    tiles, volume = recipe.tiles, survey.volume
+    prepared = preprocessed_shape(tiles)
+    if prepared is not None:
+        if tiles.modality == "brain-dwi" and tiles.spacing is not None:
+            raise UserError("tiles.spacing: brain-dwi is resampled to 128 x 128 x 40 voxels; leave it out")
+        # The spacing is the modality's own affair; tiles are laid out on the grid that it makes.
+        update: dict[str, Any] = {"spacing": None}
+        if tiles.kind == "crop" and len(tiles.size) == 1:
+            update |= {"size": prepared, "stride": None}
+        plans = plan_tiles(tiles.model_copy(update=update), survey.ref.id, prepared)
+        whole = (0, volume.shape[0]), (0, volume.shape[1]), (0, volume.shape[2])
+        blocks = [Block(survey.ref.id, 0, whole, tuple(plans))]
+    else:
+        plans = plan_tiles(tiles, survey.ref.id, volume.shape, survey.spacing)
+        voxel = sum(volume.dtypes[role].itemsize for role in roles)
+        pixel = sum(4 if resized(tiles) and role != "label" else volume.dtypes[role].itemsize for role in roles)
+        cut = max(in_plane_pixels(plan) for plan in plans)
+        tile = cut * voxel + math.prod(plans[0].shape) * pixel
+        blocks = plan_blocks(plans, volume.shape, volume.chunks, voxel, tile, memory)
+    return [
+        BlockJob(
+            survey.ref,
+            block,
+            roles,
+            tiles,
+            memory,
+            folder,
+            f"{survey.number:04d}-{block.number:05d}",
+            recipe.storage.options,
+        )
+        for block in blocks
+    ]
+
+
+def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
+    """SHA-256 of what decides the tiles: both sections of the recipe and the state of the files they name.
+
+    `data.path` is left out, so that a data set may be moved; files count by name, size and time or version,
+    Zarr volumes by their metadata files only.
+    """
+    content = {
+        "data": data.model_dump(mode="json", exclude={"path", "phantom"}),
+        "tiles": tiles.model_dump(mode="json"),
+        "files": {ref.id: _files(ref) for ref in refs},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _files(ref: VolumeRef) -> list[list[str]]:
+    paths = [*ref.paths]
+    label = ref.label_path()
+    if label and not any(label.startswith(path) for path in paths):
+        paths.append(label)
+    if ref.entry.table:
+        paths.append(join(ref.base, ref.entry.table))
+    return [entry for path in paths for entry in _file_states(path, ref.options)]
+
+
+def _file_states(uri: str, options: Options | None) -> list[list[str]]:
+    """[name, size, time or version] of a file, or of the files of a folder three levels deep."""
+    fs, path = filesystem(uri, options)
+    with storage_errors(uri):
+        if not is_folder(uri, options):
+            return [_state(path, path, fs.info(path))]
+        found = fs.find(path, maxdepth=3, detail=True)
+    metadata = {name: info for name, info in found.items() if name.rpartition("/")[2] in METADATA_FILES}
+    return [_state(name, path, info) for name, info in sorted((metadata or found).items())]
+
+
+def _state(name: str, base: str, info: dict[str, Any]) -> list[str]:
+    version = next((info[key] for key in ("ETag", "mtime", "LastModified") if info.get(key)), "")
+    return [name.removeprefix(base), str(info.get("size")), str(version)]

@@ -1,0 +1,125 @@
+"""A finished set of tiles: its manifest, its index, and the pixels of any tile, normalised."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.tiles.intensity import invert, normalise
+from metgan_dist.tiles.shards import read_tile
+from metgan_dist.volumes.location import Options, absolute, exists, join, read_bytes
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+INDEX = "index.parquet"
+IMAGES = ("anatomy", "tumour")
+
+
+@dataclass(frozen=True)
+class TileReader:
+    """Reads tiles by what the index says of them; small, so that it travels with every task."""
+
+    folder: str
+    digest: str
+    roles: tuple[str, ...]
+    clip: bool
+    options: Options | None
+
+    def load(self, tile: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`."""
+        loaded = {}
+        for role in self.roles:
+            if role == "label":
+                shard, position = tile["label_shard"], tile["label_position"]
+                loaded[role] = read_tile(self.folder, shard, role, position, self.digest, self.options).astype(np.uint8)
+                continue
+            pixels = read_tile(self.folder, tile["shard"], role, tile["position"], self.digest, self.options)
+            low, high = tile[f"{role}_low"], tile[f"{role}_high"]
+            loaded[role] = normalise(pixels, low, high, clip=self.clip)[np.newaxis]
+        return loaded
+
+
+class TileSet:
+    """Tiles made by `make_tiles`, opened lazily; pixels are read when asked for.
+
+    Attributes:
+        uri: folder or URI.
+        digest: SHA-256 of the manifest, which holds that of the index.
+        manifest: what the set was made from, counts, statistics.
+        index: one row a tile, in the order of row numbers: volume, organ, patient, view, plane, region (z0 ... x1) and
+            padding in source voxels, spacing of a pixel, shard and position, split, fold, foreground (label pixels),
+            (low, high) of each channel, label_row (the row whose label the tile carries: its own, unless labels were
+            shuffled). Split "gap": left out, too near a held-out tile.
+    """
+
+    def __init__(self, uri: str, manifest: dict[str, Any], digest: str, index: pd.DataFrame, options: Options | None):
+        self.uri, self.manifest, self.digest, self.index, self.options = uri, manifest, digest, index, options
+        normal = manifest["normalisation"]
+        self.reader = TileReader(uri, digest, tuple(manifest["roles"]), normal["clip"], options)
+
+    @staticmethod
+    def open(uri: str, options: Options | None = None) -> TileSet:
+        """Open a folder of tiles; UserError when there is none, DamagedFile when index and manifest do not agree."""
+        uri = absolute(uri)
+        if not exists(join(uri, MANIFEST), options):
+            raise UserError(f"{uri}: no finished tiles here ({MANIFEST} is missing); run make_tiles first")
+        content = read_bytes(join(uri, MANIFEST), options)
+        manifest = json.loads(content)
+        if manifest.get("format") != FORMAT:
+            raise UserError(
+                f"{uri}: tiles of format {manifest.get('format')}, this version reads {FORMAT}; make them again"
+            )
+        packed = read_bytes(join(uri, INDEX), options)
+        if hashlib.sha256(packed).hexdigest() != manifest["index_sha256"]:
+            raise DamagedFile(
+                f"{join(uri, INDEX)}: not the index that {MANIFEST} names; remove the folder, make it again"
+            )
+        digest = hashlib.sha256(content).hexdigest()
+        return TileSet(uri, manifest, digest, pd.read_parquet(io.BytesIO(packed)), options)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels of every tile, (H, W) or (D, H, W)."""
+        return tuple(self.manifest["tile_shape"])
+
+    def positions(self, split: str) -> np.ndarray:
+        """Row numbers of the tiles of a split (train, val, test, unseen), ascending; may be empty."""
+        return np.flatnonzero((self.index["split"] == split).to_numpy())
+
+    def addresses(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """What a `TileReader` needs to load these tiles, in this order."""
+        own = self.index.iloc[np.asarray(rows)]
+        label = self.index.iloc[own["label_row"]]
+        columns = {
+            "shard": own["shard"],
+            "position": own["position"],
+            "label_shard": label["shard"],
+            "label_position": label["position"],
+        }
+        for role in self.reader.roles:
+            if role in IMAGES:
+                columns |= {f"{role}_{end}": own[f"{role}_{end}"] for end in ("low", "high")}
+        lists = [column.tolist() for column in columns.values()]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+    def load(self, row: int) -> dict[str, np.ndarray]:
+        """One tile, for the channels that the set has.
+
+        Returns:
+            anatomy, tumour: float32 (1, H, W) or (1, D, H, W), normalised, in [-1, 1] where the set clips;
+            label: uint8 (H, W) or (D, H, W).
+        """
+        return self.reader.load(self.addresses([row])[0])
+
+    def invert(self, row: int, channel: str, image: np.ndarray) -> np.ndarray:
+        """An image in the normalised range of a tile's channel -> intensities of the file, float32, same shape."""
+        tile = self.index.iloc[row]
+        return invert(image, float(tile[f"{channel}_low"]), float(tile[f"{channel}_high"]))

@@ -1,0 +1,132 @@
+"""Where MLflow is, whether it answers, and how to talk to it quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Storage, Tracking
+from metgan_dist.tracking.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ANSWER_SECONDS = 8.0
+
+_SETTINGS = {
+    # The journal does the waiting; inside MLflow a request fails at once, so that closing a run keeps its deadline.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A library run on patients' data reports to nobody. Read by MLflow when it is imported.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def tracking_uri(tracking: Tracking, storage: Storage) -> str:
+    """The MLflow tracking URI of a recipe, the same from every working folder.
+
+    In this order: `tracking.uri`; the variable ``MLFLOW_TRACKING_URI``; a SQLite file ``mlflow.db`` under
+    `storage.path`. Paths of SQLite files become absolute.
+
+    Raises:
+        UserError: the URI is a plain folder, which MLflow no longer takes; or none is given and `storage.path` is an
+            object store, which cannot hold a SQLite file (and a file on the driver's own disk would be lost with it).
+    """
+    field, uri = "tracking.uri", tracking.uri
+    if not uri and os.environ.get("MLFLOW_TRACKING_URI"):
+        field, uri = "MLFLOW_TRACKING_URI", os.environ["MLFLOW_TRACKING_URI"]
+    if not uri:
+        folder = urlsplit(storage.path)
+        if folder.scheme not in ("", "file"):
+            raise UserError(
+                f"tracking.uri: not given, and storage.path {redact(storage.path)} cannot hold MLflow's SQLite file; "
+                "set tracking.uri to a server (http://host:5000) or to sqlite:///FOLDER/mlflow.db"
+            )
+        path = folder.path if folder.scheme else storage.path
+        return _absolute_sqlite(f"sqlite:///{path}/mlflow.db")
+    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
+        raise UserError(
+            f"{field} {redact(uri)}: MLflow does not take plain folders; "
+            "use a server (http://host:5000) or sqlite:///FOLDER/mlflow.db"
+        )
+    return _absolute_sqlite(uri) if uri.startswith("sqlite:///") else uri
+
+
+def check_server(uri: str) -> None:
+    """Ask the tracking server for an answer, for at most 10 seconds; a SQLite file is created where there is none.
+
+    Raises UserError in one line when it cannot be reached or refuses the credentials.
+    """
+    if uri.startswith("sqlite:"):
+        _ask(uri)  # creating the tables takes as long as it takes, and no network is involved
+        return
+    quieten()  # importing MLflow takes seconds that are not the server's
+    outcome: list[UserError] = []
+
+    def ask() -> None:
+        try:
+            _ask(uri)
+        except UserError as error:
+            outcome.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    if asking.is_alive():
+        raise UserError(unreachable(uri, f"no answer within {ANSWER_SECONDS:.0f} s"))
+    if outcome:
+        raise outcome[0]
+
+
+def quieten() -> None:
+    """Import MLflow so that it neither chatters nor waits by itself; what the user set in the environment stays."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401  (after its settings, some of which it reads on import)
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A quiet MLflow client. On a database, this alone may wait for the network."""
+    quieten()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def unreachable(uri: str, reason: str) -> str:
+    """The one line for a tracking server that cannot be used."""
+    return f"tracking.uri {redact(uri)}: cannot be reached ({reason}); start the server or set another tracking.uri"
+
+
+def short_reason(error: BaseException) -> str:
+    """The cause that a person wants to read, out of MLflow's, urllib3's or SQLAlchemy's nested messages."""
+    text = redact(" ".join(str(error).split()))
+    if cause := re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", text):
+        return cause.group(1).strip()
+    if re.search(r"timed? ?out", text, re.IGNORECASE):
+        return "timed out"
+    return text[:200] or type(error).__name__
+
+
+def _ask(uri: str) -> None:
+    try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        connect(uri).search_experiments(max_results=1)
+    except Exception as error:  # MLflow, SQLAlchemy, a missing database driver: each has errors of its own
+        raise UserError(unreachable(uri, short_reason(error))) from error
+
+
+def _absolute_sqlite(uri: str) -> str:
+    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().resolve()}"

@@ -1,0 +1,173 @@
+"""What a run needs to be continued as if it had never stopped, and what a notebook needs to use its generator.
+
+A checkpoint is a folder: `state.pt` (the same on every rank), one `rank-N.pt` each (image pools, random state),
+`recipe.yaml` and `meta.json`. Everything loads with `weights_only=True`: it holds tensors and numbers, never code.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from metgan_dist import __version__
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.methods import build_method
+from metgan_dist.methods.method import Method
+from metgan_dist.recipe import Recipe
+from metgan_dist.training.step import Stepper
+from metgan_dist.volumes.location import filesystem, join
+
+
+def code_version() -> str:
+    """Git commit of the code with `-dirty` where it was changed, else the package's version."""
+    here = Path(__file__).resolve().parent
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return text.stdout.strip()
+
+
+def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[str, Any]) -> None:
+    """Write the part of a checkpoint that all ranks share; `progress` holds numbers (images, steps, best scores)."""
+    state = {
+        "networks": {name: network.state_dict() for name, network in stepper.method.networks.items()},
+        "optimisers": {name: optimiser.state_dict() for name, optimiser in stepper.optimisers.items()},
+        "ema": {name: network.state_dict() for name, network in (stepper.ema or {}).items()},
+    }
+    torch.save(state, folder / "state.pt")
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    meta = {
+        "method": recipe.method.name,
+        "inference": list(stepper.method.inference),
+        "code": code_version(),
+        **progress,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
+    """Write what differs between ranks: image pools and random state."""
+    state: dict[str, Any] = {
+        "pools": {name: pool.state_dict() for name, pool in stepper.method.pools.items()},
+        "random": torch.get_rng_state(),
+    }
+    if stepper.device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(stepper.device)
+    torch.save(state, folder / f"rank-{rank}.pt")
+
+
+def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
+    """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools."""
+    state = torch.load(folder / "state.pt", map_location=stepper.device, weights_only=True)
+    for name, network in stepper.method.networks.items():
+        network.load_state_dict(state["networks"][name])
+    for name, optimiser in stepper.optimisers.items():
+        optimiser.load_state_dict(state["optimisers"][name])
+    for name, network in (stepper.ema or {}).items():
+        network.load_state_dict(state["ema"][name])
+    mine = folder / f"rank-{rank}.pt"
+    if mine.exists():
+        own = torch.load(mine, map_location="cpu", weights_only=True)
+        for name, pool in stepper.method.pools.items():
+            pool.load_state_dict(own["pools"][name])
+        torch.set_rng_state(own["random"])
+        if "random_cuda" in own and stepper.device.type == "cuda":
+            torch.cuda.set_rng_state(own["random_cuda"], stepper.device)
+    return json.loads((folder / "meta.json").read_text())
+
+
+def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method, Recipe]:
+    """The trained method of a checkpoint folder, in eval mode on the CPU, with the recipe that made it.
+
+    `uri` is a checkpoint, or the folder of a run (then its best checkpoint). The averaged networks are used where the
+    run kept them. Raises UserError when there is no checkpoint, DamagedFile when it cannot be read.
+    """
+    folder = _checkpoint_folder(uri, options)
+    recipe = Recipe.model_validate(yaml.safe_load(_read(join(folder, "recipe.yaml"), options)))
+    state = _load_tensors(join(folder, "state.pt"), options)
+    method = build_method(recipe, _blank_segmentor(recipe, state))
+    for name, network in method.networks.items():
+        weights = state["ema"].get(name) or state["networks"][name]
+        network.load_state_dict(weights)
+    return method.eval().requires_grad_(False), recipe
+
+
+def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
+    """A trained method ready to generate: ``load_generator(uri).translate({"anatomy": x, "label": l})``.
+
+    x: (N, 1, H, W) float32 in [-1, 1]; l: (N, H, W) int64; the result: (N, 1, H, W) in [-1, 1]. `uri` is a run's folder
+    or one of its checkpoints, on disk or in object storage.
+    """
+    return load_method(uri, options)[0]
+
+
+def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
+    """The frozen segmentor travels inside the checkpoint; only its architecture has to be built first."""
+    if recipe.method.name == "segmentor" or "segmentor" not in state["networks"]:
+        return None
+    return build_method(segmentor_recipe(recipe)).networks["segmentor"]
+
+
+def segmentor_recipe(recipe: Recipe, seed_offset: int = 0) -> Recipe:
+    """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs)."""
+    method = recipe.method
+    training = recipe.training.model_copy(
+        update={
+            "epochs": method.segmentor_epochs,
+            "max_steps": method.segmentor_max_steps,
+            "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.workers),
+            "learning_rate": method.segmentor_learning_rate,
+            "decay_from": 1.0,
+            "accumulate": 1,
+            "ema_half_life": 0,
+            "seed": recipe.training.seed + seed_offset,
+        }
+    )
+    return recipe.model_copy(update={"method": method.model_copy(update={"name": "segmentor"}), "training": training})
+
+
+def _checkpoint_folder(uri: str, options: dict[str, Any] | None) -> str:
+    for candidate in (uri, join(uri, "best")):
+        fs, path = filesystem(join(candidate, "state.pt"), options)
+        if fs.exists(path):
+            return candidate
+    result = join(uri, "result.json")
+    fs, path = filesystem(result, options)
+    if fs.exists(path):
+        best = json.loads(_read(result, options)).get("artefacts", {}).get("best_checkpoint")
+        if best:
+            return best
+    raise UserError(
+        f"{uri}: no checkpoint here (no state.pt, no result.json); give a run's folder or one of its checkpoints"
+    )
+
+
+def _read(uri: str, options: dict[str, Any] | None) -> bytes:
+    fs, path = filesystem(uri, options)
+    try:
+        return fs.cat_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: not found; the checkpoint is not whole, use another one") from error
+
+
+def _load_tensors(uri: str, options: dict[str, Any] | None) -> dict[str, Any]:
+    try:
+        return torch.load(io.BytesIO(_read(uri, options)), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise DamagedFile(
+            f"{uri}: not a readable checkpoint ({str(error).splitlines()[0]}); use another one"
+        ) from error

@@ -1,0 +1,109 @@
+"""Joining a Ray cluster, or starting one on this machine, and waiting for room on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Scaling
+from metgan_dist.training.resources import ResourcePlan, plan_resources
+
+LEAST_DATA_CPUS = 0.25
+
+
+@contextmanager
+def cluster(scaling: Scaling) -> Iterator[None]:
+    """Connect for the time of a `with` block; a cluster that we started ends with it, a joined one stays.
+
+    Raises UserError naming scaling.cluster when the address does not answer or refuses the token.
+    """
+    if ray.is_initialized():  # a notebook, or a test, that is connected already
+        yield
+        return
+    address = _address(scaling)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Ray's own progress, logs and metrics agents drown ours; --debug users find them in Ray's session folder.
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    try:
+        if address == "local":
+            # Local workers must resolve each other on machines whose host name is not resolvable.
+            ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if ray.is_initialized() or address == "local":
+            raise
+        raise UserError(f"scaling.cluster: {address}: cannot be joined ({_first_line(error)})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_local(scaling: Scaling) -> bool:
+    """Whether a job with this recipe would start its own cluster on this machine."""
+    return _address(scaling) == "local"
+
+
+def _address(scaling: Scaling) -> str:
+    if scaling.cluster != "auto":
+        return scaling.cluster
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
+def plan_for_cluster(scaling: Scaling, report: Callable[[str], None]) -> ResourcePlan:
+    """Plan on the joined cluster, asking an autoscaling one for the nodes it lacks (scaling.grow).
+
+    Raises UserError when the plan does not fit what the cluster has, or has after scaling.wait seconds.
+    """
+    deadline = time.monotonic() + scaling.wait
+    asked = False
+    while True:
+        have = ray.cluster_resources()
+        try:
+            return plan_resources(scaling, have.get("CPU", 0), have.get("GPU", 0))
+        except UserError:
+            if not scaling.grow or time.monotonic() > deadline:
+                raise
+        if not asked:
+            asked = True
+            gpus = 0 if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
+            bundle = {"CPU": 1, **({"GPU": gpus} if gpus else {})}
+            request_resources(bundles=[bundle] * (scaling.workers + 1))
+            report(f"waiting up to {scaling.wait:g} s for the cluster to grow to {scaling.workers} worker(s)")
+        time.sleep(2)
+
+
+def wait_for_room(plan: ResourcePlan, scaling: Scaling, report: Callable[[str], None]) -> None:
+    """Block until the planned CPUs and GPUs are free; never longer than scaling.wait.
+
+    Raises UserError saying how much of the cluster others hold.
+    """
+    cpus = plan.workers * plan.cpus_per_worker + LEAST_DATA_CPUS
+    gpus = plan.workers * plan.gpus_per_worker
+    deadline, said = time.monotonic() + scaling.wait, False
+    while True:
+        free = ray.available_resources()
+        if free.get("CPU", 0) + 1e-6 >= cpus and free.get("GPU", 0) + 1e-6 >= gpus:
+            return
+        state = f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are free of {cpus:g} and {gpus:g} needed"
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"scaling.wait: the cluster stayed busy for {scaling.wait:g} s ({state}); "
+                "wait longer, or lower scaling.workers"
+            )
+        if not said:
+            said = True
+            report(f"the cluster is busy: {state}; waiting up to {scaling.wait:g} s")
+        time.sleep(1)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

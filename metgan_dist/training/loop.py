@@ -1,0 +1,179 @@
+"""The training loop of one worker: step, log, validate, save, in images.
+
+Progress is counted in images seen by all workers together, so that runs on one worker and on eight are comparable and
+a run can be continued on another number of them. The loop knows neither Ray nor the method: what it needs of the world
+is in `Surroundings`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from metgan_dist.errors import TrainingStopped
+from metgan_dist.recipe import Recipe, Training
+from metgan_dist.training.checkpoint import restore, save_rank, save_state
+from metgan_dist.training.progress import Progress
+from metgan_dist.training.step import Batch, Stepper
+
+NO_SCORE = 1e30
+
+
+class Log(Protocol):
+    """Where numbers and pictures go; MLflow on rank 0, nowhere on the others."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+    def png(self, data: bytes, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: `step` images make an optimiser step of all workers, `total` images the run."""
+
+    step: int
+    total: int
+
+    @staticmethod
+    def of(training: Training, tiles: int, workers: int) -> Length:
+        """From the recipe: `epochs` passes over `tiles` tiles in whole steps, at least one, at most `max_steps`."""
+        per_step = workers * training.batch_size * training.accumulate
+        steps = max(1, training.epochs * tiles // per_step)
+        return Length(per_step, per_step * min(steps, training.max_steps or steps))
+
+    def crosses(self, images: int, every: int) -> bool:
+        """Whether the step that ended at `images` passed a multiple of `every`, or ended the run."""
+        return images >= self.total or images // every > (images - self.step) // every
+
+
+def rate_factor(images: int, total: int, decay_from: float) -> float:
+    """Learning-rate factor: 1, then linearly to 0 after the fraction `decay_from` (100 + 100 epochs: 0.5)."""
+    done = images / total
+    return 1.0 if done <= decay_from else (1 - done) / (1 - decay_from)
+
+
+@dataclass
+class Surroundings:
+    """What the loop needs from outside.
+
+    `stream(start, stop)` gives this rank's batches from image `start` to `stop`; `validate(stepper)` scores the
+    held-out tiles, together with the other ranks, and gives the scores and a picture; `keep(folder, name, metrics)`
+    stores a checkpoint folder; `resume_from` is the folder of an earlier one.
+    """
+
+    rank: int
+    stream: Callable[[int, int], Iterator[Batch]]
+    validate: Callable[[Stepper], tuple[dict[str, float], bytes | None]]
+    keep: Callable[[Path, str, dict[str, float]], None]
+    agree: Callable[[str], str]
+    say: Callable[[str], None]
+    log: Log
+    resume_from: Path | None = None
+    title: str = "training"
+
+
+@dataclass
+class _State:
+    images: int = 0
+    steps: int = 0
+    best: float | None = None
+    best_images: int = 0
+    score: float | None = None
+    seconds: float = 0.0
+    checkpoint: str = "none yet"
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings) -> dict[str, float]:
+    """Run from the last checkpoint (or the start) to the end; returns the last validation scores.
+
+    Raises TrainingStopped with the step, the player, the term and the last good checkpoint when a loss is not finite.
+    """
+    state = _State()
+    if around.resume_from is not None:
+        kept = restore(around.resume_from, stepper, around.rank)
+        state = _State(**{name: kept[name] for name in _State.__dataclass_fields__ if name in kept})
+        state.checkpoint = _checkpoint_name(state.images)
+        around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
+    progress = Progress(around.say, around.title, state.images, length.total)
+    settings = recipe.training
+    began = time.monotonic() - state.seconds
+    for batches in _grouped(around.stream(state.images, length.total), settings.accumulate):
+        stepper.set_rate(rate_factor(state.images, length.total, settings.decay_from))
+        losses = _step(stepper, batches, state, around)
+        state.images += length.step
+        state.steps += 1
+        if state.steps % settings.log_every == 0 or state.images >= length.total:
+            _log(losses, state, progress, around)
+        fresh = length.crosses(state.images, settings.validate_every)
+        if fresh:
+            with progress.pause():
+                _validate(stepper, state, around)
+        if fresh or length.crosses(state.images, settings.checkpoint_every):
+            state.seconds = time.monotonic() - began
+            with progress.pause():
+                _save(recipe, stepper, state, around, fresh)
+    return state.scores
+
+
+def _grouped(batches: Iterator[Batch], count: int) -> Iterator[Sequence[Batch]]:
+    while group := list(itertools.islice(batches, count)):
+        yield group
+
+
+def _step(stepper: Stepper, batches: Sequence[Batch], state: _State, around: Surroundings) -> dict[str, Any]:
+    device = stepper.device
+    moved = [{name: value.to(device, non_blocking=True) for name, value in batch.items()} for batch in batches]
+    try:
+        return stepper.step(moved)
+    except TrainingStopped as error:
+        # Only the ranks that hold the bad tile can name the term; all of them stop together.
+        reason = around.agree(str(error))
+        raise TrainingStopped(
+            f"step {state.steps + 1}: {reason}; the last good checkpoint is {state.checkpoint}"
+        ) from error
+
+
+def _log(losses: dict[str, Any], state: _State, progress: Progress, around: Surroundings) -> None:
+    values = {name: float(value) for name, value in losses.items()}
+    around.log.metrics({**values, "images_per_second": progress.rate(state.images)}, state.images)
+    progress.step(state.images, values)
+
+
+def _validate(stepper: Stepper, state: _State, around: Surroundings) -> None:
+    scores, picture = around.validate(stepper)
+    state.scores = scores
+    name, order = stepper.method.best
+    state.score = scores.get(name)
+    better = state.score is not None and (
+        state.best is None or (state.score < state.best if order == "min" else state.score > state.best)
+    )
+    if better:
+        state.best, state.best_images = state.score, state.images
+    around.log.metrics({f"validation/{key}": value for key, value in scores.items()}, state.images)
+    if picture:
+        around.log.png(picture, f"grids/{around.title}-{state.images:08d}.png")
+    shown = "  ".join(f"{key} {value:.4f}" for key, value in scores.items() if not key.endswith("_std"))
+    around.say(f"{around.title}  validation at {state.images} images: {shown}{'  (best)' if better else ''}")
+
+
+def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool) -> None:
+    name = _checkpoint_name(state.images)
+    with tempfile.TemporaryDirectory(prefix="metgan-checkpoint-") as temporary:
+        folder = Path(temporary)
+        if around.rank == 0:
+            save_state(folder, stepper, recipe, dict(state.__dict__))
+        save_rank(folder, stepper, around.rank)
+        # A checkpoint that was not validated is there to continue from, never to be chosen as the best.
+        worst = NO_SCORE if stepper.method.best[1] == "min" else -NO_SCORE
+        score = state.score if fresh and state.score is not None else worst
+        around.keep(folder, name, {"score": score, "images": state.images})
+    state.checkpoint = name
+
+
+def _checkpoint_name(images: int) -> str:
+    return f"images-{images:09d}"

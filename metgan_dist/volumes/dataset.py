@@ -1,0 +1,115 @@
+"""A data set: its description (a dataset.yaml or part of a recipe) and references to its volumes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Data, Section, VolumeEntry
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
+from metgan_dist.volumes.location import Options, absolute, basename, exists, join, one_line, parent, read_bytes
+
+__all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
+
+DESCRIPTION = "dataset.yaml"
+
+
+class Description(Section):
+    """What a `dataset.yaml` holds; paths are relative to its folder."""
+
+    anatomy: str | None = Field(None, description="channel that gives the anatomy; default for data.anatomy")
+    tumour: str | None = Field(None, description="channel to generate; default for data.tumour")
+    classes: int | None = Field(None, ge=2, le=255, description="number of label classes; default for data.classes")
+    volumes: list[VolumeEntry] = Field(min_length=1, description="the volumes")
+
+
+def resolve_data(data: Data, options: Options | None = None) -> Data:
+    """`data` with the data set's description read in: volumes listed, path their base, anatomy, tumour and classes set.
+
+    The description is `data.volumes`, else a dataset.yaml at `data.path` or in that folder, else `data.path` is one
+    volume. Names and classes that the description gives replace defaults. A recipe may name other channels ("" for no
+    tumour channel); other classes are an error.
+    Applied to its own result it changes nothing.
+    """
+    if data.volumes:
+        return data.model_copy(update={"path": absolute(data.path or ".")})
+    if not data.path:
+        raise UserError("data.path: empty; give a volume, a folder with dataset.yaml, or a dataset.yaml")
+    path = absolute(data.path)
+    if not exists(path, options):
+        raise UserError(f"{path}: not found; check data.path")
+    if not path.endswith((".yaml", ".yml")):
+        inside = join(path, DESCRIPTION)
+        if not exists(inside, options):
+            entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
+            return data.model_copy(update={"path": parent(path), "volumes": [entry]})
+        path = inside
+    description = _read_description(path, options)
+    update: dict[str, Any] = {"path": parent(path), "volumes": description.volumes}
+    for name in ("anatomy", "tumour", "classes"):
+        given, wanted = getattr(description, name), getattr(data, name)
+        if given is None:
+            continue
+        own = name in data.model_fields_set and wanted not in (given, Data.model_fields[name].default)
+        if own and name == "classes":
+            raise UserError(f"data.classes: the recipe says {wanted}, but {path} says {given}; make them agree")
+        if not own:
+            update[name] = given
+    return data.model_copy(update=update)
+
+
+def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
+    """References to the volumes of a data set, in its order.
+
+    Raises UserError for a description that does not validate, an id that is given twice, a path, label or table that
+    does not exist. Existence is all that is looked at; shapes and channels are checked when a volume is opened.
+    """
+    described = resolve_data(data, options)
+    base = str(described.path)
+    refs = [
+        VolumeRef(
+            id=entry.id,
+            organ=entry.organ,
+            patient=entry.patient,
+            split=entry.split,
+            entry=entry,
+            base=base,
+            anatomy=described.anatomy,
+            tumour=described.tumour,
+            label=described.label,
+            classes=described.classes,
+            options=dict(options or {}),
+            missing_chunks=described.missing_chunks,
+        )
+        for entry in described.volumes
+    ]
+    ids = [ref.id for ref in refs]
+    doubled = next((name for name in ids if ids.count(name) > 1), None)
+    if doubled is not None:
+        raise UserError(f"{data.path or 'data.volumes'}: two volumes have the id '{doubled}'; give each its own")
+    for ref in refs:
+        _check_exists(ref)
+    return refs
+
+
+def _check_exists(ref: VolumeRef) -> None:
+    tables = [join(ref.base, ref.entry.table)] if ref.entry.table else []
+    for path in (*ref.paths, *tables):
+        if not exists(path, ref.options):
+            raise UserError(f"{path}: not found; volume '{ref.id}' names it, paths are relative to {ref.base}")
+    if (ref.entry.label or ref.label) and ref.label_path() is None:
+        open_label(ref, open_image(ref))
+
+
+def _read_description(uri: str, options: Options | None) -> Description:
+    try:
+        return Description.model_validate(yaml.safe_load(read_bytes(uri, options)) or {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri}: not readable as YAML: {one_line(error)}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{uri}: {place}: {' '.join(first['msg'].split())}") from error

@@ -1,0 +1,202 @@
+"""A volume of a data set by role: a picklable reference, and the opened volume with its label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import VolumeEntry
+from metgan_dist.volumes.location import Options, exists, join
+from metgan_dist.volumes.ome_zarr import OmeZarr
+from metgan_dist.volumes.open import open_volume, same_grid
+from metgan_dist.volumes.volume import Region, Volume
+
+Role = Literal["anatomy", "tumour", "label"]
+
+# A label stored through a scale factor comes back a rounding error away from its integer.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class VolumeRef:
+    """One volume of a data set, small and picklable: a worker on any machine opens it.
+
+    base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, tumour ""
+    where there is none; label: what `data.label` says, for entries that name no label; classes: number of classes.
+    """
+
+    id: str
+    organ: str | None
+    patient: str | None
+    split: str
+    entry: VolumeEntry
+    base: str
+    anatomy: str
+    tumour: str
+    label: str | None
+    classes: int
+    options: Options = field(default_factory=dict, repr=False)  # may hold a secret
+    missing_chunks: str = "error"
+
+    def open(self) -> LabelledVolume:
+        """Open the volume and its label; reads metadata only. Errors as for `LabelledVolume`."""
+        return LabelledVolume(self)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """URIs of the volume: one, or one for each channel."""
+        path = self.entry.path
+        return tuple(join(self.base, part) for part in ([path] if isinstance(path, str) else path.values()))
+
+    def label_path(self) -> str | None:
+        """URI of the label: a label group of an OME-Zarr, or the entry's own path; None where neither exists."""
+        name = self.entry.label or self.label
+        if name is None:
+            return None
+        candidates = [join(path, "labels", name) for path in self.paths]
+        if self.entry.label:
+            candidates.append(join(self.base, name))
+        return next((path for path in candidates if exists(path, self.options)), None)
+
+
+class LabelledVolume:
+    """An opened volume by the role of its channels: anatomy, tumour (where there is one), label (where there is one).
+
+    shape, chunks (z, y, x), spacing: of the image; dtypes: of the roles that it has (a label is always given as uint8);
+    names, table: of separate images, else None (see `Volume`).
+
+    Raises UserError for a missing channel, a label or channel of another shape (naming both), or unmatched image names.
+    """
+
+    def __init__(self, ref: VolumeRef) -> None:
+        self.id, self.classes = ref.id, ref.classes
+        self._volume = open_image(ref)
+        self.shape, self.chunks, self.spacing = self._volume.shape, self._volume.chunks, self._volume.spacing
+        self._sources: dict[str, tuple[Volume, str]] = {}
+        for role, channel in (("anatomy", ref.anatomy), ("tumour", ref.tumour)):
+            if channel or role == "anatomy":
+                self._volume.channel_number(channel)
+                self._sources[role] = (self._volume, channel)
+        label = open_label(ref, self._volume)
+        if label is not None:
+            self._sources["label"] = label
+        self.dtypes = {
+            role: np.dtype(np.uint8) if role == "label" else volume.dtype_of(channel)
+            for role, (volume, channel) in self._sources.items()
+        }
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """File names of separate images in z order."""
+        return self._volume.names
+
+    @property
+    def table(self) -> pd.DataFrame | None:
+        """Columns file, organ, patient of separate images, one row for each in z order."""
+        return self._volume.table
+
+    @property
+    def affine(self) -> np.ndarray | None:
+        """4x4 from voxels (x, y, z) to millimetres, for NIfTI."""
+        return self._volume.affine
+
+    def has(self, role: Role) -> bool:
+        """Whether the volume has this role."""
+        return role in self._sources
+
+    def read(self, role: Role, region: Region) -> np.ndarray:
+        """Voxels (z, y, x) of a role: an image with its own dtype and values, a label as uint8 in 0..classes-1.
+
+        Raises UserError for a role that the volume has not, NaN or infinite voxels, and label values that are no class.
+        """
+        if role not in self._sources:
+            hint = "give `label` in the data set or data.label" if role == "label" else f"set data.{role} to a channel"
+            raise UserError(f"{self._volume.uri}: volume '{self.id}' has no {role}; {hint}")
+        volume, channel = self._sources[role]
+        voxels = volume.read(channel, region)
+        if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+            raise UserError(
+                f"{volume.uri_of(channel)}: NaN or infinite voxels in channel '{channel}', region {_text(region)}; "
+                "replace them in the file"
+            )
+        return _as_classes(voxels, volume.uri_of(channel), self.classes, region) if role == "label" else voxels
+
+
+def open_image(ref: VolumeRef) -> Volume:
+    """The image of a reference, without its label."""
+    entry = ref.entry
+    path = ref.paths[0] if isinstance(entry.path, str) else dict(zip(entry.path, ref.paths, strict=True))
+    return open_volume(
+        path,
+        level=entry.level,
+        axes=entry.axes,
+        channels=entry.channels,
+        spacing=entry.spacing,
+        unit=entry.unit,
+        options=ref.options,
+        missing_chunks=ref.missing_chunks,
+        table=join(ref.base, entry.table) if entry.table else None,
+    )
+
+
+def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
+    """The label's volume and channel; None where none is asked for. A label group, else a path, else a channel."""
+    name = ref.entry.label or ref.label
+    if name is None:
+        return None
+    path = ref.label_path()
+    if path is None:
+        if name in image.channels:
+            return image, name
+        groups = ", ".join(image.labels) if isinstance(image, OmeZarr) else ""
+        where = f"{join(ref.base, name)}: not found" if ref.entry.label else f"{image.uri}: no label '{name}'"
+        raise UserError(
+            f"{where}; neither a label group ({groups or 'there is none'}) nor a channel ({', '.join(image.channels)}) "
+            f"of volume '{ref.id}' has that name"
+        )
+    in_image = path in [join(part, "labels", name) for part in ref.paths]
+    label = open_volume(
+        path,
+        level=ref.entry.level if in_image else None,
+        axes=image.source_axes if image.names else None,
+        options=ref.options,
+        missing_chunks="fill",
+    )
+    if len(label.channels) > 1:
+        raise UserError(f"{path}: a label has one channel, not {len(label.channels)} ({', '.join(label.channels)})")
+    same_grid(image, label)
+    if image.names and label.names:
+        _check_names(image, label)
+    return label, label.channels[0]
+
+
+def _check_names(image: Volume, label: Volume) -> None:
+    """UserError unless each separate image has the label of its own name."""
+    for own, other in zip(image.names or (), label.names or (), strict=True):
+        if own.rpartition(".")[0] != other.rpartition(".")[0]:
+            raise UserError(
+                f"{label.uri}: no label for image '{own}' of {image.uri}; every image needs one of its name"
+            )
+
+
+def _as_classes(voxels: np.ndarray, uri: str, classes: int, region: Region) -> np.ndarray:
+    """Label values as uint8; UserError that names the first value that is no class."""
+    values = voxels if voxels.dtype.kind != "f" else np.rint(voxels)
+    wrong = (values < 0) | (values >= classes)
+    if voxels.dtype.kind == "f":
+        wrong |= np.abs(values - voxels) > _ROUNDING
+    if wrong.any():
+        found = ", ".join(f"{value:g}" for value in np.unique(voxels[wrong])[:5])
+        raise UserError(
+            f"{uri}: label value {found} in region {_text(region)}, but data.classes is {classes} "
+            f"(0 to {classes - 1}); correct the label or data.classes"
+        )
+    return values.astype(np.uint8)
+
+
+def _text(region: Region) -> str:
+    return ", ".join(f"{axis} {start}:{stop}" for axis, (start, stop) in zip("zyx", region, strict=True))

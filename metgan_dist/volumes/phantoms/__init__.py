@@ -1,0 +1,6 @@
+"""Procedural volumes with known truth: light-sheet, brain DWI and cardiac, of any size, written chunk by chunk."""
+
+from metgan_dist.volumes.phantoms.procedural import Drawing, ProceduralVolume, Truth
+from metgan_dist.volumes.phantoms.write import phantom_volume, write_phantom
+
+__all__ = ["Drawing", "ProceduralVolume", "Truth", "phantom_volume", "write_phantom"]

@@ -1,0 +1,238 @@
+"""Phantoms as a data set: OME-Zarr 0.5 volumes, written chunk by chunk, and the `dataset.yaml` that lists them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.storage import FsspecStore, LocalStore
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Phantom
+from metgan_dist.volumes.location import (
+    Options,
+    absolute,
+    exists,
+    filesystem,
+    is_local,
+    join,
+    storage_errors,
+    storage_options,
+)
+from metgan_dist.volumes.phantoms.brain import BrainPhantom
+from metgan_dist.volumes.phantoms.heart import HeartPhantom
+from metgan_dist.volumes.phantoms.light_sheet import LightSheetPhantom
+from metgan_dist.volumes.phantoms.metadata import image_metadata, label_metadata
+from metgan_dist.volumes.phantoms.procedural import BLOCK, ProceduralVolume
+from metgan_dist.volumes.volume import Region
+
+CHUNKS = (32, 128, 128)
+_RECORD = "metgan_phantom"  # attribute of a complete volume: what it was drawn from
+_DRAWING = 1  # raise it when the phantoms look different, so that volumes on disk are drawn anew
+_KINDS: dict[str, type[LightSheetPhantom | BrainPhantom | HeartPhantom]] = {
+    "light-sheet": LightSheetPhantom,
+    "brain-dwi": BrainPhantom,
+    "cardiac": HeartPhantom,
+}
+
+
+def phantom_volume(phantom: Phantom, number: int) -> ProceduralVolume:
+    """Volume `number` (0, 1, ...) of a phantom data set, ready to `draw` any region or to tell its `truth`."""
+    if min(phantom.shape) < 1 or any(length != int(length) for length in phantom.shape):
+        raise UserError(
+            f"data.phantom.shape: {phantom.shape} is no volume; give three positive whole numbers (z, y, x)"
+        )
+    kind = _KINDS[phantom.modality]
+    return kind(phantom.shape, phantom.seed + number, kind.organs[number % len(kind.organs)])
+
+
+def write_phantom(
+    phantom: Phantom,
+    folder_uri: str,
+    options: Options | None = None,
+    chunks: tuple[int, int, int] | None = None,
+    sharded: bool = False,
+) -> str:
+    """Writes the volumes `phantom-0.ome.zarr`, ... and `dataset.yaml` to a folder; returns the folder.
+
+    Deterministic: volume i has the seed `phantom.seed + i`. One chunk (a shard of 2 x 2 x 2 chunks when `sharded`) is
+    in memory at a time; `chunks` is (z, y, x), by default (32, 128, 128), clipped to the shape. Volumes that are
+    complete and drawn from the same parameters are left alone, others are replaced. A volume appears whole or not at
+    all: on disk it is renamed when complete, in object storage its multiscales metadata comes last.
+
+    Raises UserError for a shape that is no volume, for storage that refuses, and where a file or folder that is no
+    phantom has a phantom's name.
+    """
+    folder = absolute(folder_uri)
+    shape = phantom_volume(phantom, 0).shape
+    clipped = tuple(max(1, min(a, b)) for a, b in zip(chunks or CHUNKS, shape, strict=True))
+    stale = []
+    for number in range(phantom.volumes):
+        volume, uri = phantom_volume(phantom, number), join(folder, f"phantom-{number}.ome.zarr")
+        record = {
+            "drawing": _DRAWING,
+            "modality": phantom.modality,
+            "shape": list(shape),
+            "seed": volume.seed,
+            "organ": volume.organs[number % len(volume.organs)],
+            "chunks": list(clipped),
+            "sharded": sharded,
+        }
+        if _recorded(uri, options) != record:
+            stale.append((volume, uri, record))
+    text = _dataset(phantom)
+    list_uri = join(folder, "dataset.yaml")
+    if stale or _text(list_uri, options) != text:
+        _remove(list_uri, options)  # the list comes last: who finds it finds what it lists
+        for volume, uri, record in stale:
+            _write_whole(volume, uri, record, options)
+        _write_text(list_uri, text, options)
+    return folder
+
+
+def _dataset(phantom: Phantom) -> str:
+    kind = _KINDS[phantom.modality]
+    volumes = [
+        {
+            "id": f"phantom-{number}",
+            "path": f"phantom-{number}.ome.zarr",
+            "label": kind.label_name,
+            "organ": kind.organs[number % len(kind.organs)],
+            "patient": f"subject-{number}",
+        }
+        for number in range(phantom.volumes)
+    ]
+    tree = {"anatomy": kind.anatomy, "tumour": kind.tumour, "classes": len(kind.label_classes), "volumes": volumes}
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _write_whole(volume: ProceduralVolume, uri: str, record: dict[str, Any], options: Options | None) -> None:
+    """Writes a volume so that it never appears half-written under its name."""
+    if not is_local(uri):
+        _remove(uri, options)
+        with storage_errors(uri):
+            _write_volume(volume, _store(uri, options), record)
+        return
+    target = Path(uri)
+    if target.exists() and _recorded(uri, options) is None:
+        raise UserError(f"{uri}: exists and is no phantom; move it away or choose another folder")
+    with storage_errors(uri):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with storage_errors(uri):
+            _write_volume(volume, _store(str(part), options), record)
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            part.rename(target)
+        except OSError:  # another process has put its volume there meanwhile; equal ones are as good as ours
+            if _recorded(uri, options) != record:
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_volume(volume: ProceduralVolume, store: LocalStore | FsspecStore, record: dict[str, Any]) -> None:
+    """Image, label group and, when all chunks are there, the metadata that make the group an OME-Zarr image."""
+    chunks = tuple(record["chunks"])
+    unit = chunks
+    if record["sharded"]:
+        unit = tuple(c * min(2, math.ceil(n / c)) for c, n in zip(chunks, volume.shape, strict=True))
+    shards = unit if record["sharded"] else None
+    root = zarr.create_group(store, zarr_format=3)
+    labels = root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [volume.label_name]}})
+    label_group = labels.create_group(volume.label_name, attributes={"ome": label_metadata(volume)})
+    settings: dict[str, Any] = {
+        "compressors": BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+        "fill_value": 0,
+        "config": {"write_empty_chunks": True},  # so that an absent chunk always means damage
+    }
+    image = root.create_array(
+        "s0",
+        shape=(len(volume.channels), *volume.shape),
+        chunks=(1, *chunks),
+        shards=(1, *shards) if shards else None,
+        dtype=volume.dtype,
+        dimension_names=["c", "z", "y", "x"],
+        **settings,
+    )
+    label = label_group.create_array(
+        "s0",
+        shape=volume.shape,
+        chunks=chunks,
+        shards=shards,
+        dtype="uint8",
+        dimension_names=["z", "y", "x"],
+        **settings,
+    )
+    # Whole blocks are drawn, so small chunks are written by as many as fit into one.
+    steps = tuple(u * max(1, block // u) for u, block in zip(unit, BLOCK, strict=True))
+    for region in _regions(volume.shape, steps):
+        drawing = volume.draw(region)
+        where = tuple(slice(start, stop) for start, stop in region)
+        image[(slice(None), *where)] = drawing.images
+        label[where] = drawing.label
+    root.attrs.put({"ome": image_metadata(volume), _RECORD: record})
+
+
+def _regions(shape: tuple[int, ...], unit: tuple[int, ...]) -> Iterator[Region]:
+    """The grid of regions of `unit` voxels that covers a volume, those at the end cut to its size."""
+    starts = (range(0, length, edge) for length, edge in zip(shape, unit, strict=True))
+    for z, y, x in itertools.product(*starts):
+        yield (
+            (z, min(z + unit[0], shape[0])),
+            (y, min(y + unit[1], shape[1])),
+            (x, min(x + unit[2], shape[2])),
+        )
+
+
+def _store(uri: str, options: Options | None) -> LocalStore | FsspecStore:
+    if is_local(uri):
+        return LocalStore(uri)
+    return FsspecStore.from_url(uri, storage_options=storage_options(uri, options))
+
+
+def _recorded(uri: str, options: Options | None) -> dict[str, Any] | None:
+    """What the volume at a URI was drawn from; None where there is no complete phantom."""
+    try:
+        with storage_errors(uri):
+            attributes = zarr.open_group(_store(uri, options), mode="r").attrs
+            record: Any = attributes.get(_RECORD)
+    except (FileNotFoundError, ValueError):  # nothing there, or no zarr group
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _text(uri: str, options: Options | None) -> str | None:
+    fs, path = filesystem(uri, options)
+    try:
+        with storage_errors(uri):
+            return str(fs.cat_file(path), encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _write_text(uri: str, text: str, options: Options | None) -> None:
+    fs, path = filesystem(uri, options)
+    with storage_errors(uri):
+        if is_local(uri):
+            part = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        else:
+            fs.pipe_file(path, text.encode())
+
+
+def _remove(uri: str, options: Options | None) -> None:
+    if exists(uri, options):
+        fs, path = filesystem(uri, options)
+        with storage_errors(uri):
+            fs.rm(path, recursive=True)

@@ -1,0 +1,169 @@
+"""Jobs run as a user runs them: a subprocess, its exit code, its last line."""
+
+import io
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SHARED_CLUSTER = "METGAN_TESTS_CLUSTER"
+
+# Every part of the main job, as small as it goes.
+TINY = {
+    "data.phantom.volumes": "5",
+    "data.phantom.shape": "16,128,128",
+    "tiles.size": "64",
+    "tiles.stride": "64",
+    "tiles.depth": "8",
+    "tiles.step": "8",
+    "method.width": "0.05",
+    "method.segmentor_width": "0.05",
+    "method.segmentor_max_steps": "4",
+    "training.max_steps": "8",
+    "training.batch_size": "2",
+    "training.checkpoint_every": "8",
+    "training.validate_every": "16",
+    "training.validate_tiles": "4",
+    "scaling.workers": "1",
+    "tracking.patience": "5",
+}
+
+
+@dataclass
+class Finished:
+    """A job that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict:
+        """Its result.json, found as a user finds it: by the last line."""
+        last = self.out.strip().splitlines()[-1]
+        assert last.startswith("result: "), self.out + self.err
+        return json.loads(Path(last.removeprefix("result: ")).read_text())
+
+
+def command(job: str, storage: object, tiny: bool = True, **fields: object) -> list[str]:
+    """The command line of a job with the tiny settings, and `fields` (dots as double underscores) over them."""
+    chosen = {
+        **(TINY if tiny else {}),
+        "storage.path": str(storage),
+        **{name.replace("__", "."): str(v) for name, v in fields.items()},
+    }
+    flags = [part for name, value in chosen.items() for part in (f"--{name}", value)]
+    return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The tests' environment without what would send the job to someone else's cluster or server."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    shared = {"RAY_ADDRESS": kept[SHARED_CLUSTER]} if SHARED_CLUSTER in kept else {}
+    return {**kept, **shared, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture
+def shared_cluster(ray_cluster, monkeypatch):
+    """Jobs of this test join the session's cluster instead of starting their own."""
+    monkeypatch.setenv(SHARED_CLUSTER, ray_cluster)
+
+
+def run(job: str, storage: object, *extra: str, env: dict[str, str] | None = None, **fields: object) -> Finished:
+    """Run a job to its end."""
+    done = subprocess.run(
+        [*command(job, storage, **fields), *extra],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=env or environment(),
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_here(job: str, storage: object, tiny: bool = True, **fields: object) -> Finished:
+    """Run a job's script in this process, on the cluster that it is connected to: many small ones cost little."""
+    out, err = io.StringIO(), io.StringIO()
+    _, script, *arguments = command(job, storage, tiny, **fields)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [script, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+    return Finished(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def start(job: str, storage: object, **fields: object) -> subprocess.Popen:
+    """Start a job in a process group of its own, so that all of it can be killed."""
+    return subprocess.Popen(
+        command(job, storage, **fields),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    """SIGKILL a job and every process that it started, Ray's own included."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+@pytest.fixture
+def ome_zarr(tmp_path):
+    """Writes a small OME-Zarr 0.4 volume of two channels and a label group `spots`; returns its path."""
+
+    def write(name="volume.ome.zarr", shape=(8, 128, 256), change=None, label=None, metadata=True):
+        random = np.random.default_rng(0)
+        anatomy = random.integers(100, 1000, shape).astype("uint16")
+        spots = np.zeros(shape, "uint8") if label is None else label
+        if label is None:
+            spots[:, 20:40, 20::64] = 1
+            spots[:, 80:100, 20::64] = 1
+        tumour = anatomy // 2 + np.uint16(800) * spots if label is None else anatomy
+        image = np.stack([anatomy, tumour])
+        if change is not None:
+            image = change(image)
+        path = tmp_path / name
+        group = zarr.open_group(path, mode="w", zarr_format=2)
+        array = group.create_array("0", shape=image.shape, dtype=image.dtype, chunks=(1, 8, 64, 64))
+        array[:] = image
+        axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"]
+        scale = [{"type": "scale", "scale": [5.0, 2.0, 2.0]}]
+        if metadata:
+            group.attrs["multiscales"] = [
+                {
+                    "version": "0.4",
+                    "axes": [{"name": "c", "type": "channel"}, *axes],
+                    "datasets": [
+                        {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 5, 2, 2]}]}
+                    ],
+                }
+            ]
+            group.attrs["omero"] = {"channels": [{"label": "anatomy"}, {"label": "tumour"}]}
+        labels = group.create_group("labels")
+        labels.attrs["labels"] = ["spots"]
+        mask = labels.create_group("spots")
+        mask.create_array("0", shape=spots.shape, dtype=spots.dtype, chunks=(8, 64, 64))[:] = spots
+        mask.attrs["multiscales"] = [
+            {"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+        ]
+        return path
+
+    return write

@@ -1,0 +1,172 @@
+"""A user's mistake is one line on standard error that names the culprit, exit code 2, and no traceback."""
+
+import socket
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import environment, run, run_here
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+# Slices of the small volume that the fixtures write.
+OWN = {
+    "tiny": False,
+    "data__anatomy": "anatomy",
+    "data__tumour": "tumour",
+    "data__label": "spots",
+    "tiles__kind": "slice",
+    "tiles__size": 64,
+    "tiles__stride": 64,
+    "tiles__step": 1,
+}
+
+
+def refused(finished, *culprits):
+    """Assert the contract; returns the line."""
+    lines = finished.err.strip().splitlines()
+    assert finished.code == 2, finished.out + finished.err
+    assert len(lines) == 1, finished.err
+    assert lines[0].startswith("error: ")
+    for culprit in culprits:
+        assert str(culprit) in lines[0], lines[0]
+    return lines[0]
+
+
+def planes(folder, count=5, shape=(128, 256)):
+    for channel in ("anatomy", "tumour"):
+        (folder / channel).mkdir(parents=True)
+        for z in range(count):
+            plane = np.random.default_rng(z).integers(0, 1000, shape).astype("uint16")
+            tifffile.imwrite(folder / channel / f"plane_{z}.tif", plane)
+    mask = np.zeros((count, *shape), "uint8")
+    mask[:, 10:30, 10::64] = 1
+    tifffile.imwrite(folder / "label.tif", mask)
+    (folder / "dataset.yaml").write_text(
+        "anatomy: anatomy\ntumour: tumour\nvolumes:\n"
+        "  - {id: mine, path: {anatomy: anatomy, tumour: tumour}, label: label.tif}\n"
+    )
+    return folder
+
+
+def test_missing_path(tmp_path):
+    refused(run("make_tiles", tmp_path / "out", data__path=tmp_path / "absent"), tmp_path / "absent")
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_empty_or_truncated_tiff(tmp_path, size):
+    folder = planes(tmp_path / "data")
+    victim = folder / "anatomy" / "plane_2.tif"
+    victim.write_bytes(victim.read_bytes()[:size])
+    refused(run_here("make_tiles", tmp_path / "out", data__path=folder, **OWN), victim)
+
+
+def test_plane_of_another_size(tmp_path):
+    folder = planes(tmp_path / "data")
+    victim = folder / "tumour" / "plane_1.tif"
+    tifffile.imwrite(victim, np.zeros((64, 64), "uint16"))
+    refused(run_here("make_tiles", tmp_path / "out", data__path=folder, **OWN), victim, "64")
+
+
+def test_zarr_without_multiscales(tmp_path, ome_zarr):
+    path = ome_zarr(metadata=False)
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), path, "multiscales")
+
+
+def test_zarr_with_a_missing_chunk(tmp_path, ome_zarr):
+    path = ome_zarr()
+    chunk = next(file for file in (path / "0").rglob("*") if file.is_file() and file.name not in (".zarray", ".zattrs"))
+    chunk.unlink()
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), path, chunk.name)
+    assert run_here("make_tiles", tmp_path / "out", data__path=path, data__missing_chunks="fill", **OWN).code == 0
+
+
+def test_unknown_channel(tmp_path, ome_zarr):
+    fields = {**OWN, "data__tumour": "tumor"}
+    refused(run_here("make_tiles", tmp_path / "out", data__path=ome_zarr(), **fields), "tumor", "anatomy")
+
+
+def test_label_of_another_shape(tmp_path, ome_zarr):
+    path = ome_zarr(label=np.ones((8, 128, 100), "uint8"))
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "spots", "100")
+
+
+def test_label_with_more_classes_than_the_recipe(tmp_path, ome_zarr):
+    path = ome_zarr(label=np.full((8, 128, 256), 7, "uint8"))
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "spots", "7", "data.classes")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers(tmp_path, ome_zarr, value):
+    def spoil(image):
+        image = image.astype("float32")
+        image[0, 3, 50, 50] = value
+        return image
+
+    path = ome_zarr(change=spoil)
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), path)
+
+
+def test_constant_volume(tmp_path, ome_zarr):
+    path = ome_zarr(change=lambda image: np.full_like(image, 5))
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "5 everywhere")
+
+
+def test_tile_larger_than_the_volume(tmp_path, ome_zarr):
+    refused(
+        run_here("make_tiles", tmp_path / "out", data__path=ome_zarr(), **{**OWN, "tiles__size": 512}),
+        "tiles.size",
+        "512",
+    )
+
+
+def test_no_foreground_in_the_training_split(tmp_path, ome_zarr):
+    path = ome_zarr(label=np.zeros((8, 128, 256), "uint8"))
+    refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "foreground")
+
+
+def test_unknown_and_out_of_range_fields(tmp_path):
+    refused(run("train_metgan", tmp_path, method__alpha9=1), "method.alpha9")
+    refused(run("train_metgan", tmp_path, method__alpha1=-1), "method.alpha1")
+    refused(run("train_metgan", tmp_path, method__name="gan"), "method.name", "gan", "metgan")
+
+
+def test_more_workers_than_the_cluster_has(tmp_path):
+    refused(run_here("train_metgan", tmp_path, scaling__workers=512), "scaling.workers", "512")
+
+
+def test_tile_that_the_networks_cannot_halve(tmp_path):
+    refused(run_here("train_metgan", tmp_path, tiles__size=96, tiles__stride=32), "tiles.size", "96")
+
+
+def test_unreachable_tracking_server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    refused(run("train_metgan", tmp_path, tracking__uri=uri), "tracking.uri", uri)
+
+
+def test_name_of_a_run_with_another_recipe(tmp_path):
+    assert run_here("make_tiles", tmp_path, tracking__run="mine").code == 0
+    refused(run_here("make_tiles", tmp_path, tracking__run="mine", tiles__depth=16), "tracking.run", "tiles.depth")
+
+
+def test_a_failed_run_loses_nothing_and_says_why(tmp_path, ome_zarr):
+    """A mistake found in the middle of the work leaves a result that says so, and a failed MLflow run."""
+    import mlflow
+
+    path = ome_zarr(change=lambda image: np.full_like(image, 5))
+    line = refused(run_here("make_tiles", tmp_path / "out", data__path=path, tracking__run="mine", **OWN))
+    import json
+
+    result = json.loads((tmp_path / "out" / "mine" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["reason"] in line
+    client = mlflow.MlflowClient(result["tracking_uri"])
+    assert client.get_run(result["mlflow_run_id"]).info.status == "FAILED"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    finished = run("make_tiles", tmp_path, "--debug", data__path=tmp_path / "absent", env=environment())
+    assert finished.code == 2
+    assert "Traceback" in finished.err

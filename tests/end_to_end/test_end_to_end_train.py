@@ -1,0 +1,120 @@
+"""The main job from volumes to scores, as a user runs it."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from conftest import run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    storage = tmp_path_factory.mktemp("runs")
+    return storage, run("train_metgan", storage, tracking__run="first", scaling__workers=2, training__batch_size=1)
+
+
+def test_result_tells_what_was_done(finished):
+    _, done = finished
+    assert done.code == 0, done.out + done.err
+    result = done.result
+    assert result["status"] == "finished"
+    assert result["job"] == "train_metgan"
+    assert result["tiles"]["train"] > 0
+    assert {"tiles", "segmentor", "judge", "training", "scores"} <= result["timings"].keys()
+    for name in ("generated", "identity", "affine"):
+        assert {"mae", "msd", "ssim", "psnr", "correlation", "label_fidelity"} <= result["scores"]["test"][name].keys()
+    assert result["scores"]["test"]["tiles"] == result["tiles"]["test"]
+    assert result["recipe"]["method"]["width"] == 0.05
+    assert "error" not in done.err.lower()
+
+
+def test_progress_is_ours_and_readable(finished):
+    _, done = finished
+    assert "images/s" in done.out or "/s " in done.out
+    assert "(RayTrainWorker" not in done.out + done.err
+    assert "(pid=" not in done.out + done.err
+
+
+def test_mlflow_has_the_run(finished):
+    _, done = finished
+    result = done.result
+    client = mlflow.MlflowClient(result["tracking_uri"])
+    run_ = client.get_run(result["mlflow_run_id"])
+    assert run_.info.status == "FINISHED"
+    assert run_.data.params["method.alpha3"] == "100.0"
+    steps = {metric.step for metric in client.get_metric_history(run_.info.run_id, "generators/pair")}
+    assert steps == {2, 4, 6, 8, 10, 12, 14, 16}
+    assert "validation/mae" in run_.data.metrics
+    assert "test/generated/mae" in run_.data.metrics
+    assert run_.inputs.dataset_inputs[0].dataset.source_type == "metgan_tiles"
+    names = {file.path for file in client.list_artifacts(run_.info.run_id)}
+    assert {"recipe.yaml", "grids", "result.json"} <= names
+
+
+def test_generator_loads_in_a_notebook(finished):
+    storage, _ = finished
+    from metgan_dist import load_generator
+
+    generator = load_generator(str(storage / "first"))
+    image = generator.translate(
+        {"anatomy": torch.zeros(1, 1, 64, 64), "label": torch.zeros(1, 64, 64, dtype=torch.long)}
+    )
+    assert image.shape == (1, 1, 64, 64)
+    assert image.abs().max() <= 1
+
+
+@pytest.mark.usefixtures("shared_cluster")
+def test_prepared_tiles_and_segmentor_are_taken_as_they_are(finished):
+    storage, done = finished
+    before = done.result["artefacts"]
+    again = run(
+        "train_metgan",
+        storage,
+        data__path=before["tiles"],
+        method__segmentor=before["segmentor"],
+        method__judge=before["judge"],
+        training__batch_size=1,
+        scaling__workers=2,
+    )
+    assert again.code == 0, again.out + again.err
+    assert again.result["artefacts"]["tiles"] == before["tiles"]
+    assert "training a segmentor" not in again.out
+
+
+@pytest.mark.usefixtures("shared_cluster")
+def test_finished_run_started_again_does_no_work_twice(finished):
+    storage, done = finished
+    again = run("train_metgan", storage, tracking__run="first", scaling__workers=2, training__batch_size=1)
+    assert again.code == 0, again.out + again.err
+    assert "trained already" in again.out
+    assert again.result["mlflow_run_id"] == done.result["mlflow_run_id"]
+    assert again.result["scores"]["test"] == done.result["scores"]["test"]
+
+
+def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
+    done = run("train_metgan", tmp_path / "none", "--dry-run")
+    assert done.code == 0
+    assert "alpha3: 100" in done.out
+    assert "plan: 1 worker(s)" in done.out
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "job", sorted(path.stem for path in Path(__file__).resolve().parents[2].joinpath("jobs").glob("*.py"))
+)
+def test_every_job_keeps_the_contract_of_help(job, tmp_path):
+    done = run(job, tmp_path, "--help")
+    assert done.code == 0
+    assert "--tracking.experiment" in done.out
+    assert done.out.startswith(f"usage: {job}.py")
+
+
+@pytest.mark.usefixtures("shared_cluster")
+@pytest.mark.parametrize("recipe", ["brain-dwi", "cardiac"])
+def test_tiles_of_the_other_modalities(recipe, tmp_path):
+    shape = {"brain-dwi": "20,128,128", "cardiac": "96,128,128"}[recipe]
+    flags = ["--recipe", recipe, "--data.phantom.volumes", "5", "--data.phantom.shape", shape]
+    done = run("make_tiles", tmp_path, *flags, tiny=False)
+    assert done.code == 0, done.out + done.err
+    assert done.result["tiles"]["train"] > 0

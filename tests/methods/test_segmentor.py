@@ -1,0 +1,124 @@
+"""The segmentor sees each image on its own scale, at any size, and trains one versus rest."""
+
+import math
+
+import pytest
+import torch
+
+from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, normalise_by_local_maximum, one_versus_rest
+
+
+def network(classes=2, width=1 / 16):
+    torch.manual_seed(0)
+    return SegmentorNetwork(classes, width=width)
+
+
+def batch(classes=2, n=2, edge=64):
+    torch.manual_seed(1)
+    return {
+        "anatomy": torch.rand(n, 1, edge, edge) * 2 - 1,
+        "tumour": torch.rand(n, 1, edge, edge) * 2 - 1,
+        "label": torch.randint(0, classes, (n, edge, edge)),
+    }
+
+
+def test_network_is_the_authors_unet():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in SegmentorNetwork().parameters()) == 35_371_441
+
+
+def test_each_image_is_divided_by_its_own_maximum():
+    images = torch.tensor([[-1.0, 0.0], [-0.5, 0.6]]).reshape(2, 1, 1, 2)
+    # (y + 1) / 2: 0, 0.5 and 0.25, 0.8
+    expected = torch.tensor([[0.0, 1.0], [0.3125, 1.0]]).reshape(2, 1, 1, 2)
+    torch.testing.assert_close(normalise_by_local_maximum(images), expected)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (-1.2, -100.0)])
+def test_constant_image_stays_finite(value, expected):
+    image = torch.full((1, 1, 64, 64), value, requires_grad=True)
+    normalised = normalise_by_local_maximum(image)
+    torch.testing.assert_close(normalised, torch.full_like(normalised, expected))
+    normalised.sum().backward()
+    assert image.grad.isfinite().all()
+    assert network().eval()(image.detach()).isfinite().all()
+
+
+def test_result_does_not_depend_on_the_rest_of_the_batch():
+    segmentor = network().eval()
+    data = batch()["tumour"]
+    bright = torch.cat([data[:1] * 0.1 - 0.8, data[1:]])
+    torch.testing.assert_close(segmentor(bright)[:1], segmentor(bright[:1]))
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 128, 192)])
+def test_any_batch_and_size_is_segmented(shape):
+    logits = network().eval()(torch.randn(shape[0], 1, *shape[1:]).clamp(-1, 1))
+    assert logits.shape == (shape[0], 1, *shape[1:])
+
+
+def test_targets_are_one_versus_rest_without_background():
+    label = torch.tensor([[[0, 1], [2, 2]]])
+    expected = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]])
+    assert torch.equal(one_versus_rest(label, 3, torch.float32), expected)
+
+
+def test_label_map_takes_the_likeliest_class_above_one_half():
+    segmentor = network(3)
+    logits = torch.tensor([[-1.0, 0.0, 2.0, 1.0], [-2.0, -1.0, 1.0, 3.0]]).reshape(1, 2, 1, 4)
+    segmentor.forward = lambda image: logits
+    labels = segmentor.label_map(torch.zeros(1, 1, 1, 4))
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [[[0, 0, 1, 2]]]
+
+
+def test_loss_weighs_tumour_2_and_background_one_half():
+    method = Segmentor(network())
+    method.networks["segmentor"].forward = lambda image: torch.zeros(1, 1, 2, 2)
+    label = torch.tensor([[[1, 0], [0, 0]]])
+    terms, made = method.losses("segmentor", {"tumour": torch.zeros(1, 1, 2, 2), "label": label}, {})
+    assert terms["segmentation"].item() == pytest.approx((2 + 3 * 0.5) / 4 * math.log(2))
+    assert made == {}
+
+
+def test_player_is_adam_as_the_authors_trained():
+    (player,) = Segmentor(network()).players()
+    assert (player.networks, player.learning_rate, player.betas) == (("segmentor",), 1e-4, (0.9, 0.999))
+    assert Segmentor.best == ("dice", "max")
+
+
+def learn_squares(classes, steps=60):
+    """Losses of a short training on one tile with a square per class, and the Dice of the brightest class after it."""
+    method = Segmentor(network(classes, width=1 / 8))
+    label = torch.zeros(1, 128, 128, dtype=torch.int64)
+    label[:, 16:56, 16:56] = 1
+    label[:, 72:112, 60:120] = classes - 1
+    data = {"label": label, "tumour": label.unsqueeze(1) / (classes - 1) - 0.8 + 0.1 * torch.rand(1, 1, 128, 128)}
+    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (term,) = method.losses("segmentor", data, {})[0].values()
+        term.backward()
+        optimiser.step()
+        losses.append(term.item())
+    found, true = method.eval().translate(data) == classes - 1, label == classes - 1
+    return losses, (2 * (found & true).sum() / (found.sum() + true.sum())).item()
+
+
+def test_learns_to_segment_squares():
+    _, dice = learn_squares(2)
+    assert dice > 0.9
+
+
+def test_learns_with_three_classes():
+    losses, dice = learn_squares(3)
+    assert losses[-1] < 0.55 * losses[0]
+    assert dice > 0.6
+
+
+def test_pictures_are_images_of_one_range():
+    pictures = Segmentor(network(3)).eval().pictures(batch(3))
+    assert list(pictures) == ["tumour", "label", "predicted"]
+    assert all(p.shape == (2, 1, 64, 64) and p.min() >= -1 and p.max() <= 1 for p in pictures.values())
+    assert set(pictures["label"].unique().tolist()) == {-1.0, 0.0, 1.0}

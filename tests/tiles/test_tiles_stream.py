@@ -1,0 +1,143 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from metgan_dist.errors import UserError
+from metgan_dist.tiles import stream
+from metgan_dist.tiles.augment import augment
+from metgan_dist.tiles.pipeline import make_tiles
+from metgan_dist.tiles.stream import planned_rows, rank_positions, tile_batches, tile_stream
+
+ROLES = ("anatomy", "tumour", "label", "tile")
+
+
+@pytest.fixture
+def tiles_and_recipe(write_volumes, tmp_path, ray_cluster):
+    recipe = write_volumes(training={"seed": 3})
+    return make_tiles(recipe, str(tmp_path / "set"), lambda line: None), recipe
+
+
+def test_every_tile_comes_once_per_epoch_over_all_ranks():
+    rows = np.arange(100, 130)
+    for world, batch in ((1, 1), (2, 5), (3, 2)):
+        stop = 2 * len(rows)
+        parts = [rank_positions(0, stop, rank, world, batch) for rank in range(world)]
+        positions = np.concatenate(parts)
+        assert sorted(positions[positions < stop]) == list(range(stop))
+        planned = planned_rows(rows, np.arange(stop), 7)
+        assert sorted(planned[:30]) == sorted(planned[30:]) == rows.tolist()
+        assert planned[:30].tolist() != planned[30:].tolist()
+
+
+def test_ranks_share_each_global_batch_in_order():
+    assert rank_positions(8, 24, 0, 2, 4).tolist() == [8, 9, 10, 11, 16, 17, 18, 19]
+    assert rank_positions(8, 24, 1, 2, 4).tolist() == [12, 13, 14, 15, 20, 21, 22, 23]
+
+
+def test_the_order_follows_from_the_seed_and_the_epoch_alone():
+    rows = np.arange(50)
+    whole = planned_rows(rows, np.arange(170), 5)
+    np.testing.assert_array_equal(planned_rows(rows, np.arange(73, 170), 5), whole[73:])
+    assert (planned_rows(rows, np.arange(170), 6) != whole).any()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_stream_resumed_anywhere_is_the_tail_of_an_undisturbed_one(tiles_and_recipe, world, monkeypatch):
+    tiles, recipe = tiles_and_recipe
+    # Executions of 8, then 16 tiles: the stream crosses from one to the next, and from one epoch to the next.
+    monkeypatch.setattr(stream, "TASK_TILES", 4)
+    monkeypatch.setattr(stream, "EXECUTION_BYTES", 16 * 9 * 32 * 32)
+    stop = 40 + 4 * world
+    for rank in range(world):
+        common = {"rank": rank, "world": world, "batch_size": 2, "stop": stop, "cpus": 0.5}
+        whole = list(tile_stream(tiles, recipe, start=0, **common))
+        assert len(whole) == -(-stop // (2 * world))
+        for start in (2 * world, 12 * world):
+            tail = list(tile_stream(tiles, recipe, start=start, **common))
+            for ours, theirs in zip(tail, whole[start // (2 * world) :], strict=True):
+                assert all(torch.equal(ours[role], theirs[role]) for role in ROLES)
+
+
+def test_batches_are_the_tiles_they_name_with_the_stated_types(tiles_and_recipe):
+    tiles, recipe = tiles_and_recipe
+    plain = recipe.model_copy(update={"training": recipe.training.model_copy(update={"augment": False})})
+    seen = []
+    for batch in tile_stream(tiles, plain, batch_size=3, start=0, stop=12, cpus=1.0):
+        assert batch["anatomy"].shape == batch["tumour"].shape == (3, 1, 32, 32)
+        assert batch["label"].shape == (3, 32, 32)
+        assert (batch["anatomy"].dtype, batch["label"].dtype) == (torch.float32, torch.int64)
+        for place, row in enumerate(batch["tile"].tolist()):
+            for role, pixels in tiles.load(row).items():
+                assert (batch[role][place].numpy() == pixels).all()
+            seen.append(row)
+    assert seen == planned_rows(tiles.positions("train"), np.arange(12), 3).tolist()
+
+
+def test_plain_batches_are_in_the_order_asked_for_and_end_with_what_is_left(tiles_and_recipe):
+    tiles, _ = tiles_and_recipe
+    rows = [5, 3, 4, 3, 0]
+    batches = list(tile_batches(tiles, rows, 2))
+    assert [batch["tile"].tolist() for batch in batches] == [[5, 3], [4, 3], [0]]
+    assert (batches[2]["tumour"][0].numpy() == tiles.load(0)["tumour"]).all()
+    assert batches[2]["label"].dtype == torch.int64
+
+
+def test_a_run_resumed_at_its_end_gets_nothing(tiles_and_recipe):
+    tiles, recipe = tiles_and_recipe
+    assert list(tile_stream(tiles, recipe, start=16, stop=16, batch_size=2)) == []
+
+
+def test_a_stream_that_is_left_early_does_not_block_the_next(tiles_and_recipe):
+    tiles, recipe = tiles_and_recipe
+    left = tile_stream(tiles, recipe, start=0, stop=500, batch_size=2)
+    first = next(left)
+    left.close()
+    again = next(tile_stream(tiles, recipe, start=0, stop=2, batch_size=2))
+    assert torch.equal(first["anatomy"], again["anatomy"])
+
+
+def test_an_empty_split_is_one_line(tiles_and_recipe):
+    tiles, recipe = tiles_and_recipe
+    with pytest.raises(UserError, match="no tiles in split unseen"):
+        next(tile_stream(tiles, recipe, split="unseen", start=0, stop=1))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 16), (4, 16, 16)])
+def test_augmentation_moves_image_and_label_together(shape):
+    label = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
+    kinds = set()
+    for position in range(160):
+        tile = {"anatomy": label[None].astype(np.float32), "tumour": -label[None].astype(np.float32), "label": label}
+        turned = augment(tile, 0, position)
+        np.testing.assert_array_equal(turned["anatomy"][0], turned["label"])
+        np.testing.assert_array_equal(turned["tumour"][0], -turned["label"])
+        assert turned["label"].shape == shape
+        assert sorted(turned["label"].ravel()) == sorted(label.ravel())
+        if len(shape) == 3:
+            # No turn leaves the plane: the voxels of a plane stay together.
+            planes = {frozenset(plane.ravel().tolist()) for plane in label}
+            assert {frozenset(plane.ravel().tolist()) for plane in turned["label"]} == planes
+        kinds.add(turned["label"].tobytes())
+    # A square has 8 images under flips and turns, a rectangle 4; volumes twice as many.
+    assert len(kinds) == {(16, 16): 8, (8, 16): 4, (4, 16, 16): 16}[shape]
+
+
+def test_augmentation_depends_on_seed_and_position_only():
+    tile = {"anatomy": np.random.default_rng(0).random((1, 8, 8))}
+    for seed, position in itertools.product((0, 1), (0, 5)):
+        np.testing.assert_array_equal(
+            augment(tile, seed, position)["anatomy"], augment(tile, seed, position)["anatomy"]
+        )
+    many = [augment(tile, seed, 5)["anatomy"].tobytes() for seed in range(20)]
+    assert len(set(many)) > 4
+
+
+def test_batches_stay_whole_where_rays_blocks_do_not_divide(tiles_and_recipe, monkeypatch):
+    tiles, recipe = tiles_and_recipe
+    monkeypatch.setattr("metgan_dist.tiles.stream.TASK_TILES", 8)
+    batches = list(tile_stream(tiles, recipe, batch_size=4, stop=44))
+    assert [len(batch["tile"]) for batch in batches] == [4] * 11
+    expected = planned_rows(tiles.positions("train"), np.arange(44), recipe.training.seed)
+    assert torch.cat([batch["tile"] for batch in batches]).tolist() == expected.tolist()

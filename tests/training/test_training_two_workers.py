@@ -1,0 +1,138 @@
+"""Two workers are one: joint batch statistics, the gradients of the joint batch, equal parameters afterwards."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from metgan_dist.methods import build_method
+from metgan_dist.methods.method import Method, Player
+from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.recipe import MethodRecipe, Recipe
+from metgan_dist.training.step import Stepper
+from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
+
+RECIPE = Recipe(method=MethodRecipe(width=0.05, segmentor_width=0.05, pool=2))
+
+
+def spawn(work, *arguments):
+    """Run work(rank, folder, *arguments) in two processes of one gloo group; returns what each saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_joined, (work, folder, arguments), nprocs=2)
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _joined(rank, work, folder, arguments):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(work(rank, *arguments), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _batch(images, edge=128, dtype=torch.float32):
+    random = torch.Generator().manual_seed(5)
+    anatomy, tumour = (torch.rand(images, 1, edge, edge, generator=random, dtype=dtype) * 2 - 1 for _ in range(2))
+    return {"anatomy": anatomy, "tumour": tumour, "label": (tumour[:, 0] > 0.8).long()}
+
+
+def _metgan():
+    segmentor = build_method(RECIPE.model_copy(update={"method": MethodRecipe(name="segmentor", segmentor_width=0.05)}))
+    return build_method(RECIPE, segmentor.networks["segmentor"])
+
+
+def _normalise(rank, x):
+    norm = synchronise_batch_norm(nn.BatchNorm2d(3, dtype=torch.float64), torch.device("cpu"))
+    mine = x[rank * 2 : rank * 2 + 2].clone().requires_grad_(True)
+    out = norm(mine)
+    (out**3).sum().backward()
+    return {"out": out.detach(), "grad": mine.grad, "mean": norm.running_mean, "var": norm.running_var}
+
+
+def test_batch_statistics_on_cpu_are_those_of_the_joint_batch():
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    alone = nn.BatchNorm2d(3, dtype=torch.float64)
+    whole = x.clone().requires_grad_(True)
+    expected = alone(whole)
+    (expected**3).sum().backward()
+    first, second = spawn(_normalise, x)
+    torch.testing.assert_close(torch.cat([first["out"], second["out"]]), expected.detach())
+    torch.testing.assert_close(torch.cat([first["grad"], second["grad"]]), whole.grad)
+    for rank in (first, second):
+        torch.testing.assert_close(rank["mean"], alone.running_mean)
+        torch.testing.assert_close(rank["var"], alone.running_var)
+
+
+class Critic(Method):
+    """A player without batch statistics, so that the joint gradient is the mean of the parts'."""
+
+    inference = ("critic",)
+    best = ("mae", "min")
+
+    @classmethod
+    def from_recipe(cls, recipe, segmentor=None):
+        return cls({"critic": PatchGAN(width=0.1)})
+
+    def players(self):
+        return (Player("critic", ("critic",), 0.0, (0.5, 0.999)),)
+
+    def losses(self, player, batch, made):
+        return {"loss": (self.networks["critic"](batch["tumour"]) ** 2).mean()}, {}
+
+    def translate(self, batch):
+        return batch["anatomy"]
+
+    def pictures(self, batch):
+        return {}
+
+
+def _critic_gradients(stepper, batches):
+    gradients = {}
+    optimiser = stepper.optimisers["critic"]
+    optimiser.register_step_pre_hook(
+        lambda *_: gradients.update({n: p.grad.clone() for n, p in stepper.method.named_parameters()})
+    )
+    stepper.step(batches)
+    return gradients
+
+
+def _critic():
+    torch.manual_seed(1)
+    return Critic({"critic": PatchGAN(width=0.1).double()})
+
+
+def _share(rank, batch, parts):
+    mine = {name: value[rank::2] for name, value in batch.items()}
+    batches = [{name: value[part::parts] for name, value in mine.items()} for part in range(parts)]
+    return _critic_gradients(Stepper(_critic(), torch.device("cpu"), world=2), batches)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(accumulated):
+    batch = _batch(4, dtype=torch.float64)
+    expected = _critic_gradients(Stepper(_critic(), torch.device("cpu")), [batch])
+    for rank in spawn(_share, batch, accumulated):
+        for name, gradient in expected.items():
+            torch.testing.assert_close(rank[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def _train(rank, steps):
+    stepper = Stepper(_metgan(), torch.device("cpu"), world=2)
+    stepper.method.seed_pools(rank)
+    batch = _batch(2)
+    for _ in range(steps):
+        stepper.step([{name: value[rank : rank + 1] for name, value in batch.items()}])
+    return {f"{n}": v for n, v in stepper.method.state_dict().items()}
+
+
+def test_two_workers_hold_identical_networks_after_twenty_steps():
+    first, second = spawn(_train, 20)
+    before = _metgan().state_dict()
+    assert first.keys() == before.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    moved = [name for name, value in first.items() if not torch.equal(value, before[name])]
+    assert any(name.startswith("networks.generator.") for name in moved)
+    assert not any(name.startswith("networks.segmentor.") for name in moved)

@@ -1,0 +1,216 @@
+"""Data sets: descriptions, references, roles, and what is wrong with them."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+import zarr
+
+from metgan_dist.recipe import Data, VolumeEntry
+from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.location import join
+
+SHAPE = (5, 20, 30)
+ALL = ((0, 5), (0, 20), (0, 30))
+
+
+def image(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, array, photometric="minisblack")
+
+
+def ome_zarr(folder, array, axes, channels=()):
+    group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+    group.create_array("0", data=array, chunks=(1,) * (array.ndim - 2) + (8, 8))
+    ome = {"multiscales": [{"axes": [{"name": a} for a in axes], "datasets": [{"path": "0"}]}]}
+    if channels:
+        ome["omero"] = {"channels": [{"label": name} for name in channels]}
+    group.attrs["ome"] = ome
+
+
+@pytest.fixture
+def label(voxels):
+    return (voxels % 3).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, voxels, label):
+    """Volume `a`: TIFF files; volume `b`: OME-Zarr with the label group `blobs`; three classes."""
+    image(tmp_path / "a/auto.tif", voxels)
+    image(tmp_path / "a/signal.tif", voxels.astype(np.float32))
+    image(tmp_path / "a/label.tif", label)
+    ome_zarr(tmp_path / "b.ome.zarr", np.stack([voxels, voxels + 9]), "czyx", ("signal", "auto"))
+    ome_zarr(tmp_path / "b.ome.zarr/labels/blobs", label, "zyx")
+    describe(tmp_path)
+    return tmp_path
+
+
+def describe(folder, **changes):
+    tree = {
+        "anatomy": "auto",
+        "tumour": "signal",
+        "classes": 3,
+        "volumes": [
+            {
+                "id": "a",
+                "path": {"auto": "a/auto.tif", "signal": "a/signal.tif"},
+                "label": "a/label.tif",
+                "organ": "lung",
+            },
+            {"id": "b", "path": "b.ome.zarr", "label": "blobs", "patient": "7", "split": "test"},
+        ],
+    }
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(tree | changes))
+
+
+@pytest.mark.parametrize("name", ["", "dataset.yaml"])
+def test_description_and_references(folder, name, voxels, label):
+    refs = volume_refs(Data(path=join(str(folder), name) if name else str(folder)))
+    assert [(ref.id, ref.organ, ref.patient, ref.split) for ref in refs] == [
+        ("a", "lung", None, "auto"),
+        ("b", None, "7", "test"),
+    ]
+    for ref, anatomy, kind in zip(refs, (voxels, voxels + 9), ("f4", "u2"), strict=True):
+        volume = pickle.loads(pickle.dumps(ref)).open()
+        assert volume.shape == SHAPE
+        assert volume.dtypes == {"anatomy": np.dtype("u2"), "tumour": np.dtype(kind), "label": np.dtype("u1")}
+        np.testing.assert_array_equal(volume.read("anatomy", ALL), anatomy)
+        np.testing.assert_array_equal(volume.read("label", ALL), label, strict=True)
+
+
+def test_description_supplies_defaults_and_a_recipe_may_name_other_channels(folder, mistake):
+    data = resolve_data(Data(path=str(folder)))
+    assert (data.anatomy, data.tumour, data.classes) == ("auto", "signal", 3)
+    assert resolve_data(data) == data
+    assert volume_refs(Data.model_validate(data.model_dump())) == volume_refs(data)
+    assert resolve_data(Data(path=str(folder), anatomy="nuclei")).anatomy == "nuclei"
+    assert resolve_data(Data(path=str(folder), tumour="")).tumour == ""
+    with mistake("data.classes", "7", "3", "agree"):
+        volume_refs(Data(path=str(folder), classes=7))
+
+
+def test_relative_paths_survive_another_working_folder(folder, monkeypatch, voxels):
+    monkeypatch.chdir(folder.parent)
+    refs = volume_refs(Data(path=folder.name))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(refs[0].open().read("anatomy", ALL), voxels)
+
+
+def test_recipe_carries_the_description(folder, voxels):
+    entry = VolumeEntry(id="z", path="b.ome.zarr")
+    data = Data(path=str(folder), volumes=[entry], anatomy="signal", tumour="auto", label="blobs", classes=3)
+    volume = volume_refs(data)[0].open()
+    np.testing.assert_array_equal(volume.read("anatomy", ALL), voxels)
+    assert volume.has("label")
+
+
+def test_one_volume(folder, voxels, mistake):
+    data = Data(path=str(folder / "b.ome.zarr"), anatomy="auto", tumour="")
+    volume = volume_refs(data)[0].open()
+    assert volume.id == "b"
+    assert [volume.has(role) for role in ("anatomy", "tumour", "label")] == [True, False, False]
+    np.testing.assert_array_equal(volume.read("anatomy", ALL), voxels + 9)
+    for role in ("tumour", "label"):
+        with mistake(str(folder / "b.ome.zarr"), f"no {role}"):
+            volume.read(role, ALL)
+
+
+def test_channel_can_be_the_label(tmp_path, voxels, label):
+    ome_zarr(tmp_path / "c.zarr", np.stack([voxels, label.astype(np.uint16)]), "czyx", ("auto", "classes"))
+    volume = volume_refs(Data(path=str(tmp_path / "c.zarr"), anatomy="auto", tumour="", label="classes", classes=3))[
+        0
+    ].open()
+    np.testing.assert_array_equal(volume.read("label", ALL), label, strict=True)
+
+
+def test_unknown_channel_and_label(folder, mistake):
+    with mistake(str(folder / "b.ome.zarr"), "no channel 'glow'", "signal, auto"):
+        volume_refs(Data(path=str(folder / "b.ome.zarr"), anatomy="glow"))[0].open()
+    with mistake(str(folder / "b.ome.zarr"), "no channel 'tumour'", "signal, auto"):
+        volume_refs(Data(path=str(folder / "b.ome.zarr"), anatomy="auto"))[0].open()
+    with mistake(str(folder / "b.ome.zarr"), "no label 'cells'", "signal, auto"):
+        volume_refs(Data(path=str(folder / "b.ome.zarr"), anatomy="auto", label="cells"))
+
+
+def test_descriptions_that_are_wrong(folder, mistake):
+    path = str(folder / "dataset.yaml")
+    good = {"id": "a", "path": "b.ome.zarr"}
+    describe(folder, volumes=[good, good])
+    with mistake(str(folder), "two volumes", "'a'"):
+        volume_refs(Data(path=str(folder)))
+    describe(folder, volumes=[{"id": "a", "path": "gone.tif"}])
+    with mistake(str(folder / "gone.tif"), "not found", "'a'"):
+        volume_refs(Data(path=str(folder)))
+    describe(folder, volumes=[good | {"label": "gone.tif"}])
+    with mistake(str(folder / "gone.tif"), "not found", "'a'"):
+        volume_refs(Data(path=str(folder)))
+    describe(folder, volumes=[good | {"table": "gone.csv"}])
+    with mistake(str(folder / "gone.csv"), "not found"):
+        volume_refs(Data(path=str(folder)))
+    describe(folder, volumes=[{"id": "a"}])
+    with mistake(path, "volumes.0.path", "required"):
+        volume_refs(Data(path=path))
+    describe(folder, volumes=[])
+    with mistake(path, "volumes"):
+        volume_refs(Data(path=path))
+    describe(folder, kanals=[])
+    with mistake(path, "kanals"):
+        volume_refs(Data(path=path))
+    (folder / "dataset.yaml").write_text("volumes: [")
+    with mistake(path, "YAML"):
+        volume_refs(Data(path=path))
+    with mistake(str(folder / "nowhere"), "not found"):
+        volume_refs(Data(path=str(folder / "nowhere")))
+    with mistake("data.path", "empty"):
+        volume_refs(Data())
+
+
+def test_label_of_another_shape_names_both(folder, label, mistake):
+    image(folder / "a/label.tif", label[:4])
+    with mistake(str(folder / "a/label.tif"), "(4, 20, 30)", "(5, 20, 30)"):
+        volume_refs(Data(path=str(folder)))[0].open()
+
+
+@pytest.mark.parametrize("value", [3, 255, -1, 0.5])
+def test_label_value_that_is_no_class(folder, label, value, mistake):
+    wrong = label.astype(np.float32)
+    wrong[2, 3, 4] = value
+    image(folder / "a/label.tif", wrong if isinstance(value, float) else wrong.astype(np.int16))
+    volume = volume_refs(Data(path=str(folder)))[0].open()
+    np.testing.assert_array_equal(volume.read("label", ((0, 2), (0, 20), (0, 30))), label[:2])
+    with mistake(str(folder / "a/label.tif"), f"value {value}", "data.classes is 3", "z 2:5"):
+        volume.read("label", ((2, 5), (0, 20), (0, 30)))
+
+
+def test_label_rounded_by_a_scale_factor_is_accepted(folder, label):
+    image(folder / "a/label.tif", label.astype(np.float32) * np.float32(0.9999999))
+    np.testing.assert_array_equal(volume_refs(Data(path=str(folder)))[0].open().read("label", ALL), label, strict=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite_are_placed(folder, voxels, value, mistake):
+    array = voxels.astype(np.float32)
+    array[3, 4, 5] = value
+    image(folder / "a/signal.tif", array)
+    volume = volume_refs(Data(path=str(folder)))[0].open()
+    volume.read("tumour", ((0, 3), (0, 20), (0, 30)))
+    with mistake(str(folder / "a/signal.tif"), "NaN or infinite", "'signal'", "z 3:4, y 0:20, x 0:30"):
+        volume.read("tumour", ((3, 4), (0, 20), (0, 30)))
+
+
+def test_images_and_labels_are_matched_by_name(tmp_path, voxels, label, mistake):
+    for name, plane, classes in zip(("p1", "p2"), voxels, label, strict=False):
+        image(tmp_path / f"set/anatomy/{name}.tif", plane)
+        image(tmp_path / f"masks/{name}.tif", classes)
+    entry = VolumeEntry(id="s", path="set", label="masks", axes="nyx")
+    data = Data(path=str(tmp_path), volumes=[entry], anatomy="anatomy", tumour="", classes=3)
+    volume = volume_refs(data)[0].open()
+    assert volume.names == ("p1.tif", "p2.tif")
+    np.testing.assert_array_equal(volume.read("label", ((0, 2), (0, 20), (0, 30))), label[:2])
+    (tmp_path / "masks/p2.tif").rename(tmp_path / "masks/p3.tif")
+    with mistake(str(tmp_path / "masks"), "no label for image 'p2.tif'"):
+        volume_refs(data)[0].open()

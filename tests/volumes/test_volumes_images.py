@@ -1,0 +1,128 @@
+"""Folders of pre-cut images, written by PIL and tifffile, read back through Volume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from metgan_dist.errors import DamagedFile
+from metgan_dist.volumes.open import open_volume
+from metgan_dist.volumes.volume import whole
+
+NAMES = ("tile_1", "tile_2", "tile_10")
+
+
+def write(folder, stacks, suffix="png"):
+    for channel, stack in stacks.items():
+        (folder / channel).mkdir(parents=True)
+        for name, image in zip(NAMES, stack, strict=False):
+            if suffix == "png":
+                Image.fromarray(image).save(folder / channel / f"{name}.png")
+            else:
+                tifffile.imwrite(folder / channel / f"{name}.tif", image)
+
+
+@pytest.fixture
+def folder(tmp_path, voxels):
+    write(tmp_path / "set", {"anatomy": voxels[:3], "tumour": (voxels[:3] % 256).astype(np.uint8)})
+    return tmp_path / "set"
+
+
+def test_images_come_by_name_with_their_partners(folder, voxels):
+    volume = open_volume(str(folder))
+    assert volume.channels == ("anatomy", "tumour")
+    assert volume.names == ("tile_1.png", "tile_2.png", "tile_10.png")
+    assert volume.source_axes == "nyx"
+    assert volume.shape == (3, 20, 30)
+    assert volume.chunks == (1, 20, 30)
+    assert (volume.dtype_of("anatomy"), volume.dtype_of("tumour")) == (np.uint16, np.uint8)
+    np.testing.assert_array_equal(volume.read("anatomy", whole(volume)), voxels[:3])
+    np.testing.assert_array_equal(volume.read("tumour", ((1, 3), (4, 9), (5, 7))), voxels[1:3, 4:9, 5:7] % 256)
+
+
+def test_tiff_images_are_a_stack_unless_said_to_be_separate(tmp_path, voxels):
+    write(tmp_path / "set", {"anatomy": voxels[:3], "tumour": voxels[1:4]}, "tif")
+    assert open_volume(str(tmp_path / "set")).names is None
+    volume = open_volume(str(tmp_path / "set"), axes="nyx")
+    assert volume.names == ("tile_1.tif", "tile_2.tif", "tile_10.tif")
+    np.testing.assert_array_equal(volume.read("tumour", whole(volume)), voxels[1:4])
+
+
+def test_table_follows_the_images(folder, tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "patient,file,organ\np9,other.png,bone\n7,tile_10.png,lung\n8,tile_1.png,\n9,tile_2.png,liver\n"
+    )
+    table = open_volume(str(folder), table=str(tmp_path / "t.csv")).table
+    assert table is not None
+    assert list(table["organ"]) == ["", "liver", "lung"]
+    assert list(table["patient"]) == ["8", "9", "7"]
+
+
+def test_table_that_does_not_fit(folder, tmp_path, mistake):
+    path = tmp_path / "t.csv"
+    path.write_text("file,organ\ntile_1.png,lung\ntile_2.png,lung\n")
+    with mistake(str(path), "tile_10.png"):
+        open_volume(str(folder), table=str(path))
+    path.write_text("image,organ\ntile_1.png,lung\n")
+    with mistake(str(path), "no column 'file'", "image, organ"):
+        open_volume(str(folder), table=str(path))
+
+
+@pytest.mark.parametrize("lacking", ["anatomy", "tumour"])
+def test_image_without_partner_is_named(folder, mistake, lacking):
+    (folder / lacking / "tile_2.png").unlink()
+    with mistake(str(folder / lacking), "no partner for image 'tile_2'"):
+        open_volume(str(folder))
+
+
+def test_image_of_another_size_colour_or_none_is_named(folder, mistake):
+    path = folder / "tumour/tile_2.png"
+    volume = open_volume(str(folder))
+    Image.fromarray(np.zeros((20, 31), np.uint8)).save(path)
+    with mistake(str(path), "20 x 31", "20 x 30"):
+        volume.read("tumour", whole(volume))
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path)
+    with mistake(str(path), "colour"):
+        volume.read("tumour", whole(volume))
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"text"):
+        path.write_bytes(damaged)
+        with mistake(str(path), "copy it again", kind=DamagedFile):
+            volume.read("tumour", whole(volume))
+
+
+def test_palette_and_black_and_white_images_are_class_numbers(tmp_path):
+    classes = np.tile(np.arange(4, dtype=np.uint8), (20, 5))
+    (tmp_path / "p").mkdir()
+    image = Image.fromarray(classes)
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    image.save(tmp_path / "p/a.png")
+    (tmp_path / "b").mkdir()
+    Image.fromarray(classes > 1).save(tmp_path / "b/a.png")
+    palette, black = open_volume(str(tmp_path / "p")), open_volume(str(tmp_path / "b"))
+    np.testing.assert_array_equal(palette.read("c0", whole(palette))[0], classes)
+    np.testing.assert_array_equal(black.read("c0", whole(black))[0], (classes > 1).astype(np.uint8))
+    assert black.dtype == np.uint8
+
+
+def test_paths_that_are_no_volume(tmp_path, mistake, voxels):
+    with mistake(str(tmp_path / "gone"), "not found"):
+        open_volume(str(tmp_path / "gone"))
+    with mistake(str(tmp_path / "gone"), "not found"):
+        open_volume({"a": str(tmp_path / "gone")})
+    np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object))
+    (tmp_path / "o.pkl").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    for name in ("o.npy", "o.pkl"):
+        with mistake(str(tmp_path / name), "not read"):
+            open_volume(str(tmp_path / name))
+    (tmp_path / "v.mha").touch()
+    with mistake(str(tmp_path / "v.mha"), "not a format"):
+        open_volume(str(tmp_path / "v.mha"))
+    (tmp_path / "empty").mkdir()
+    with mistake(str(tmp_path / "empty"), "no volume here", "dataset.yaml"):
+        open_volume(str(tmp_path / "empty"))
+    Image.fromarray(voxels[0]).save(tmp_path / "one.png")
+    with mistake(str(tmp_path / "one.png"), "folder"):
+        open_volume(str(tmp_path / "one.png"))
