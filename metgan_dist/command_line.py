@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 class _RecipeSettings(Recipe, BaseSettings):
     """The recipe as pydantic-settings wants it: flags over the preset, and nothing from the environment."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, nested_model_default_partial_update=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]

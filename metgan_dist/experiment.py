@@ -19,8 +19,8 @@ from metgan_dist import tracking
 from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.job import Result, say, understood
-from metgan_dist.methods import METHODS, check_tile_size
-from metgan_dist.recipe import Data, Recipe
+from metgan_dist.methods import check_tile_size, method_class
+from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.run import Run, open_run, record
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.shards import write_whole
@@ -33,6 +33,7 @@ from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.location import exists, filesystem, join
 from metgan_dist.volumes.phantoms import write_phantom
+from metgan_dist.weights import weights_path
 
 
 @dataclass
@@ -98,15 +99,17 @@ def run_experiment(command: Command, job: str, work: Callable[[Experiment], None
 
 def _resolved(recipe: Recipe) -> Recipe:
     """The recipe with what the data set says of itself filled in, after the checks that need no cluster."""
-    if recipe.method.name not in METHODS:
-        raise UserError(f"method.name: {recipe.method.name!r} is not one of {', '.join(METHODS)}")
+    method = method_class(recipe.method.name)
+    if method.needs_perceptual(recipe):
+        weights_path("vgg19")
     if recipe.data.path is None:
         return recipe
     if is_tile_set(recipe):
-        data = Data(path=recipe.data.path, **TileSet.open(recipe.data.path, recipe.storage.options).manifest["data"])
-    else:
-        data = resolve_data(recipe.data, recipe.storage.options)
-        volume_refs(data, recipe.storage.options)
+        manifest = TileSet.open(recipe.data.path, recipe.storage.options).manifest
+        data = Data(path=recipe.data.path, **manifest["data"])
+        return recipe.model_copy(update={"data": data, "tiles": Tiles(**manifest["tiles"])})
+    data = resolve_data(recipe.data, recipe.storage.options)
+    volume_refs(data, recipe.storage.options)
     return recipe.model_copy(update={"data": data})
 
 
@@ -231,7 +234,8 @@ def train_segmentor(experiment: Experiment, tiles: TileSet, role: str, seed_offs
     check_tile_size(experiment.recipe, tiles.shape)
     say(f"{role}: training a segmentor on {len(tiles.positions('train'))} real tiles")
     with experiment.result.phase(role):
-        assignment = _assignment(experiment, tiles, role, segmentor_recipe(experiment.recipe, seed_offset))
+        network = "unet" if role == "judge" else None
+        assignment = _assignment(experiment, tiles, role, segmentor_recipe(experiment.recipe, seed_offset, network))
         trained = train_on_ray(assignment, experiment.run, say)
     experiment.result.artefacts[role] = trained.best
     experiment.result.scores[role] = {"dice": trained.score}
@@ -244,23 +248,26 @@ def train_method(experiment: Experiment) -> None:
     tiles = prepare_tiles(experiment)
     _need(tiles, "anatomy", "tumour", "label")
     check_tile_size(recipe, tiles.shape)
-    segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best
+    segmentor = None
+    if method_class(recipe.method.name).needs_segmentor(recipe):
+        segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best
     judge = recipe.method.judge or train_segmentor(experiment, tiles, "judge", 1).best
     for field, uri in (("method.segmentor", segmentor), ("method.judge", judge)):
-        _check_segmentor(field, uri, recipe)
+        if uri is not None:
+            _check_segmentor(field, uri, recipe)
     with result.phase("training"):
         assignment = replace(
             _assignment(experiment, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge
         )
         trained = train_on_ray(assignment, experiment.run, say)
     result.artefacts |= {
-        "segmentor": segmentor,
+        **({} if segmentor is None else {"segmentor": segmentor}),
         "judge": judge,
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
         "images": trained.images,
     }
-    name, _ = METHODS[recipe.method.name].best
+    name, _ = method_class(recipe.method.name).criterion(recipe)
     result.scores["validation"] = {name: trained.score}
     with result.phase("scores"):
         _score(experiment, tiles, trained.best, judge)

@@ -173,26 +173,64 @@ class Tiles(Section):
         return self
 
 
-class MethodRecipe(Section):
-    """Which method, how wide, and its loss weights (paper 1, equation 4)."""
+# What a method's own paper sets otherwise than MetGAN's; used for fields that a recipe leaves out.
+_PIX2PIX = {"backbone": "unet-256", "alpha4": 100.0, "adversarial": "log", "pool": 0}
+_CYCLEGAN = {"backbone": "unet-256", "identity": 5.0}
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pix2pix": _PIX2PIX,
+    "pix2pix_seg": _PIX2PIX,
+    "cyclegan": _CYCLEGAN,
+    "cyclegan_seg": _CYCLEGAN,
+    "redgan": {"perceptual": 0.0, "segmentor_network": "resnet-34"},
+}
+METHOD_NAMES = (
+    "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "
+    "spade, spade_vae, sean, sean_vae, sifa, redgan"
+)
 
-    name: str = Field("metgan", description="method: metgan")
+
+class MethodRecipe(Section):
+    """Which method, how wide, and its loss weights (paper 1, equation 4).
+
+    Fields that are left out take the defaults below, or what the method's own paper sets (METHOD_DEFAULTS). A weight of
+    a term that the method does not have is ignored.
+    """
+
+    name: str = Field("metgan", description=f"method: {METHOD_NAMES}")
     width: float = Field(1.0, gt=0, le=4, description="multiplier of all channel numbers; 1 is the paper")
     alpha1: float = Field(1.0, ge=0, description="weight of the adversarial loss")
     alpha2: float = Field(10.0, ge=0, description="weight of the cycle loss (L1, both directions)")
     alpha3: float = Field(100.0, ge=0, description="weight of the segmentation loss (mean over pixels)")
-    alpha4: float = Field(10.0, ge=0, description="weight of the pair loss (L1, both directions)")
+    alpha4: float = Field(10.0, ge=0, description="weight of the pair loss (L1, both directions); pix2pix: 100")
+    identity: float = Field(0.0, ge=0, description="weight of CycleGAN's identity loss (L1); cyclegan: 5")
+    backbone: Literal["metgen", "unet-256", "resnet-9"] = Field(
+        "metgen", description="generator of the methods of table 2; pix2pix and cyclegan: unet-256"
+    )
     adversarial: Literal["least-squares", "log", "hinge"] = Field(
-        "least-squares", description="form of the adversarial loss; the paper writes log, its code runs least squares"
+        "least-squares",
+        description="form of the adversarial loss; the paper writes log, its code runs least squares; pix2pix: log",
     )
     segmentation_loss: Literal["wbce", "l1"] = Field(
         "wbce", description="weighted cross-entropy (paper) or L1 (its code)"
     )
-    pool: int = Field(50, ge=0, description="past fakes kept for the discriminators; 0: none")
+    pool: int = Field(50, ge=0, description="past fakes kept for the discriminators; 0: none; pix2pix: 0")
     merge_full_resolution: bool = Field(
         False, description="also merge the label path's last block at full resolution (the authors compute and drop it)"
     )
+    stochastic_inference: bool = Field(False, description="keep unet-256's dropout on when images are generated")
+    feature_matching: float = Field(10.0, ge=0, description="weight of feature matching (SPADE, SEAN, RedGAN)")
+    perceptual: float = Field(
+        10.0, ge=0, description="weight of the VGG19 perceptual loss (SPADE, SEAN); needs METGAN_WEIGHTS; redgan: 0"
+    )
+    kl: float = Field(
+        0.05, ge=0, description="weight of the Kullback-Leibler term (summed over the latent) of the VAEs"
+    )
+    latent: int = Field(256, ge=1, description="numbers in the VAEs' latent vector")
+    global_classes: int = Field(1, ge=1, description="classes of RedGAN's global class vector")
     segmentor: str | None = Field(None, description="checkpoint of train_segmentor; empty: it is trained first")
+    segmentor_network: Literal["unet", "resnet-34"] = Field(
+        "unet", description="network of the segmentor: Pan et al.'s U-Net, or ResNet34-U-Net; redgan: resnet-34"
+    )
     segmentor_epochs: int = Field(40, ge=1, description="epochs of the segmentors")
     segmentor_max_steps: int | None = Field(None, ge=1, description="stop the segmentors after this many steps")
     segmentor_batch_size: int = Field(4, ge=1, description="tiles in a batch of the segmentors")
@@ -201,6 +239,14 @@ class MethodRecipe(Section):
     judge: str | None = Field(
         None, description="checkpoint of a second segmentor that only scores label fidelity; empty: it is trained first"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_paper(cls, given: Any) -> Any:
+        """Fill what is left out with the method's own defaults, so that the resolved recipe shows them."""
+        if not isinstance(given, dict):
+            return given
+        return {**METHOD_DEFAULTS.get(given.get("name", "metgan"), {}), **given}
 
 
 class Training(Section):
@@ -299,6 +345,14 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The recipe as YAML that loads back into the same recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def tile_edges(recipe: Recipe) -> tuple[int, ...]:
+    """Edges in pixels of the tiles as the networks see them: (H, W), or (D, H, W) for crops."""
+    tiles, axes = recipe.tiles, 3 if recipe.tiles.kind == "crop" else 2
+    if tiles.resize is not None:
+        return (tiles.resize,) * axes
+    return tiles.size if len(tiles.size) == axes else tiles.size * axes
 
 
 def recipe_names() -> list[str]:

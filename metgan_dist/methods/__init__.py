@@ -5,6 +5,7 @@ A new method is a new file here and one line in METHODS.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ from torch import nn
 from metgan_dist.errors import UserError
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Method, Player
+from metgan_dist.methods.rows import ROWS
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, build_segmentor_network
 from metgan_dist.recipe import Recipe
 
@@ -25,26 +27,33 @@ __all__ = [
     "build_method",
     "build_segmentor_network",
     "check_tile_size",
+    "method_class",
 ]
 
-METHODS: MappingProxyType[str, type[Method]] = MappingProxyType({"metgan": MetGAN, "segmentor": Segmentor})
+METHODS: MappingProxyType[str, type[Method]] = MappingProxyType({**dict.fromkeys(ROWS, MetGAN), "segmentor": Segmentor})
 
 # Both U-Nets halve an image six times.
 DIVISOR = 64
 
 
-def build_method(recipe: Recipe, segmentor: nn.Module | None = None) -> Method:
+def method_class(name: str) -> type[Method]:
+    """The class of a method; UserError, with the nearest name, where there is none."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)
+        raise UserError(f"method.name: no method {name!r}; did you mean {near[0]}? known: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def build_method(recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None) -> Method:
     """The method `method.name` with fresh weights that depend on `training.seed` alone, the same on every worker.
 
-    `segmentor` is the trained one that judges the generator. Raises UserError when the name is unknown, or when
-    the segmentation loss has no segmentor.
+    `segmentor` is the trained one that judges the generator, `perceptual` the VGG19 of the perceptual loss. Raises
+    UserError when the name is unknown.
     """
-    name = recipe.method.name
-    if name not in METHODS:
-        raise UserError(f"method.name: no method {name!r}; known: {', '.join(METHODS)}")
+    chosen = method_class(recipe.method.name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.training.seed)
-        method = METHODS[name].from_recipe(recipe, segmentor)
+        method = chosen.from_recipe(recipe, segmentor, perceptual)
     method.seed_pools(recipe.training.seed)
     return method
 

@@ -1,13 +1,14 @@
-"""MetGAN (papers 1 and 2): two MetGen generators in a cycle, two PatchGANs and a frozen segmentor.
+"""MetGAN (papers 1 and 2), its ablations, Pix2Pix and CycleGAN: paper 1's table 2 as one method under configuration.
 
-F: (x, l) -> y is the network `generator`, G: (y, l) -> x is `inverse`; x anatomy, y tumour image, l label.
+F: (x, l) -> y is the network `generator`, G: (y, l) -> x is `inverse`; x anatomy, y tumour image, l label. With a cycle
+both directions are trained, against one unconditional PatchGAN per domain. Without one there is F alone, against a
+PatchGAN that sees the tumour image together with what F was given: anatomy and label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,57 +23,48 @@ from metgan_dist.methods.losses import (
     l1,
     weighted_cross_entropy,
 )
-from metgan_dist.methods.method import Batch, Losses, Method, Player
+from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
+from metgan_dist.methods.rows import ROWS, Backbone, Row, Weights, build_generator
 from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.initialise import initialise
-from metgan_dist.networks.metgen import MetGen
+from metgan_dist.networks.label_as_image import label_channels
 from metgan_dist.networks.patchgan import PatchGAN
-
-if TYPE_CHECKING:
-    from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, tile_edges
 
 # Weights of tumour and background pixels when the segmentor judges the generator, 4:1 (methods.md section 1).
 POSITIVE, NEGATIVE = 4.0, 1.0
 BETAS = (0.5, 0.999)
 
 
-@dataclass(frozen=True)
-class Weights:
-    """alpha1 to alpha4 of paper 1's equation 4; a term of weight 0 is not computed.
-
-    The segmentation term is a mean over pixels, not a sum, with weight 1 on background: a segmentor at chance gives
-    log 2 there, so alpha3 = 100 starts near 70, where images that are off by 0.3 give 6 for cycle and 6 for pair.
-    """
-
-    adversarial: float = 1.0
-    cycle: float = 10.0
-    segmentation: float = 100.0
-    pair: float = 10.0
-
-
 class MetGAN(Method):
-    """Players: `generators` (F and G, one optimiser), then `discriminators` (both domains, one optimiser).
+    """Players: `generators` (F and G, one optimiser), `discriminators` (one optimiser); in this order, or as pix2pix.
 
     Args:
+        row: which of table 2's components the method has.
+        backbone: the generators' network.
+        channels: channels of anatomy and tumour images.
         classes: label classes, background included.
+        edges: (H, W) of the images, which U-Net-256 is cut for.
         width: multiplier of all channel numbers of generators and discriminators.
-        weights: of the loss terms. With weight 0 for `adversarial` there are no discriminators; for `segmentation`, no
-            segmentor.
-        segmentor: gives logits (N, classes - 1, H, W) of tumour images in [-1, 1]; it is frozen. Needed when its
-            weight is not 0.
+        weights: of the loss terms; those of components that the row lacks are ignored. With weight 0 for `adversarial`
+            there are no discriminators; for `segmentation`, no segmentor.
+        segmentor: gives logits (N, classes - 1, H, W) of tumour images in [-1, 1]; it is frozen.
         adversarial: form of the adversarial loss.
         segmentation_loss: `wbce` weighted binary cross-entropy (paper); `l1` mean |probability - label| (released
             code).
-        pool: past fakes per domain that the discriminators are shown; 0 for none.
+        pool: past fakes per domain that the discriminators are shown; 0 for none. A fake stays with its condition.
     """
 
     inference = ("generator",)
-    best = ("mae", "min")
 
     def __init__(
         self,
         *,
+        row: Row = ROWS["metgan"],
+        backbone: Backbone = "metgen",
+        channels: int = 1,
         classes: int = 2,
+        edges: tuple[int, int] = (256, 256),
         width: float = 1.0,
         weights: Weights = Weights(),
         segmentor: nn.Module | None = None,
@@ -81,52 +73,75 @@ class MetGAN(Method):
         pool: int = 50,
         learning_rate: float = 2e-4,
         merge_full_resolution: bool = False,
+        stochastic_inference: bool = False,
     ) -> None:
-        _check(weights, segmentor)
-        networks: dict[str, nn.Module] = {
-            name: initialise(MetGen(1, classes, width, merge_full_resolution)) for name in ("generator", "inverse")
+        weights = row.weights(weights)
+        _check(weights)
+        names = ("generator", "inverse") if row.cycle else ("generator",)
+        networks = {
+            name: build_generator(
+                backbone, channels, classes, edges, width, merge_full_resolution, stochastic_inference
+            )
+            for name in names
         }
         pools = {}
         if weights.adversarial:
-            for domain in ("tumour", "anatomy"):
-                networks[f"discriminator_{domain}"] = initialise(PatchGAN(width=width))
+            condition = 0 if row.cycle else channels + classes - 1
+            for domain in ("tumour", "anatomy") if row.cycle else ("tumour",):
+                patchgan = PatchGAN(channels, condition_channels=condition, width=width)
+                networks[f"discriminator_{domain}"] = initialise(patchgan)
                 pools[domain] = ImagePool(pool)
-        frozen: tuple[str, ...] = ()
-        if weights.segmentation and segmentor is not None:
+        judged = bool(weights.segmentation) and segmentor is not None
+        if judged and segmentor is not None:
             networks["segmentor"] = segmentor
-            frozen = ("segmentor",)
-        super().__init__(networks, frozen=frozen, pools=pools)
-        self.classes = classes
-        self.weights = weights
+        super().__init__(networks, frozen=("segmentor",) if judged else (), pools=pools)
+        self.row, self.classes, self.weights = row, classes, weights
         self.adversarial: AdversarialForm = adversarial
         self.segmentation_loss = segmentation_loss
         self.learning_rate = learning_rate
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, segmentor: nn.Module | None = None) -> Self:
-        """MetGAN as the recipe's sections `method`, `data` and `training` describe it."""
+    def from_recipe(
+        cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
+    ) -> Self:
+        """The row `method.name` of table 2 as the sections `method`, `data`, `tiles` and `training` describe it."""
         method = recipe.method
+        height, width = tile_edges(recipe)[-2:]
         return cls(
+            row=ROWS[method.name],
+            backbone=method.backbone,
             classes=recipe.data.classes,
+            edges=(height, width),
             width=method.width,
-            weights=Weights(method.alpha1, method.alpha2, method.alpha3, method.alpha4),
+            weights=Weights(method.alpha1, method.alpha2, method.alpha3, method.alpha4, method.identity),
             segmentor=segmentor,
             adversarial=method.adversarial,
             segmentation_loss=method.segmentation_loss,
             pool=method.pool,
             learning_rate=recipe.training.learning_rate,
             merge_full_resolution=method.merge_full_resolution,
+            stochastic_inference=method.stochastic_inference,
         )
 
+    @classmethod
+    def criterion(cls, recipe: Recipe) -> Best:
+        return ("mae", "min") if ROWS[recipe.method.name].pair else ("cycle_mae", "min")
+
+    @classmethod
+    def needs_segmentor(cls, recipe: Recipe) -> bool:
+        return ROWS[recipe.method.name].segmentor and recipe.method.alpha3 > 0
+
     def players(self) -> tuple[Player, ...]:
-        generators = Player("generators", ("generator", "inverse"), self.learning_rate, BETAS)
-        if not self.weights.adversarial:
+        names = ("generator", "inverse") if self.row.cycle else ("generator",)
+        generators = Player("generators", names, self.learning_rate, BETAS)
+        judges = tuple(name for name in self.networks if name.startswith("discriminator_"))
+        if not judges:
             return (generators,)
-        names = ("discriminator_tumour", "discriminator_anatomy")
-        return (generators, Player("discriminators", names, self.learning_rate, BETAS))
+        discriminators = Player("discriminators", judges, self.learning_rate, BETAS)
+        return (discriminators, generators) if self.row.discriminator_first else (generators, discriminators)
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
-        """Terms adversarial, cycle, segmentation, pair of the generators; tumour, anatomy of the discriminators.
+        """Terms adversarial, cycle, segmentation, pair, identity of the generators; tumour, anatomy of the others.
 
         The generators make `tumour` = F(x, l) and `anatomy` = G(y, l), which the discriminators need.
         """
@@ -135,81 +150,120 @@ class MetGAN(Method):
         return self._discriminator_losses(batch, made), {}
 
     def _generator_losses(self, batch: Batch) -> Losses:
-        """Paper 1, equations 1 to 4, each term in both directions but the segmentation, which judges F alone."""
-        anatomy, tumour, label = batch["anatomy"], batch["tumour"], batch["label"]
-        generator, inverse = self._metgen("generator"), self._metgen("inverse")
-        features, inverse_features = generator.encode_label(label), inverse.encode_label(label)
-        fake_tumour = generator(anatomy, features)
-        fake_anatomy = inverse(tumour, inverse_features)
-        weights = self.weights
+        """Paper 1, equations 1 to 4, each term in all directions that there are, but the segmentation, of F alone."""
+        label, weights = batch["label"], self.weights
+        generator = self.networks["generator"]
+        features = _encode(generator, label)
+        fakes = {"tumour": generator(batch["anatomy"], features)}
+        inverse = self.networks["inverse"] if self.row.cycle else generator
+        inverse_features = _encode(inverse, label) if self.row.cycle else features
+        if self.row.cycle:
+            fakes["anatomy"] = inverse(batch["tumour"], inverse_features)
         terms = {}
         if weights.adversarial:
-            judged_tumour = self.networks["discriminator_tumour"](fake_tumour)
-            judged_anatomy = self.networks["discriminator_anatomy"](fake_anatomy)
-            terms["adversarial"] = weights.adversarial * (
-                generator_loss(judged_tumour, self.adversarial) + generator_loss(judged_anatomy, self.adversarial)
+            terms["adversarial"] = weights.adversarial * _sum(
+                generator_loss(self._judged(domain, batch, fake), self.adversarial) for domain, fake in fakes.items()
             )
         if weights.cycle:
-            cycled_anatomy = inverse(fake_tumour, inverse_features)
-            cycled_tumour = generator(fake_anatomy, features)
-            terms["cycle"] = weights.cycle * (l1(cycled_anatomy, anatomy) + l1(cycled_tumour, tumour))
+            cycled_anatomy = inverse(fakes["tumour"], inverse_features)
+            cycled_tumour = generator(fakes["anatomy"], features)
+            terms["cycle"] = weights.cycle * (l1(cycled_anatomy, batch["anatomy"]) + l1(cycled_tumour, batch["tumour"]))
+        if weights.identity:
+            same_anatomy = inverse(batch["anatomy"], inverse_features)
+            same_tumour = generator(batch["tumour"], features)
+            terms["identity"] = weights.identity * (
+                l1(same_anatomy, batch["anatomy"]) + l1(same_tumour, batch["tumour"])
+            )
         if weights.segmentation:
-            terms["segmentation"] = weights.segmentation * self._segmentation(fake_tumour, label)
+            terms["segmentation"] = weights.segmentation * self._segmentation(fakes["tumour"], label)
         if weights.pair:
-            terms["pair"] = weights.pair * (l1(fake_tumour, tumour) + l1(fake_anatomy, anatomy))
-        return terms, {"tumour": fake_tumour.detach(), "anatomy": fake_anatomy.detach()}
+            terms["pair"] = weights.pair * _sum(l1(fake, batch[domain]) for domain, fake in fakes.items())
+        return terms, {domain: fake.detach() for domain, fake in fakes.items()}
 
     def _discriminator_losses(self, batch: Batch, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Paper 1, equation 1, one term per domain, on fakes from the pools.
+        """Paper 1, equation 1, one term per domain, on fakes from the pools; pix2pix halves it.
 
         Not multiplied by alpha1: Adam takes the same steps whatever the scale, and the values stay comparable between
         runs.
         """
+        if not made:
+            with torch.no_grad():
+                made = {"tumour": self._generated(batch)}
+        scale = 0.5 if self.row.discriminator_first else 1.0
         terms = {}
-        for domain in ("tumour", "anatomy"):
-            discriminator = self.networks[f"discriminator_{domain}"]
-            (fake,) = self.pools[domain].query(made[domain])
-            terms[domain] = discriminator_loss(discriminator(batch[domain]), discriminator(fake), self.adversarial)
+        for domain, pool in self.pools.items():
+            condition = self._condition(batch)
+            fake, *past = pool.query(made[domain], *([] if condition is None else [condition]))
+            real_logits = self.networks[f"discriminator_{domain}"](batch[domain], condition)
+            fake_logits = self.networks[f"discriminator_{domain}"](fake, *past)
+            terms[domain] = scale * discriminator_loss(real_logits, fake_logits, self.adversarial)
         return terms
 
+    def _judged(self, domain: str, batch: Batch, image: Tensor) -> Tensor:
+        return self.networks[f"discriminator_{domain}"](image, self._condition(batch))
+
+    def _condition(self, batch: Batch) -> Tensor | None:
+        """What the generator was given, for a conditional discriminator; None in the cycle setup."""
+        if self.row.cycle:
+            return None
+        anatomy = batch["anatomy"]
+        return torch.cat([anatomy, label_channels(batch["label"], self.classes).to(anatomy.dtype)], dim=1)
+
     def _segmentation(self, fake_tumour: Tensor, label: Tensor) -> Tensor:
+        if "segmentor" not in self.networks:
+            raise UserError(
+                "method.segmentor: the segmentation loss needs a trained segmentor; name one or set method.alpha3 to 0"
+            )
         logits = full_precision(self.networks["segmentor"](fake_tumour))
         target = one_versus_rest(label, self.classes, logits.dtype)
         if self.segmentation_loss == "l1":
             return l1(logits.sigmoid(), target)
         return weighted_cross_entropy(logits, target, positive=POSITIVE, negative=NEGATIVE)
 
+    def _generated(self, batch: Batch) -> Tensor:
+        generator = self.networks["generator"]
+        return generator(batch["anatomy"], _encode(generator, batch["label"]))
+
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
-        """F(x, l): tumour images (N, 1, H, W) in [-1, 1] from `anatomy` and `label`."""
-        generator = self._metgen("generator")
-        return generator(batch["anatomy"], generator.encode_label(batch["label"]))
+        """F(x, l): tumour images (N, C, H, W) in [-1, 1] from `anatomy` and `label`."""
+        return self._generated(batch)
+
+    @torch.no_grad()
+    def cycle(self, batch: Batch, output: Tensor) -> Tensor | None:
+        """G(F(x, l), l): the anatomy (N, C, H, W) that the inverse makes of `output`."""
+        if not self.row.cycle:
+            return None
+        inverse = self.networks["inverse"]
+        return inverse(output, _encode(inverse, batch["label"]))
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns anatomy, label, generated F(x, l), real y, cycled G(F(x, l), l)."""
+        """The columns anatomy, label, generated F(x, l), real y and, with a cycle, cycled G(F(x, l), l)."""
         generated = self.translate(batch)
-        inverse = self._metgen("inverse")
+        cycled = self.cycle(batch, generated)
         return {
             "anatomy": batch["anatomy"],
             "label": label_picture(batch["label"], self.classes),
             "generated": generated,
             "real": batch["tumour"],
-            "cycled": inverse(generated, inverse.encode_label(batch["label"])),
+            **({} if cycled is None else {"cycled": cycled}),
         }
 
-    def _metgen(self, name: str) -> MetGen:
-        network = self.networks[name]
-        assert isinstance(network, MetGen)
-        return network
+
+def _encode(generator: nn.Module, label: Tensor) -> Any:
+    """The label as a generator wants it: once per direction and step where the authors compute it twice."""
+    encode: Any = generator.encode_label
+    return encode(label)
 
 
-def _check(weights: Weights, segmentor: nn.Module | None) -> None:
-    if weights.segmentation and segmentor is None:
-        raise UserError(
-            "method.segmentor: the segmentation loss needs a trained segmentor; name one or set method.alpha3 to 0"
-        )
+def _sum(terms: Any) -> Tensor:
+    return torch.stack(list(terms)).sum()
+
+
+def _check(weights: Weights) -> None:
     if not (weights.adversarial or weights.cycle or weights.pair):
         raise UserError(
-            "method.alpha1: alpha1, alpha2 and alpha4 are all 0, so the inverse generator has no loss; set one of them"
+            "method.alpha1: the adversarial, cycle and pair terms are all 0 or absent, so a generator has no loss; "
+            "set alpha1, alpha2 or alpha4"
         )

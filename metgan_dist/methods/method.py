@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
+from metgan_dist.errors import UserError
 from metgan_dist.methods.image_pool import ImagePool
-
-if TYPE_CHECKING:
-    from metgan_dist.recipe import Recipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -35,39 +34,65 @@ class Player:
 class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
-    A batch holds `anatomy` and `tumour` (N, 1, H, W) float in [-1, 1] and `label` (N, H, W) integers 0..classes-1.
+    A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1] and `label` (N, H, W) integers 0..classes-1.
 
     Attributes:
         networks: every network by name, frozen ones too; what a checkpoint holds.
         pools: image pools by name, one set per worker.
         frozen: names of networks that no player trains; always in eval mode and without parameter gradients, but
             gradients flow through them to their input.
+        unsaved: names of the frozen networks that checkpoints leave out, because their weights are published.
         inference: names of the networks that `translate` needs.
-        best: the validation score that picks the best checkpoint, and its direction.
     """
 
     inference: tuple[str, ...]
-    best: Best
 
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
         *,
         frozen: tuple[str, ...] = (),
+        unsaved: tuple[str, ...] = (),
         pools: Mapping[str, ImagePool] | None = None,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.pools = dict(pools or {})
         self.frozen = frozen
+        self.unsaved = unsaved
         for name in frozen:
             self.networks[name].requires_grad_(False)
         self.train()
 
     @classmethod
     @abstractmethod
-    def from_recipe(cls, recipe: Recipe, segmentor: nn.Module | None = None) -> Self:
-        """The method as a recipe describes it; `segmentor` is a trained one, for methods that need it."""
+    def from_recipe(
+        cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
+    ) -> Self:
+        """The method as a recipe describes it.
+
+        `segmentor` is a trained one and `perceptual` the VGG19 of the perceptual loss, for methods that need them.
+        Without them a method can translate, but not train.
+        """
+
+    @classmethod
+    @abstractmethod
+    def criterion(cls, recipe: Recipe) -> Best:
+        """The validation score that picks the best checkpoint, and its direction.
+
+        `mae` for methods that are trained on pairs, `label_fidelity` for those that draw images from labels alone,
+        `cycle_mae` for unpaired ones, which may not look at pairs; `dice` for segmentors.
+        """
+
+    @classmethod
+    def needs_segmentor(cls, recipe: Recipe) -> bool:
+        """Whether training needs a trained segmentor."""
+        return False
+
+    @classmethod
+    def needs_perceptual(cls, recipe: Recipe) -> bool:
+        """Whether training needs the published VGG19 weights."""
+        return False
 
     def train(self, mode: bool = True) -> Self:
         """Switch all networks but the frozen ones, whose BatchNorm statistics would drift in training mode."""
@@ -91,6 +116,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def translate(self, batch: Batch) -> Tensor:
         """What the method makes at inference from a batch, without gradients, in the present train or eval mode."""
+
+    def cycle(self, batch: Batch, output: Tensor) -> Tensor | None:
+        """The anatomy (N, C, H, W) brought back from what `translate` made; None without an inverse."""
+        return None
+
+    def sample(self, batch: Batch, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """`count` different outputs for each label, (N, count, C, H, W); UserError where a method has only one."""
+        raise UserError(
+            f"synthesis.samples: {type(self).__name__} makes one image of a label; use spade_vae or sean_vae"
+        )
 
     @abstractmethod
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
-from metgan_dist.methods.method import Batch, Losses, Method, Player
+from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.networks.unet import UNet
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Segmentor(Method):
     """
 
     inference = ("segmentor",)
-    best = ("dice", "max")
 
     def __init__(self, network: SegmentorNetwork, *, learning_rate: float = 1e-4) -> None:
         super().__init__({"segmentor": network})
@@ -72,7 +71,13 @@ class Segmentor(Method):
         self.learning_rate = learning_rate
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, segmentor: nn.Module | None = None) -> Self:
+    def criterion(cls, recipe: Recipe) -> Best:
+        return ("dice", "max")
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
+    ) -> Self:
         """The segmentor that the recipe describes; one that is passed in is trained on."""
         network = build_segmentor_network(recipe) if segmentor is None else segmentor
         if not isinstance(network, SegmentorNetwork):

@@ -1,17 +1,20 @@
-"""SPADE normalisation and the SPADE ResNet block (methods.md section 5; here the blocks of MetGen's label path)."""
+"""SPADE normalisation and the SPADE ResNet block (methods.md section 5): SPADE's generator and MetGen's label path."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import spectral_norm
 
 from metgan_dist.networks.dimensions import layers_of
+from metgan_dist.networks.spectral import spectral_convolution
 
 HIDDEN = 128
+
+
+def one_hot_label(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """A label map (N, H, W) of integers 0..classes-1 as (N, classes, H, W) of zeros and ones."""
+    return functional.one_hot(label.long(), classes).movedim(-1, 1).to(dtype)
 
 
 class SpadeNorm(nn.Module):
@@ -52,36 +55,24 @@ class SpadeBlock(nn.Module):
         self, in_channels: int, out_channels: int, label_channels: int, *, hidden: int = HIDDEN, dimensions: int = 2
     ) -> None:
         super().__init__()
-        layers = layers_of(dimensions)
         middle = min(in_channels, out_channels)
-        self.convolve = layers.convolve
 
         def norm(channels: int) -> SpadeNorm:
             return SpadeNorm(channels, label_channels, hidden=hidden, dimensions=dimensions)
 
         self.norm_0, self.norm_1 = norm(in_channels), norm(middle)
-        self.conv_0 = spectral_norm(layers.convolution(in_channels, middle, kernel_size=3, padding=1))
-        self.conv_1 = spectral_norm(layers.convolution(middle, out_channels, kernel_size=3, padding=1))
+        self.conv_0 = spectral_convolution(in_channels, middle, kernel_size=3, padding=1, dimensions=dimensions)
+        self.conv_1 = spectral_convolution(middle, out_channels, kernel_size=3, padding=1, dimensions=dimensions)
         self.learned_shortcut = in_channels != out_channels
         if self.learned_shortcut:
             self.norm_shortcut = norm(in_channels)
-            self.conv_shortcut = spectral_norm(layers.convolution(in_channels, out_channels, kernel_size=1, bias=False))
+            self.conv_shortcut = spectral_convolution(
+                in_channels, out_channels, kernel_size=1, bias=False, dimensions=dimensions
+            )
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(N, in_channels, H, W) and the one-hot label of any size to (N, out_channels, H, W)."""
-        shortcut = x
-        if self.learned_shortcut:
-            shortcut = self._spectral(self.conv_shortcut, self.norm_shortcut(x, label), padding=0)
-        y = self._spectral(self.conv_0, functional.leaky_relu(self.norm_0(x, label), 0.2), padding=1)
-        y = self._spectral(self.conv_1, functional.leaky_relu(self.norm_1(y, label), 0.2), padding=1)
+        shortcut = self.conv_shortcut(self.norm_shortcut(x, label)) if self.learned_shortcut else x
+        y = self.conv_0(functional.leaky_relu(self.norm_0(x, label), 0.2))
+        y = self.conv_1(functional.leaky_relu(self.norm_1(y, label), 0.2))
         return shortcut + y
-
-    def _spectral(self, convolution: nn.Module, x: Tensor, *, padding: int) -> Tensor:
-        """Apply a spectral-norm convolution whose weight is computed in float32 also under autocast.
-
-        Autocast on GPUs takes the matrix-vector products of the power iteration to bfloat16, which leaves the norm two
-        digits.
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            weight = cast(Tensor, convolution.weight)
-        return self.convolve(x, weight, cast(Tensor | None, convolution.bias), padding=padding)

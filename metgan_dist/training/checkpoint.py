@@ -44,7 +44,7 @@ def code_version() -> str:
 def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[str, Any]) -> None:
     """Write the part of a checkpoint that all ranks share; `progress` holds numbers (images, steps, best scores)."""
     state = {
-        "networks": {name: network.state_dict() for name, network in stepper.method.networks.items()},
+        "networks": {name: network.state_dict() for name, network in _saved(stepper.method).items()},
         "optimisers": {name: optimiser.state_dict() for name, optimiser in stepper.optimisers.items()},
         "ema": {name: network.state_dict() for name, network in (stepper.ema or {}).items()},
     }
@@ -57,6 +57,10 @@ def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[st
         **progress,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _saved(method: Method) -> dict[str, nn.Module]:
+    return {name: network for name, network in method.networks.items() if name not in method.unsaved}
 
 
 def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
@@ -73,7 +77,7 @@ def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
 def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
     """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools."""
     state = torch.load(folder / "state.pt", map_location=stepper.device, weights_only=True)
-    for name, network in stepper.method.networks.items():
+    for name, network in _saved(stepper.method).items():
         network.load_state_dict(state["networks"][name])
     for name, optimiser in stepper.optimisers.items():
         optimiser.load_state_dict(state["optimisers"][name])
@@ -100,7 +104,7 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
     recipe = Recipe.model_validate(yaml.safe_load(_read(join(folder, "recipe.yaml"), options)))
     state = _load_tensors(join(folder, "state.pt"), options)
     method = build_method(recipe, _blank_segmentor(recipe, state))
-    for name, network in method.networks.items():
+    for name, network in _saved(method).items():
         weights = state["ema"].get(name) or state["networks"][name]
         network.load_state_dict(weights)
     return method.eval().requires_grad_(False), recipe
@@ -122,9 +126,13 @@ def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
     return build_method(segmentor_recipe(recipe)).networks["segmentor"]
 
 
-def segmentor_recipe(recipe: Recipe, seed_offset: int = 0) -> Recipe:
-    """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs)."""
+def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None = None) -> Recipe:
+    """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs).
+
+    `network` overrides `method.segmentor_network`: the judge is the same for every method.
+    """
     method = recipe.method
+    changes = {"name": "segmentor", "segmentor_network": network or method.segmentor_network}
     training = recipe.training.model_copy(
         update={
             "epochs": method.segmentor_epochs,
@@ -137,7 +145,7 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0) -> Recipe:
             "seed": recipe.training.seed + seed_offset,
         }
     )
-    return recipe.model_copy(update={"method": method.model_copy(update={"name": "segmentor"}), "training": training})
+    return recipe.model_copy(update={"method": method.model_copy(update=changes), "training": training})
 
 
 def _checkpoint_folder(uri: str, options: dict[str, Any] | None) -> str:

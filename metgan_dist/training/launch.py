@@ -19,8 +19,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from metgan_dist.errors import TrainingStopped
-from metgan_dist.methods import METHODS, build_method
+from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
+from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.recipe import Recipe
 from metgan_dist.run import Run
 from metgan_dist.tiles.shards import write_whole
@@ -34,6 +35,7 @@ from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.volumes.location import filesystem, join
+from metgan_dist.weights import weights_path
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _trainer(assignment: Assignment) -> TorchTrainer:
 
 
 def _order(recipe: Recipe) -> Literal["min", "max"]:
-    return METHODS[recipe.method.name].best[1]
+    return method_class(recipe.method.name).criterion(recipe)[1]
 
 
 def _trained(assignment: Assignment, result: ray.train.Result) -> Trained:
@@ -231,11 +233,14 @@ def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
 
 def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int) -> Stepper:
     recipe = assignment.recipe
-    torch.manual_seed(recipe.training.seed)
-    segmentor = None
+    # What is drawn in training (dropout, latents, noise) differs between ranks; the weights do not.
+    torch.manual_seed(recipe.training.seed + rank)
+    segmentor = perceptual = None
     if assignment.segmentor:
         segmentor = load_method(assignment.segmentor, assignment.options)[0].networks["segmentor"]
-    method = build_method(recipe, segmentor)
+    if method_class(recipe.method.name).needs_perceptual(recipe):
+        perceptual = Vgg19Features(weights_path("vgg19"))
+    method = build_method(recipe, segmentor, perceptual)
     method.seed_pools(recipe.training.seed + rank)
     return Stepper(
         method,

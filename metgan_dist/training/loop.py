@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metgan_dist.errors import TrainingStopped
+from metgan_dist.methods.method import Best
 from metgan_dist.recipe import Recipe, Training
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
 from metgan_dist.training.progress import Progress
@@ -100,7 +101,7 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         state.checkpoint = _checkpoint_name(state.images)
         around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
     progress = Progress(around.say, around.title, state.images, length.total)
-    settings = recipe.training
+    settings, best = recipe.training, stepper.method.criterion(recipe)
     began = time.monotonic() - state.seconds
     for batches in _grouped(around.stream(state.images, length.total), settings.accumulate):
         stepper.set_rate(rate_factor(state.images, length.total, settings.decay_from))
@@ -112,11 +113,11 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         fresh = length.crosses(state.images, settings.validate_every)
         if fresh:
             with progress.pause():
-                _validate(stepper, state, around)
+                _validate(stepper, state, around, best)
         if fresh or length.crosses(state.images, settings.checkpoint_every):
             state.seconds = time.monotonic() - began
             with progress.pause():
-                _save(recipe, stepper, state, around, fresh)
+                _save(recipe, stepper, state, around, fresh, best)
     return state.scores
 
 
@@ -144,10 +145,10 @@ def _log(losses: dict[str, Any], state: _State, progress: Progress, around: Surr
     progress.step(state.images, values)
 
 
-def _validate(stepper: Stepper, state: _State, around: Surroundings) -> None:
+def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best) -> None:
     scores, picture = around.validate(stepper)
     state.scores = scores
-    name, order = stepper.method.best
+    name, order = best
     state.score = scores.get(name)
     better = state.score is not None and (
         state.best is None or (state.score < state.best if order == "min" else state.score > state.best)
@@ -161,7 +162,7 @@ def _validate(stepper: Stepper, state: _State, around: Surroundings) -> None:
     around.say(f"{around.title}  validation at {state.images} images: {shown}{'  (best)' if better else ''}")
 
 
-def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool) -> None:
+def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, best: Best) -> None:
     name = _checkpoint_name(state.images)
     with tempfile.TemporaryDirectory(prefix="metgan-checkpoint-") as temporary:
         folder = Path(temporary)
@@ -169,7 +170,7 @@ def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings,
             save_state(folder, stepper, recipe, dict(state.__dict__))
         save_rank(folder, stepper, around.rank)
         # A checkpoint that was not validated is there to continue from, never to be chosen as the best.
-        worst = NO_SCORE if stepper.method.best[1] == "min" else -NO_SCORE
+        worst = NO_SCORE if best[1] == "min" else -NO_SCORE
         score = state.score if fresh and state.score is not None else worst
         around.keep(folder, name, {"score": score, "images": state.images})
     state.checkpoint = name

@@ -104,7 +104,10 @@ class Validator:
                 if is_label:
                     scored.count(output, batch["label"], classes)
                     continue
-                scored.add(batch["tile"].tolist(), image_scores(output, batch["tumour"]))
+                scored.add(
+                    batch["tile"].tolist(),
+                    {**image_scores(output, batch["tumour"]), **cycle_score(method, batch, output)},
+                )
                 if self.judge is not None:
                     scored.count(self.judge.translate({**batch, "tumour": output}), batch["label"], classes)
             picture = None
@@ -116,6 +119,15 @@ class Validator:
             scored = parts[0].joined(parts[1:])
             is_label = not scored.per_tile
         return scored.summary("dice" if is_label else "label_fidelity"), picture
+
+
+def cycle_score(method: Method, batch: Batch, output: Tensor) -> dict[str, np.ndarray]:
+    """`cycle_mae` per tile: mean absolute difference of the anatomy and what the method's inverse makes of `output`."""
+    cycled = method.cycle(batch, output)
+    if cycled is None:
+        return {}
+    difference = (cycled.float() - batch["anatomy"].float()).abs().flatten(1).mean(dim=1)
+    return {"cycle_mae": difference.double().cpu().numpy()}
 
 
 def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.ndarray:
@@ -155,7 +167,8 @@ def evaluate(
             batch = _to(batch, device)
             outputs = {"generated": method.translate(batch), **trivial.predictions(batch["anatomy"])}
             for name, output in outputs.items():
-                scored[name].add(batch["tile"].tolist(), image_scores(output, batch["tumour"]))
+                own = cycle_score(method, batch, output) if name == "generated" else {}
+                scored[name].add(batch["tile"].tolist(), {**image_scores(output, batch["tumour"]), **own})
             for name, output in {**outputs, "real": batch["tumour"]}.items():
                 scored[name].count(judge.translate({**batch, "tumour": output}), batch["label"], classes)
     return {"tiles": len(rows), **{name: value.summary("label_fidelity") for name, value in scored.items()}}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, normalise_by_local_maximum, one_versus_rest
+from metgan_dist.recipe import Recipe
 
 
 def network(classes=2, width=1 / 16):
@@ -84,7 +85,7 @@ def test_loss_weighs_tumour_2_and_background_one_half():
 def test_player_is_adam_as_the_authors_trained():
     (player,) = Segmentor(network()).players()
     assert (player.networks, player.learning_rate, player.betas) == (("segmentor",), 1e-4, (0.9, 0.999))
-    assert Segmentor.best == ("dice", "max")
+    assert Segmentor.criterion(Recipe()) == ("dice", "max")
 
 
 def learn_squares(classes, steps=60):

@@ -69,10 +69,13 @@ class Critic(Method):
     """A player without batch statistics, so that the joint gradient is the mean of the parts'."""
 
     inference = ("critic",)
-    best = ("mae", "min")
 
     @classmethod
-    def from_recipe(cls, recipe, segmentor=None):
+    def criterion(cls, recipe):
+        return ("mae", "min")
+
+    @classmethod
+    def from_recipe(cls, recipe, segmentor=None, perceptual=None):
         return cls({"critic": PatchGAN(width=0.1)})
 
     def players(self):

@@ -1,0 +1,90 @@
+"""The rows of paper 1's table 2: which components a method has, and the generators that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+from torch import nn
+
+from metgan_dist.networks.initialise import initialise
+from metgan_dist.networks.label_as_image import LabelAsImage
+from metgan_dist.networks.metgen import MetGen
+from metgan_dist.networks.resnet_9 import ResNet9
+from metgan_dist.networks.unet_256 import UNet256, downs_of
+
+Backbone = Literal["metgen", "unet-256", "resnet-9"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """alpha1 to alpha4 of paper 1's equation 4, and CycleGAN's identity loss; a term of weight 0 is not computed.
+
+    The segmentation term is a mean over pixels, not a sum, with weight 1 on background: a segmentor at chance gives
+    log 2 there, so alpha3 = 100 starts near 70, where images that are off by 0.3 give 6 for cycle and 6 for pair.
+    """
+
+    adversarial: float = 1.0
+    cycle: float = 10.0
+    segmentation: float = 100.0
+    pair: float = 10.0
+    identity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """The ticks of one row. Without a cycle the discriminator is conditional.
+
+    `discriminator_first`: as pix2pix was released, the discriminator moves first, and at half its loss.
+    """
+
+    segmentor: bool
+    pair: bool
+    cycle: bool
+    discriminator_first: bool = False
+
+    def weights(self, given: Weights) -> Weights:
+        """`given` with 0 for the terms that this row does not have."""
+        absent = {
+            "segmentation": not self.segmentor,
+            "pair": not self.pair,
+            "cycle": not self.cycle,
+            "identity": not self.cycle,
+        }
+        return replace(given, **{name: 0.0 for name, missing in absent.items() if missing})
+
+
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        "pix2pix": Row(segmentor=False, pair=True, cycle=False, discriminator_first=True),
+        "pix2pix_seg": Row(segmentor=True, pair=True, cycle=False, discriminator_first=True),
+        "cyclegan": Row(segmentor=False, pair=False, cycle=True),
+        "cyclegan_seg": Row(segmentor=True, pair=False, cycle=True),
+        "metgen_cond": Row(segmentor=False, pair=True, cycle=False),
+        "metgen_cond_seg": Row(segmentor=True, pair=True, cycle=False),
+        "metgen_cycle": Row(segmentor=False, pair=True, cycle=True),
+        "metgan_minus": Row(segmentor=True, pair=False, cycle=True),
+        "metgan": Row(segmentor=True, pair=True, cycle=True),
+    }
+)
+
+
+def build_generator(
+    backbone: Backbone,
+    channels: int,
+    classes: int,
+    edges: tuple[int, int],
+    width: float,
+    merge_full_resolution: bool,
+    stochastic_inference: bool,
+) -> nn.Module:
+    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`."""
+    if backbone == "metgen":
+        return initialise(MetGen(channels, classes, width, merge_full_resolution))
+    incoming = channels + classes - 1
+    if backbone == "resnet-9":
+        return initialise(LabelAsImage(ResNet9(incoming, channels, width=width), classes))
+    unet = UNet256(incoming, channels, width=width, downs=downs_of(*edges), stochastic=stochastic_inference)
+    return initialise(LabelAsImage(unet, classes))

@@ -1,0 +1,34 @@
+"""The naive way to tell a generator of a label, which MetGen's label path is compared with: as more image channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LabelAsImage(nn.Module):
+    """A plain image-to-image network behind the interface of MetGen: `encode_label`, then `forward`.
+
+    Args:
+        backbone: maps (N, channels + classes - 1, H, W) to (N, channels, H, W) in [-1, 1].
+        classes: label classes, background included.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classes = classes
+
+    def encode_label(self, label: Tensor) -> Tensor:
+        """A label map (N, H, W) as one image per foreground class, (N, classes - 1, H, W), -1 or 1."""
+        return label_channels(label, self.classes)
+
+    def forward(self, image: Tensor, label_features: Tensor) -> Tensor:
+        """Translate `image` (N, channels, H, W) in [-1, 1] into the other domain, same shape and range."""
+        return self.backbone(torch.cat([image, label_features.to(image.dtype)], dim=1))
+
+
+def label_channels(label: Tensor, classes: int) -> Tensor:
+    """A label map (N, H, W) of 0..classes-1 as images (N, classes - 1, H, W): 1 in the class and -1 elsewhere."""
+    return functional.one_hot(label.long(), classes).movedim(-1, 1)[:, 1:].float() * 2 - 1

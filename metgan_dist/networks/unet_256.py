@@ -1,0 +1,104 @@
+"""The U-Net of pix2pix (Isola et al., CVPR 2017, section 6.1.1): U-Net-256 after the image size of its eight downs.
+
+One channel in and out, eight downs: 54,407,809 parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metgan_dist.networks.dimensions import scaled
+
+MOST_DOWNS, LEAST_DOWNS = 8, 5
+# Decoder stages with dropout, counted from the innermost: CD512-CD512-CD512 in the paper's notation.
+DROPOUT_STAGES = 3
+
+
+def downs_of(height: int, width: int) -> int:
+    """How often every edge of an image halves, at most 8 times: the `downs` of a U-Net for this size.
+
+    Raises ValueError when an edge is no multiple of 32, which leaves fewer than 5.
+    """
+    downs = 0
+    while downs < MOST_DOWNS and height % 2 ** (downs + 1) == 0 and width % 2 ** (downs + 1) == 0:
+        downs += 1
+    if downs < LEAST_DOWNS or min(height, width) < 1:
+        raise ValueError(f"image edges {(height, width)} must be multiples of {2**LEAST_DOWNS}")
+    return downs
+
+
+class DecoderStage(nn.Module):
+    """ReLU, 4x4 transposed convolution of stride 2, BatchNorm; dropout 0.5 on request."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: bool) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, noise: bool) -> Tensor:
+        x = self.norm(self.up(functional.relu(x)))
+        return functional.dropout(x, 0.5, training=noise) if self.dropout else x
+
+
+class UNet256(nn.Module):
+    """Generator of pix2pix: 4x4 convolutions of stride 2 from 64 to 512 channels and back, with skips at every size.
+
+    LeakyReLU 0.2 on the way down, ReLU on the way up, BatchNorm on all but the first, the innermost and the last
+    convolution. The innermost has none because an image may be a single pixel there, which BatchNorm would turn into
+    zero at batch 1. As released, only the last convolution has a bias.
+
+    Dropout is this network's only source of noise. It sits in the decoder's three innermost 512-channel stages (one or
+    two where fewer downs leave no more), is on in training mode, and at inference where `stochastic` says so.
+
+    Args:
+        in_channels, out_channels: channels of the image and of the output.
+        width: multiplier of all channel numbers (at least 2 channels remain).
+        downs: halvings, 5 to 8; `downs_of` gives the number for an image size.
+        stochastic: keep dropout on in eval mode; an attribute that can be changed at any time.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, width: float = 1.0, downs: int = 8, stochastic: bool = False
+    ) -> None:
+        super().__init__()
+        if not LEAST_DOWNS <= downs <= MOST_DOWNS:
+            raise ValueError(f"downs must be within {LEAST_DOWNS}..{MOST_DOWNS}, not {downs}")
+        self.divisor = 2**downs
+        self.stochastic = stochastic
+        channels = [scaled(64 * min(2**level, 8), width) for level in range(downs)]
+        self.encoder, self.norms = nn.ModuleList(), nn.ModuleList()
+        incoming = in_channels
+        for level, outgoing in enumerate(channels):
+            self.encoder.append(nn.Conv2d(incoming, outgoing, kernel_size=4, stride=2, padding=1, bias=False))
+            self.norms.append(nn.BatchNorm2d(outgoing) if 0 < level < downs - 1 else nn.Identity())
+            incoming = outgoing
+        self.decoder = nn.ModuleList()
+        for stage, outgoing in enumerate(reversed(channels[:-1])):
+            # The last four stages leave the 512 channels, so a U-Net of five downs has one stage with dropout.
+            dropout = stage < min(DROPOUT_STAGES, downs - 4)
+            self.decoder.append(DecoderStage(incoming, outgoing, dropout=dropout))
+            incoming = 2 * outgoing
+        self.output = nn.ConvTranspose2d(incoming, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1].
+
+        Raises ValueError when an edge is no multiple of `divisor`, 2^downs.
+        """
+        if any(edge % self.divisor for edge in image.shape[2:]):
+            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        skips = []
+        x = image
+        for level, (convolution, norm) in enumerate(zip(self.encoder, self.norms, strict=True)):
+            x = norm(convolution(functional.leaky_relu(x, 0.2) if level else x))
+            skips.append(x)
+        skips.pop()
+        noise = self.training or self.stochastic
+        for stage in self.decoder:
+            x = torch.cat([skips.pop(), stage(x, noise)], dim=1)
+        x = self.output(functional.relu(x))
+        # tanh in float32: near -1 and 1 bfloat16 has steps of 1/256, coarser than an 8-bit image.
+        return torch.tanh(x.to(torch.promote_types(x.dtype, torch.float32)))

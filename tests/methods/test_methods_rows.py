@@ -1,0 +1,227 @@
+"""The nine rows of paper 1's table 2: one method whose components come and go with the row's name."""
+
+import pytest
+import torch
+
+from metgan_dist.methods import METHODS, build_method, method_class
+from metgan_dist.methods.losses import l1
+from metgan_dist.methods.metgan import MetGAN
+from metgan_dist.methods.rows import ROWS, Weights
+from metgan_dist.methods.segmentor import SegmentorNetwork
+from metgan_dist.networks.metgen import MetGen
+from metgan_dist.networks.resnet_9 import ResNet9
+from metgan_dist.networks.unet_256 import UNet256
+from metgan_dist.recipe import Recipe
+
+# Paper 1, table 2: generator, segmentor, pair loss, cycle.
+TABLE_2 = {
+    "pix2pix": ("unet-256", False, True, False),
+    "pix2pix_seg": ("unet-256", True, True, False),
+    "cyclegan": ("unet-256", False, False, True),
+    "cyclegan_seg": ("unet-256", True, False, True),
+    "metgen_cond": ("metgen", False, True, False),
+    "metgen_cond_seg": ("metgen", True, True, False),
+    "metgen_cycle": ("metgen", False, True, True),
+    "metgan_minus": ("metgen", True, False, True),
+    "metgan": ("metgen", True, True, True),
+}
+
+
+def recipe(name, **method):
+    settings = {"name": name, "width": 1 / 16, **method}
+    return Recipe.model_validate({"method": settings, "tiles": {"size": [64]}})
+
+
+def build(name, classes=2, **method):
+    settings = recipe(name, **method)
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": classes})})
+    segmentor = SegmentorNetwork(classes, width=1 / 16) if method_class(name).needs_segmentor(settings) else None
+    return build_method(settings, segmentor)
+
+
+def batch(classes=2, n=2, edge=64, channels=1):
+    torch.manual_seed(1)
+    return {
+        "anatomy": torch.rand(n, channels, edge, edge) * 2 - 1,
+        "tumour": torch.rand(n, channels, edge, edge) * 2 - 1,
+        "label": torch.randint(0, classes, (n, edge, edge)),
+    }
+
+
+def step(method, data, moved=None):
+    """One step of every player, or of the one that is named; returns each player's terms."""
+    made, report = {}, {}
+    for player in method.players():
+        method.networks.requires_grad_(False)
+        for name in player.networks:
+            method.networks[name].requires_grad_(True)
+        terms, images = method.losses(player.name, data, made)
+        made |= images
+        report[player.name] = terms
+        if moved in (None, player.name):
+            parameters = [p for name in player.networks for p in method.networks[name].parameters()]
+            adam = torch.optim.Adam(parameters, lr=1e-2, betas=player.betas)
+            adam.zero_grad()
+            sum(terms.values()).backward()
+            assert all(p.grad is not None for p in parameters), player.name  # DDP would wait for it for ever
+            adam.step()
+    return report
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_has_the_ticks_of_table_2(name):
+    backbone, segmentor, pair, cycle = TABLE_2[name]
+    method = build(name)
+    kinds = {"metgen": MetGen, "unet-256": UNet256}
+    generator = method.networks["generator"]
+    assert isinstance(getattr(generator, "backbone", generator), kinds[backbone])
+    assert ("segmentor" in method.networks) == segmentor
+    assert ("inverse" in method.networks) == cycle
+    terms = step(method, batch())["generators"]
+    assert ("pair" in terms) == pair
+    assert ("cycle" in terms) == cycle
+    assert ("segmentation" in terms) == segmentor
+    assert ("identity" in terms) == name.startswith("cyclegan")
+    assert "adversarial" in terms
+
+
+def test_all_rows_are_one_class_and_no_row_is_missing():
+    assert set(ROWS) == set(TABLE_2)
+    assert {METHODS[name] for name in ROWS} == {MetGAN}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_discriminator_is_conditional_only_without_a_cycle_and_sees_what_the_generator_was_given(name):
+    method = build(name, classes=3)
+    judge = method.networks["discriminator_tumour"]
+    assert judge.condition_channels == (0 if ROWS[name].cycle else 1 + 2)
+    if not ROWS[name].cycle:
+        data = batch(classes=3)
+        condition = method._condition(data)
+        assert torch.equal(condition[:, :1], data["anatomy"])
+        assert torch.equal(condition[:, 1] > 0, data["label"] == 1)
+        assert torch.equal(condition[:, 2] > 0, data["label"] == 2)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "metgen_cond_seg", "cyclegan", "metgan"])
+@pytest.mark.parametrize("player", ["generators", "discriminators"])
+def test_a_turn_moves_its_own_players_parameters_and_no_others(name, player):
+    method = build(name)
+    before = {key: value.clone() for key, value in method.named_parameters()}
+    step(method, batch(), moved=player)
+    mine = next(p.networks for p in method.players() if p.name == player)
+    for key, value in method.named_parameters():
+        own = key.split(".")[1] in mine
+        # A bias before a norm may stand still; what is not ours must.
+        if not own:
+            assert torch.equal(before[key], value), key
+    for network in mine:
+        assert any(
+            not torch.equal(before[f"networks.{network}.{key}"], value)
+            for key, value in method.networks[network].named_parameters()
+        )
+
+
+def test_pix2pix_lets_the_discriminator_move_first_at_half_its_loss_without_a_pool():
+    method = build("pix2pix").eval()
+    assert [player.name for player in method.players()] == ["discriminators", "generators"]
+    assert method.pools["tumour"].size == 0
+    data = batch()
+    terms, made = method.losses("discriminators", data, {})
+    assert made == {}
+    judge, condition = method.networks["discriminator_tumour"], method._condition(data)
+    real, fake = judge(data["tumour"], condition), judge(method.translate(data), condition)
+    expected = 0.5 * (
+        torch.nn.functional.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+        + torch.nn.functional.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+    )
+    torch.testing.assert_close(terms["tumour"], expected)
+
+
+def test_pix2pix_weighs_the_pair_loss_by_100_unless_told_otherwise():
+    method, data = build("pix2pix").eval(), batch()
+    terms, _ = method.losses("generators", data, {})
+    torch.testing.assert_close(terms["pair"], 100 * l1(method.translate(data), data["tumour"]))
+    assert build("pix2pix", alpha4=3).weights.pair == 3
+
+
+def test_identity_loss_is_cyclegans():
+    method, data = build("cyclegan").eval(), batch()
+    terms, _ = method.losses("generators", data, {})
+    f, g = method.networks["generator"], method.networks["inverse"]
+    label = f.encode_label(data["label"])
+    expected = 5 * (l1(f(data["tumour"], label), data["tumour"]) + l1(g(data["anatomy"], label), data["anatomy"]))
+    torch.testing.assert_close(terms["identity"], expected)
+
+
+def test_a_past_fake_is_judged_with_its_own_condition():
+    method = build("metgen_cond", pool=1)
+    judge = method.networks["discriminator_tumour"]
+    seen = []
+    judge.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    known = {}
+    for number in range(12):
+        torch.manual_seed(number)
+        data = {**batch(n=1), "anatomy": torch.full((1, 1, 64, 64), number / 12)}
+        made = {"tumour": torch.full((1, 1, 64, 64), number / 24)}
+        known[number / 24] = number / 12
+        method.losses("discriminators", data, made)
+    fakes = seen[1::2]
+    pairs = [(image[0, 0, 0, 0].item(), condition[0, 0, 0, 0].item()) for image, condition in fakes]
+    assert all(condition == pytest.approx(2 * image) for image, condition in pairs)
+    assert any(image != number / 24 for number, (image, _) in enumerate(pairs))  # some came out of the pool
+
+
+def test_cyclegan_runs_with_its_own_resnet():
+    method = build("cyclegan", backbone="resnet-9")
+    assert isinstance(method.networks["generator"].backbone, ResNet9)
+    assert method.translate(batch()).shape == (2, 1, 64, 64)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan", "metgan"])
+def test_several_channels_and_classes(name, classes):
+    torch.manual_seed(0)
+    method = MetGAN(
+        row=ROWS[name],
+        backbone=TABLE_2[name][0],
+        channels=3,
+        classes=classes,
+        edges=(64, 128),
+        width=1 / 16,
+        weights=Weights(segmentation=0),
+    ).eval()
+    data = {key: torch.cat([value] * 2, dim=-1) for key, value in batch(classes, channels=3).items()}
+    assert method.translate(data).shape == (2, 3, 64, 128)
+    for player in method.players():
+        terms, _ = method.losses(player.name, data, {"tumour": data["tumour"], "anatomy": data["anatomy"]})
+        assert all(term.isfinite() for term in terms.values())
+
+
+def test_paper_size_counts():
+    with torch.device("meta"):
+        pix2pix = MetGAN(row=ROWS["pix2pix"], backbone="unet-256", weights=Weights())
+        cyclegan = MetGAN(row=ROWS["cyclegan"], backbone="resnet-9", weights=Weights())
+
+    def count(network):
+        return sum(p.numel() for p in network.parameters())
+
+    # One more input channel, the label, for the first 4x4 (7x7) convolution of 64 channels.
+    assert count(pix2pix.networks["generator"]) == 54_407_809 + 64 * 16
+    assert count(cyclegan.networks["inverse"]) == 11_365_633 + 64 * 49
+    assert count(cyclegan.networks["discriminator_anatomy"]) == 2_762_689
+    # Anatomy and label beside the image: two more channels into the first 4x4 convolution.
+    assert count(pix2pix.networks["discriminator_tumour"]) == 2_762_689 + 2 * 64 * 16
+
+
+def test_unpaired_rows_are_chosen_without_looking_at_pairs():
+    for name, row in ROWS.items():
+        best, order = method_class(name).criterion(recipe(name))
+        assert (best, order) == (("mae" if row.pair else "cycle_mae"), "min")
+
+
+def test_dropout_at_inference_is_a_choice():
+    data = batch()
+    still, noisy = build("pix2pix").eval(), build("pix2pix", stochastic_inference=True, width=1 / 4).eval()
+    assert torch.equal(still.translate(data), still.translate(data))
+    assert not torch.equal(noisy.translate(data), noisy.translate(data))
