@@ -112,7 +112,7 @@ def find_weights(name: str) -> WeightsFile:
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Those of the weights that METGAN_WEIGHTS does not hold; looks without fetching, so a job can ask before it starts.
+    """Those of the weights that METGAN_WEIGHTS does not hold, found without fetching any: for a job to ask beforehand.
 
     Whether a file that is there is the published one is told by `find_weights`, whose error also says where to get it.
     """
@@ -156,8 +156,8 @@ def _check_unverified(file: WeightsFile, uri: str) -> None:
     published = PUBLISHED[file.name]
     if os.environ.get(ALLOW_UNVERIFIED) != "1":
         raise UserError(
-            f"{uri}: not the published file (SHA-256 {file.sha256[:8]}..., published {published.sha256[:8]}...), damaged "
-            f"or other weights; get it from {published.url}, or set {ALLOW_UNVERIFIED}=1 to report scores as '_unverified'"
+            f"{uri}: damaged or other weights (SHA-256 {file.sha256[:8]}..., published {published.sha256[:8]}...); "
+            f"get it from {published.url}, or set {ALLOW_UNVERIFIED}=1 to report scores as '_unverified'"
         )
     try:  # the libraries unpickle without restraint: let nothing but tensors through to them
         torch.load(file.path, map_location="cpu", weights_only=True)
@@ -173,7 +173,10 @@ def _uri(name: str) -> str | None:
 def _exists(uri: str) -> bool:
     with _storage_errors(uri):
         fs, path = url_to_fs(uri)
-        return bool(fs.isfile(path))
+        try:
+            return fs.info(path)["type"] != "directory"
+        except FileNotFoundError:
+            return False
 
 
 def _local(uri: str) -> Path | None:

@@ -15,8 +15,12 @@ from torch import nn
 from metgan_dist.errors import UserError
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Method, Player
+from metgan_dist.methods.redgan import RedGan
 from metgan_dist.methods.rows import ROWS
+from metgan_dist.methods.sean import Sean
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, build_segmentor_network
+from metgan_dist.methods.sifa import SIFA
+from metgan_dist.methods.spade import Spade
 from metgan_dist.recipe import Recipe
 
 __all__ = [
@@ -30,7 +34,18 @@ __all__ = [
     "method_class",
 ]
 
-METHODS: MappingProxyType[str, type[Method]] = MappingProxyType({**dict.fromkeys(ROWS, MetGAN), "segmentor": Segmentor})
+METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
+    {
+        **dict.fromkeys(ROWS, MetGAN),
+        "spade": Spade,
+        "spade_vae": Spade,
+        "sean": Sean,
+        "sean_vae": Sean,
+        "sifa": SIFA,
+        "redgan": RedGan,
+        "segmentor": Segmentor,
+    }
+)
 
 # Both U-Nets halve an image six times.
 DIVISOR = 64

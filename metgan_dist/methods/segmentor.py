@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,13 @@ from torch.nn import functional
 
 from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
+from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.unet import UNet
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
+
+Architecture = Literal["unet", "resnet-34"]
 
 # Weights of tumour and background pixels with which the authors trained their segmentor.
 POSITIVE, NEGATIVE = 2.0, 0.5
@@ -38,12 +41,24 @@ def one_versus_rest(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 class SegmentorNetwork(nn.Module):
-    """U-Net with one output channel per foreground class, behind the local-maximum normalisation."""
+    """A network with one output channel per foreground class, behind the local-maximum normalisation.
 
-    def __init__(self, classes: int = 2, *, width: float = 1.0, dimensions: int = 2) -> None:
+    Args:
+        classes: label classes, background included.
+        width: multiplier of all channel numbers.
+        network: `unet`, that of Pan et al. (methods.md section 1), or `resnet-34`, RedGAN's ResNet34-U-Net (2D only).
+    """
+
+    def __init__(
+        self, classes: int = 2, *, width: float = 1.0, dimensions: int = 2, network: Architecture = "unet"
+    ) -> None:
         super().__init__()
         self.classes = classes
-        self.unet = UNet(1, classes - 1, width=width, dimensions=dimensions)
+        self.unet: UNet | ResNetUNet
+        if network == "resnet-34":
+            self.unet = ResNetUNet(1, classes - 1, width=width)
+        else:
+            self.unet = UNet(1, classes - 1, width=width, dimensions=dimensions)
         self.divisor = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:
@@ -120,5 +135,6 @@ def label_picture(label: Tensor, classes: int) -> Tensor:
 
 
 def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
-    """An untrained segmentor of the recipe's classes and width, for training or for loading a checkpoint into."""
-    return SegmentorNetwork(recipe.data.classes, width=recipe.method.segmentor_width)
+    """An untrained segmentor of the recipe's classes, width and network, for training or for loading a checkpoint into."""
+    method = recipe.method
+    return SegmentorNetwork(recipe.data.classes, width=method.segmentor_width, network=method.segmentor_network)

@@ -2,6 +2,9 @@
 
 Everything is computed on the [-1, 1] scale that the networks work in, so the data range is 2: an MAE of 0.02 is one per
 cent of the range. Papers that score on [0, 1] report an MAE half as large and an MSD a quarter as large.
+
+Channels are scored as they are, whatever their number: nothing is converted to grey or to colour, nothing rounded to
+8 bits. Every score but SSIM takes all values of a tile together; SSIM is the mean over its channels.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,11 @@ from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.volumes.location import filesystem, join
 from metgan_dist.weights import weights_path
 
+SEGMENTORS = ("segmentor", "judge")
+
+RESOURCES = ("seconds", "images_per_second", "peak_rss_bytes", "peak_gpu_bytes")
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resident memory in
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -65,12 +72,17 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a finished training left its checkpoints, and the validation score of the best."""
+    """Where a finished training left its checkpoints, the validation score of the best, and what it took.
+
+    `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
+    `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
+    """
 
     best: str
     last: str
     score: float
     images: int
+    resources: dict[str, float] = field(default_factory=dict)
 
 
 def train_on_ray(assignment: Assignment, run: Run, report: Callable[[str], None]) -> Trained:
@@ -135,7 +147,9 @@ def _trained(assignment: Assignment, result: ray.train.Result) -> Trained:
     best, metrics = max(kept, key=lambda pair: (sign * pair[1]["score"], pair[1]["images"]))
     scheme = assignment.run_folder.split("://")[0] + "://" if "://" in assignment.run_folder else ""
     last = result.metrics or metrics
-    return Trained(f"{scheme}{best.path}", f"{scheme}{result.checkpoint.path}", metrics["score"], int(last["images"]))
+    resources = {name: last[name] for name in RESOURCES if name in last}
+    where = f"{scheme}{best.path}", f"{scheme}{result.checkpoint.path}"
+    return Trained(*where, metrics["score"], int(last["images"]), resources)
 
 
 class _Silence:
@@ -149,10 +163,10 @@ class _Silence:
 
 
 class _RoleLog:
-    """Rank 0's MLflow log, with the role before each name so that trainings of one run stay apart."""
+    """Rank 0's MLflow log; a run's segmentors put their role before each name, its method has the plain names."""
 
     def __init__(self, logger: RunLogger, role: str, run_folder: str, options: dict[str, Any]) -> None:
-        self._logger, self._prefix = logger, "" if role == "metgan" else f"{role}/"
+        self._logger, self._prefix = logger, f"{role}/" if role in SEGMENTORS else ""
         self._folder, self._options = run_folder, options
 
     def metrics(self, values: Any, step: int) -> None:
@@ -268,7 +282,11 @@ def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, de
 
 
 def _keep(folder: Path, name: str, metrics: dict[str, float]) -> None:
-    ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+    peaks = {
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+    }
+    ray.train.report({**metrics, **peaks}, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
 
 def _agree(reason: str, world: int) -> str:

@@ -85,6 +85,7 @@ class _State:
     best_images: int = 0
     score: float | None = None
     seconds: float = 0.0
+    rate: float = 0.0
     checkpoint: str = "none yet"
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
             with progress.pause():
                 _validate(stepper, state, around, best)
         if fresh or length.crosses(state.images, settings.checkpoint_every):
-            state.seconds = time.monotonic() - began
+            state.seconds, state.rate = time.monotonic() - began, progress.rate(state.images)
             with progress.pause():
                 _save(recipe, stepper, state, around, fresh, best)
     return state.scores
@@ -172,7 +173,8 @@ def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings,
         # A checkpoint that was not validated is there to continue from, never to be chosen as the best.
         worst = NO_SCORE if best[1] == "min" else -NO_SCORE
         score = state.score if fresh and state.score is not None else worst
-        around.keep(folder, name, {"score": score, "images": state.images})
+        pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
+        around.keep(folder, name, {"score": score, "images": state.images, **pace})
     state.checkpoint = name
 
 

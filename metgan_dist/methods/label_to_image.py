@@ -1,0 +1,151 @@
+"""Label-to-image GANs: what SPADE, SEAN and RedGAN have in common (methods.md sections 5 to 7).
+
+One generator makes the tumour image from the label; a multi-scale discriminator sees label and image. The anatomy image
+is not an input, which is why the MetGAN paper finds these methods' backgrounds poor (paper 1, section 4.2).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from metgan_dist.errors import UserError
+from metgan_dist.methods.adversarial_features import (
+    feature_matching,
+    multiscale_discriminator_loss,
+    multiscale_generator_loss,
+    perceptual_loss,
+    split_fake_and_real,
+)
+from metgan_dist.methods.losses import AdversarialForm
+from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
+from metgan_dist.methods.segmentor import label_picture
+from metgan_dist.networks.spade import one_hot_label
+
+if TYPE_CHECKING:
+    from metgan_dist.recipe import Recipe
+
+BETAS = (0.0, 0.9)
+# Two-time-scale rule: base rate 2e-4 gives the generator 1e-4 and the discriminator 4e-4.
+GENERATOR_RATE, DISCRIMINATOR_RATE = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class FeatureWeights:
+    """Weights beside the adversarial term's 1; a term of weight 0 is not computed."""
+
+    feature_matching: float = 10.0
+    perceptual: float = 10.0
+
+
+PAPER_WEIGHTS = FeatureWeights()
+
+
+class LabelToImage(Method):
+    """Players: `generator`, then `discriminator`.
+
+    A subclass builds the networks and says how images are generated (`generate`, `translate`) and, where it is more
+    than the image, what the discriminator sees of them (`shown`).
+
+    Args:
+        networks: `generator`, `discriminator`, and others by name. Those not in `frozen` are trained together with the
+            generator, so each must take part in `generate`.
+        classes: label classes, background included.
+        perceptual: gives the five VGG19 features of images in [-1, 1]; kept as `vgg`, frozen, and not saved with
+            checkpoints. None where the perceptual weight is 0 or nothing is trained.
+        adversarial: form of the adversarial loss; hinge in all three publications.
+        learning_rate: the base rate; the generator learns at half of it, the discriminator at twice.
+        frozen: names of further networks that no player trains.
+    """
+
+    inference: tuple[str, ...] = ("generator",)
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        classes: int,
+        weights: FeatureWeights = PAPER_WEIGHTS,
+        perceptual: nn.Module | None = None,
+        adversarial: AdversarialForm = "hinge",
+        learning_rate: float = 2e-4,
+        frozen: tuple[str, ...] = (),
+    ) -> None:
+        published = {"vgg": perceptual} if perceptual is not None and weights.perceptual else {}
+        super().__init__({**networks, **published}, frozen=(*frozen, *published), unsaved=tuple(published))
+        self.classes = classes
+        self.weights = weights
+        self.adversarial: AdversarialForm = adversarial
+        self.learning_rate = learning_rate
+
+    @classmethod
+    def criterion(cls, recipe: Recipe) -> Best:
+        """Label fidelity: these methods never see the anatomy, so no pixel of the background can be right."""
+        return "label_fidelity", "max"
+
+    @classmethod
+    def needs_perceptual(cls, recipe: Recipe) -> bool:
+        return recipe.method.perceptual > 0
+
+    def players(self) -> tuple[Player, ...]:
+        makers = tuple(name for name in self.networks if name not in ("discriminator", *self.frozen))
+        return (
+            Player("generator", makers, GENERATOR_RATE * self.learning_rate, BETAS),
+            Player("discriminator", ("discriminator",), DISCRIMINATOR_RATE * self.learning_rate, BETAS),
+        )
+
+    @abstractmethod
+    def generate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (N, C, H, W) in [-1, 1] as they are made in training, and further weighted terms of the generator."""
+
+    def shown(self, image: Tensor, batch: Batch) -> Tensor:
+        """What the discriminator sees, beside the label, of a generated or real image (N, C, H, W)."""
+        return image
+
+    def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
+        """Terms adversarial, feature_matching, perceptual and those of `generate`; adversarial of the discriminator.
+
+        The generator makes `tumour`, on which the discriminator then learns. The released codes generate it anew with
+        the generator just updated, at the price of one more forward pass.
+        """
+        if player == "generator":
+            return self._generator_losses(batch)
+        fake, real = self._judge(made["tumour"], batch)
+        return {"adversarial": multiscale_discriminator_loss(real, fake, self.adversarial)}, {}
+
+    def _generator_losses(self, batch: Batch) -> Losses:
+        image, further = self.generate(batch)
+        fake, real = self._judge(image, batch)
+        weights = self.weights
+        terms = {"adversarial": multiscale_generator_loss(fake, self.adversarial)}
+        if weights.feature_matching:
+            terms["feature_matching"] = weights.feature_matching * feature_matching(fake, real)
+        if weights.perceptual:
+            terms["perceptual"] = weights.perceptual * perceptual_loss(self._vgg(), image, batch["tumour"])
+        return {**terms, **further}, {"tumour": image.detach()}
+
+    def _judge(self, image: Tensor, batch: Batch) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """The discriminator's features of generated and of real images, which go through it in one batch."""
+        label = one_hot_label(batch["label"], self.classes, image.dtype)
+        seen = torch.cat([self.shown(image, batch), self.shown(batch["tumour"], batch)])
+        return split_fake_and_real(self.networks["discriminator"](seen, torch.cat([label, label])))
+
+    def _vgg(self) -> nn.Module:
+        if "vgg" not in self.networks:
+            raise UserError("method.perceptual: the perceptual loss needs VGG19's weights; set it to 0 to go without")
+        return self.networks["vgg"]
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """The columns anatomy (not an input), label, generated, real."""
+        return {
+            "anatomy": batch["anatomy"],
+            "label": label_picture(batch["label"], self.classes),
+            "generated": self.translate(batch),
+            "real": batch["tumour"],
+        }

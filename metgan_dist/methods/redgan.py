@@ -1,0 +1,133 @@
+"""RedGAN as the MetGAN paper's baseline: SPADE with a global class and a segmentor as third player (section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+
+from metgan_dist.errors import UserError
+from metgan_dist.methods.label_to_image import FeatureWeights, LabelToImage
+from metgan_dist.methods.losses import full_precision
+from metgan_dist.methods.method import Batch
+from metgan_dist.networks.multiscale import MultiscaleDiscriminator
+from metgan_dist.networks.redgan_generator import RedGanGenerator
+from metgan_dist.networks.xavier import initialise_xavier
+from metgan_dist.recipe import tile_edges
+
+if TYPE_CHECKING:
+    from metgan_dist.recipe import Recipe
+
+REDGAN_WEIGHTS = FeatureWeights(feature_matching=10.0, perceptual=0.0)
+
+
+class RedGan(LabelToImage):
+    """Generator from the label and a class of the whole image; a frozen segmentor beside the discriminator.
+
+    The segmentor is no loss. What it finds is shown to the discriminator together with the image, real or generated:
+    an image whose tumours a segmentor does not find where the label has them gives itself away. The gradient reaches
+    the generator through the image and through the segmentor.
+
+    A batch may hold `organ`, (N,) integers 0..global_classes-1, the class of the whole tile; without, and with one
+    class only, it is 0.
+
+    Args:
+        channels: channels of the tumour images.
+        classes: label classes, background included.
+        global_classes: classes of whole tiles.
+        edges: edges of the tiles in pixels; the generator's linear layer depends on them.
+        width: multiplier of all channel numbers.
+        segmentor: gives logits (N, classes - 1, H, W) of tumour images in [-1, 1]; it is frozen. None where nothing is
+            trained.
+        weights, perceptual, learning_rate: see `LabelToImage`; by default without the perceptual loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        classes: int = 2,
+        global_classes: int = 1,
+        edges: Sequence[int] = (256, 256),
+        width: float = 1.0,
+        segmentor: nn.Module | None = None,
+        weights: FeatureWeights = REDGAN_WEIGHTS,
+        perceptual: nn.Module | None = None,
+        learning_rate: float = 2e-4,
+    ) -> None:
+        generator = RedGanGenerator(channels, classes, global_classes, edges=edges, width=width)
+        discriminator = MultiscaleDiscriminator(
+            channels + classes - 1, condition_channels=classes, layers=3, last_stride=2, width=width
+        )
+        networks = {"generator": initialise_xavier(generator), "discriminator": initialise_xavier(discriminator)}
+        third = {} if segmentor is None else {"segmentor": segmentor}
+        super().__init__(
+            {**networks, **third},
+            classes=classes,
+            weights=weights,
+            perceptual=perceptual,
+            learning_rate=learning_rate,
+            frozen=tuple(third),
+        )
+        self.global_classes = global_classes
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
+    ) -> Self:
+        """`method.name` redgan, as the sections `method`, `data`, `tiles` and `training` describe it."""
+        method = recipe.method
+        return cls(
+            classes=recipe.data.classes,
+            global_classes=method.global_classes,
+            edges=tile_edges(recipe),
+            width=method.width,
+            segmentor=segmentor,
+            weights=FeatureWeights(method.feature_matching, method.perceptual),
+            perceptual=perceptual,
+            learning_rate=recipe.training.learning_rate,
+        )
+
+    @classmethod
+    def needs_segmentor(cls, recipe: Recipe) -> bool:
+        return True
+
+    def generate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images of `label` and `organ`; no further terms."""
+        return self.networks["generator"](batch["label"], self.global_class(batch)), {}
+
+    def shown(self, image: Tensor, batch: Batch) -> Tensor:
+        """The image (N, C, H, W) and the segmentor's probability of each foreground class, (N, C + classes - 1, H, W).
+
+        Raises UserError without a segmentor.
+        """
+        if "segmentor" not in self.networks:
+            raise UserError("method.segmentor: RedGAN's discriminator needs a trained segmentor; name one")
+        probability = full_precision(self.networks["segmentor"](image)).sigmoid()
+        return torch.cat([image, probability.to(image.dtype)], dim=1)
+
+    @torch.no_grad()
+    def translate(self, batch: Batch) -> Tensor:
+        """Tumour images (N, C, H, W) in [-1, 1] from `label` and, where it is there, `organ`."""
+        return self.generate(batch)[0]
+
+    def global_class(self, batch: Batch) -> Tensor:
+        """The global classes (N,) int64 of a batch. Raises UserError for one outside 0..global_classes-1."""
+        label, organ = batch["label"], batch.get("organ")
+        if organ is None or self.global_classes == 1:
+            return torch.zeros(len(label), dtype=torch.int64, device=label.device)
+        _check_range(organ, self.global_classes)
+        return organ.long()
+
+
+# On a GPU an index out of range ends the process without a word on the cause; this comparison is worth its wait.
+@torch.compiler.disable
+def _check_range(organ: Tensor, global_classes: int) -> None:
+    lowest, highest = (int(value) for value in organ.aminmax())
+    if lowest < 0 or highest >= global_classes:
+        raise UserError(
+            f"method.global_classes: organs {lowest} to {highest} do not fit {global_classes} classes, which are "
+            f"numbered from 0"
+        )

@@ -1,0 +1,126 @@
+"""SPADE's generator: from a label map, or from a label map and a latent vector, to an image (methods.md section 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metgan_dist.networks.dimensions import layers_of, scaled
+from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
+
+# Channels at width 1, coarsest first, and the level of each block: level L has 1/2^L of the image's edge.
+WIDEST = 1024
+BLOCKS = (1024, 1024, 1024, 512, 256, 128, 64)
+LEVELS = (5, 4, 4, 3, 2, 1, 0)
+DIVISOR = 2 ** LEVELS[0]
+
+
+class SpadeTrunk(nn.Module):
+    """Seven residual blocks from 1/32 of the image's edge up to the image: the part that SEAN and RedGAN share.
+
+    Args:
+        channels: channels of the image.
+        block: builds a block from (in_channels, out_channels, level); its forward takes the features and whatever else
+            `forward` is given.
+        width: multiplier of all channel numbers; 1 is the paper.
+        extra: channels that come to the first block beside its 1024.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        block: Callable[[int, int, int], nn.Module],
+        *,
+        width: float = 1.0,
+        extra: int = 0,
+        dimensions: int = 2,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        incoming = scaled(WIDEST, width) + extra
+        for paper, level in zip(BLOCKS, LEVELS, strict=True):
+            outgoing = scaled(paper, width)
+            self.blocks.append(block(incoming, outgoing, level))
+            incoming = outgoing
+        self.image = layers_of(dimensions).convolution(incoming, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """Features (N, 1024 + extra, H/32, W/32) at width 1 to an image (N, channels, H, W) in [-1, 1]."""
+        at = LEVELS[0]
+        for block, level in zip(self.blocks, LEVELS, strict=True):
+            if level != at:
+                x = functional.interpolate(x, scale_factor=2, mode="nearest")
+            x, at = block(x, *conditions), level
+        x = self.image(functional.leaky_relu(x, 0.2))
+        # tanh in float32: near -1 and 1 bfloat16 has steps of 1/256, coarser than an 8-bit image.
+        return torch.tanh(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
+
+
+class SpadeGenerator(nn.Module):
+    """Label map (and, as part of a VAE, latent vector) to image. 92,028,481 parameters at one channel, two classes.
+
+    Args:
+        channels: channels of the image.
+        classes: label classes, background included.
+        width: multiplier of all channel numbers (at least 2; SPADE's hidden channels at least 8); 1 is the paper.
+        latent: numbers of the latent vector; None for a generator that starts from the label alone.
+        edges: edges of the images, needed with `latent`: its linear layer gives each place of the coarsest grid weights
+            of its own, so such a generator makes images of this size only. Without, any multiples of 32 do.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        *,
+        width: float = 1.0,
+        latent: int | None = None,
+        edges: Sequence[int] | None = None,
+        dimensions: int = 2,
+    ) -> None:
+        super().__init__()
+        self.classes, self.latent, self.divisor = classes, latent, DIVISOR
+        self.grid: tuple[int, ...] | None = None
+        hidden = scaled(HIDDEN, width, least=8)
+        wide = scaled(WIDEST, width)
+        if latent is None:
+            self.first: nn.Module = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)
+        else:
+            if edges is None:
+                raise ValueError("a generator with a latent vector needs the edges of its images")
+            self.grid = coarsest_grid(edges)
+            self.first = nn.Linear(latent, wide * math.prod(self.grid))
+        self.trunk = SpadeTrunk(
+            channels,
+            lambda i, o, level: SpadeBlock(i, o, classes, hidden=hidden, dimensions=dimensions),
+            width=width,
+            dimensions=dimensions,
+        )
+
+    def forward(self, label: Tensor, z: Tensor | None = None) -> Tensor:
+        """Image (N, channels, H, W) in [-1, 1] of a label map (N, H, W) of integers 0..classes-1.
+
+        `z` (N, latent), normally distributed, is there if and only if the generator has a latent vector. Raises
+        ValueError when it is not, or when the edges are not multiples of 32 or not those of the linear layer.
+        """
+        if (z is None) != (self.latent is None):
+            raise ValueError(f"a latent vector of {self.latent} numbers expected, got {None if z is None else z.shape}")
+        grid = coarsest_grid(label.shape[1:])
+        dtype = next(self.parameters()).dtype
+        one_hot = one_hot_label(label, self.classes, dtype)
+        if z is None:
+            return self.trunk(self.first(functional.interpolate(one_hot, size=grid, mode="nearest")), one_hot)
+        if grid != self.grid:
+            raise ValueError(f"labels of 32 times {self.grid} pixels expected, got {tuple(label.shape[1:])}")
+        return self.trunk(self.first(z.to(dtype)).unflatten(1, (-1, *grid)), one_hot)
+
+
+def coarsest_grid(edges: Sequence[int]) -> tuple[int, ...]:
+    """An image's edges divided by 32; ValueError where that leaves a remainder."""
+    if any(edge < DIVISOR or edge % DIVISOR for edge in edges):
+        raise ValueError(f"label edges {tuple(edges)} must be multiples of {DIVISOR}")
+    return tuple(edge // DIVISOR for edge in edges)

@@ -1,0 +1,344 @@
+"""RedGAN: the segmentor inside the discriminator's input, the global class, what each step changes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from metgan_dist.errors import UserError
+from metgan_dist.methods.adversarial_features import feature_matching
+from metgan_dist.methods.label_to_image import FeatureWeights
+from metgan_dist.methods.redgan import RedGan
+from metgan_dist.methods.segmentor import SegmentorNetwork
+from metgan_dist.networks.redgan_generator import RedGanGenerator
+from metgan_dist.networks.resnet_unet import ResNetUNet
+from metgan_dist.recipe import Recipe
+
+
+class Finder(nn.Module):
+    """A small segmentor with a BatchNorm that would drift."""
+
+    def __init__(self, channels=1, classes=2):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, classes - 1, 1)
+        )
+
+    def forward(self, image):
+        return 3 * self.layers(image)
+
+
+def build(channels=1, classes=2, global_classes=3, edges=(64, 64), width=1 / 32, segmentor="finder", **options):
+    torch.manual_seed(0)
+    if segmentor == "finder":
+        segmentor = Finder(channels, classes)
+    return RedGan(
+        channels=channels,
+        classes=classes,
+        global_classes=global_classes,
+        edges=edges,
+        width=width,
+        segmentor=segmentor,
+        **options,
+    )
+
+
+def batch(n=2, channels=1, classes=2, edges=(64, 64)):
+    torch.manual_seed(1)
+    return {
+        "anatomy": torch.rand(n, channels, *edges) * 2 - 1,
+        "tumour": torch.rand(n, channels, *edges) * 2 - 1,
+        "label": torch.randint(0, classes, (n, *edges)),
+        "organ": torch.arange(n) % 3,
+    }
+
+
+def play(method, player, data, made, optimiser):
+    """One update of one player, as the training loop does it."""
+    for name, network in method.networks.items():
+        network.requires_grad_(name in player.networks)
+    optimiser.zero_grad()
+    terms, images = method.losses(player.name, data, made)
+    sum(terms.values()).backward()
+    optimiser.step()
+    return terms, made | images
+
+
+def optimisers(method):
+    return {
+        player.name: torch.optim.Adam(
+            [p for name in player.networks for p in method.networks[name].parameters()],
+            lr=player.learning_rate,
+            betas=player.betas,
+        )
+        for player in method.players()
+    }
+
+
+def test_third_player_is_no_player():
+    method = build()
+    generator, discriminator = method.players()
+    assert (generator.networks, discriminator.networks) == (("generator",), ("discriminator",))
+    assert (generator.learning_rate, discriminator.learning_rate) == (1e-4, 4e-4)
+    assert generator.betas == discriminator.betas == (0.0, 0.9)
+    assert (method.frozen, method.unsaved) == (("segmentor",), ())
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_step_of_each_player_changes_its_own_parameters_and_no_others(classes):
+    method, data = build(classes=classes), batch(n=3, classes=classes)
+    adams, made = optimisers(method), {}
+    for player in method.players():
+        before = copy.deepcopy({name: dict(network.named_parameters()) for name, network in method.networks.items()})
+        _, made = play(method, player, data, made, adams[player.name])
+        for name, network in method.networks.items():
+            changed = {key for key, value in network.named_parameters() if not torch.equal(value, before[name][key])}
+            assert changed == (set(before[name]) if name in player.networks else set())
+
+
+@pytest.mark.parametrize("with_organ", [False, True])
+def test_every_parameter_of_a_player_has_a_gradient_or_ddp_hangs(with_organ):
+    method, data, made = build(), batch(), {}
+    if not with_organ:
+        del data["organ"]
+    for player in method.players():
+        method.zero_grad()
+        terms, images = method.losses(player.name, data, made)
+        sum(terms.values()).backward()
+        missing = [k for n in player.networks for k, p in method.networks[n].named_parameters() if p.grad is None]
+        assert missing == []
+        made |= images
+
+
+def test_segmentor_is_bit_identical_after_training_and_stays_in_eval_mode():
+    method, data = build(), batch()
+    before, adams = copy.deepcopy(method.networks["segmentor"].state_dict()), optimisers(method)
+    method.eval()
+    method.train()
+    assert not any(module.training for module in method.networks["segmentor"].modules())
+    assert method.networks["generator"].training
+    made = {}
+    for _ in range(3):
+        for player in method.players():
+            _, made = play(method, player, data, made, adams[player.name])
+    assert all(torch.equal(value, before[name]) for name, value in method.networks["segmentor"].state_dict().items())
+    assert all(parameter.grad is None for parameter in method.networks["segmentor"].parameters())
+
+
+def test_discriminator_sees_image_and_segmentors_map_of_real_and_fake_beside_the_label():
+    method, data = build(classes=3).eval(), batch(classes=3)
+    terms, made = method.losses("generator", data, {})
+    segmentor, discriminator = method.networks["segmentor"], method.networks["discriminator"]
+    label = nn.functional.one_hot(data["label"], 3).movedim(-1, 1).float()
+
+    def judged(image):
+        return discriminator(torch.cat([image, segmentor(image).sigmoid()], dim=1), label)
+
+    fake = method.networks["generator"](data["label"], data["organ"])
+    on_fake, on_real = judged(fake), judged(data["tumour"])
+    expected = {
+        "adversarial": -(on_fake[0][-1].mean() + on_fake[1][-1].mean()) / 2,
+        "feature_matching": 10 * feature_matching(on_fake, on_real),
+    }
+    assert list(terms) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-6)
+    assert torch.equal(made["tumour"], fake)
+    terms, _ = method.losses("discriminator", data, made)
+    hinge = [(1 - r[-1]).relu().mean() + (1 + f[-1]).relu().mean() for r, f in zip(on_real, on_fake, strict=True)]
+    torch.testing.assert_close(terms["adversarial"], sum(hinge) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_discriminator_has_three_layers_of_stride_2_on_two_scales():
+    discriminator = build().networks["discriminator"]
+    features = discriminator(torch.zeros(1, 2, 64, 64), torch.zeros(1, 2, 64, 64))
+    assert [[feature.shape[-1] for feature in scale] for scale in features] == [[33, 17, 9, 10], [17, 9, 5, 6]]
+
+
+def generator_gradients(method, data):
+    method.zero_grad()
+    terms, _ = method.losses("generator", data, {})
+    sum(terms.values()).backward()
+    gradients = [p.grad.clone() for p in method.networks["generator"].parameters()]
+    return torch.stack([term.detach() for term in terms.values()]), gradients
+
+
+def test_gradient_reaches_the_generator_through_the_segmentor_and_through_the_image():
+    """Both ways on, one cut, the other cut: the losses are the same and the two gradients add up to the whole."""
+    method, data = build().double().eval(), batch()
+    data = {name: value.double() if value.is_floating_point() else value for name, value in data.items()}
+    losses, whole = generator_gradients(method, data)
+
+    shown, segmentor = method.shown, method.networks["segmentor"]
+
+    def without_map(image, batch):
+        return torch.cat([image, segmentor(image).sigmoid().detach()], dim=1)
+
+    def without_image(image, batch):
+        return torch.cat([image.detach(), shown(image, batch)[:, 1:]], dim=1)
+
+    parts = []
+    for cut in (without_map, without_image):
+        method.shown = cut
+        same, gradients = generator_gradients(method, data)
+        torch.testing.assert_close(same, losses)
+        parts.append(gradients)
+    for both, through_image, through_map in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(both, through_image + through_map, rtol=1e-6, atol=1e-12)
+    sizes = [max(gradient.abs().max() for gradient in gradients) for gradients in (whole, *parts)]
+    assert min(sizes) > 1e-3 * max(sizes) > 0
+
+
+def test_discriminators_gradient_ends_at_the_images():
+    method, data = build(), batch()
+    _, made = method.losses("generator", data, {})
+    method.zero_grad()
+    terms, _ = method.losses("discriminator", data, made)
+    sum(terms.values()).backward()
+    assert all(parameter.grad is None for parameter in method.networks["generator"].parameters())
+
+
+def test_global_class_tells_images_of_one_label_apart():
+    method, data = build().eval(), batch()
+    for module in method.networks["generator"].modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not hasattr(module, "parametrizations"):
+            nn.init.xavier_normal_(module.weight)
+    label = data["label"][:1].expand(3, -1, -1)
+    first, second, third = method.translate({"label": label, "organ": torch.arange(3)})
+    assert not torch.allclose(first, second, atol=1e-3)
+    assert not torch.allclose(second, third, atol=1e-3)
+    torch.testing.assert_close(method.translate({"label": label})[2], first)  # without organ: class 0
+    image = method.translate(data)
+    assert torch.equal(image, method.translate(data))
+    assert image.abs().max() <= 1
+    assert not image.requires_grad
+
+
+def test_organs_that_do_not_fit_are_refused_with_the_field_and_one_class_needs_none():
+    data = batch()
+    for organ in (3, -1):
+        data["organ"] = torch.tensor([0, organ])
+        with pytest.raises(UserError, match=r"^method\.global_classes: organs .* do not fit 3 classes"):
+            build().translate(data)
+    assert build(global_classes=1).translate(data).shape == (2, 1, 64, 64)
+
+
+def test_without_a_segmentor_it_translates_but_does_not_train():
+    method, data = build(segmentor=None), batch()
+    assert set(method.networks) == {"generator", "discriminator"}
+    trained = build().eval()
+    method.networks["generator"].load_state_dict(trained.networks["generator"].state_dict())
+    assert torch.equal(method.eval().translate(data), trained.translate(data))
+    with pytest.raises(UserError, match=r"^method\.segmentor: "):
+        method.losses("generator", data, {})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("edges", [(64, 64), (96, 32)])
+def test_any_channels_classes_and_sizes_that_are_multiples_of_32(channels, classes, edges):
+    method = build(channels, classes, edges=edges, width=1 / 64)
+    data, made = batch(1, channels, classes, edges), {}
+    for player in method.players():
+        terms, images = method.losses(player.name, data, made)
+        made |= images
+        assert all(term.isfinite() for term in terms.values())
+    assert made["tumour"].shape == data["tumour"].shape
+    with pytest.raises(ValueError, match="labels of 32 times"):
+        method.translate(batch(1, classes=classes, edges=(32, 32)))
+
+
+def test_resnet34_unet_is_its_segmentor_behind_the_local_maximum():
+    torch.manual_seed(0)
+    segmentor = SegmentorNetwork(3, width=1 / 16, network="resnet-34")
+    assert isinstance(segmentor.unet, ResNetUNet)
+    method, data = build(classes=3, segmentor=segmentor), batch(classes=3)
+    terms, _ = method.losses("generator", data, {})
+    assert all(term.isfinite() for term in terms.values())
+    segmentor, image = segmentor.double(), data["tumour"].double()
+    dim = image * 0.1 - 0.9
+    bright = (dim + 1) / (dim + 1).amax((1, 2, 3), keepdim=True) * 2 - 1
+    torch.testing.assert_close(segmentor(dim), segmentor(bright))
+    assert segmentor.label_map(image).shape == (2, 64, 64)
+
+
+def test_bfloat16_losses_are_float32_and_near_full_precision():
+    method, data = build().eval(), batch()
+    made = {"tumour": data["tumour"] * 0.5}
+    for player in method.players():
+        exact, _ = method.losses(player.name, data, made)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms, images = method.losses(player.name, data, made)
+        for name, term in terms.items():
+            assert term.dtype == torch.float32
+            assert term.item() == pytest.approx(exact[name].item(), rel=0.05, abs=0.02)
+        assert all(image.dtype == torch.float32 for image in images.values())
+
+
+def test_pictures_are_named_in_order():
+    pictures = build().eval().pictures(batch())
+    assert list(pictures) == ["anatomy", "label", "generated", "real"]
+    assert all(picture.shape == (2, 1, 64, 64) for picture in pictures.values())
+
+
+def test_recipe_gives_the_method_and_its_publications_defaults():
+    recipe = Recipe.model_validate(
+        {
+            "data": {"classes": 3},
+            "tiles": {"size": [64]},
+            "method": {"name": "redgan", "width": 1 / 32, "global_classes": 4},
+            "training": {"learning_rate": 1e-3},
+        }
+    )
+    method = RedGan.from_recipe(recipe, Finder(1, 3))
+    assert (method.classes, method.global_classes, method.learning_rate) == (3, 4, 1e-3)
+    assert method.weights == FeatureWeights(10.0, 0.0)
+    assert RedGan.needs_segmentor(recipe)
+    assert not RedGan.needs_perceptual(recipe)
+    assert RedGan.criterion(recipe) == ("label_fidelity", "max")
+    assert method.eval().translate(batch(classes=3)).shape == (2, 1, 64, 64)
+
+
+def test_parameters_at_paper_size_are_those_counted_by_hand():
+    def spade_norm(channels):
+        return 9 * 2 * 128 + 128 + 2 * (9 * 128 * channels + channels)
+
+    total, incoming = 0, 2048
+    for outgoing in (1024, 1024, 1024, 512, 256, 128, 64):
+        middle = min(incoming, outgoing)
+        total += spade_norm(incoming) + spade_norm(middle)
+        total += 9 * incoming * middle + middle + 9 * middle * outgoing + outgoing
+        if incoming != outgoing:
+            total += spade_norm(incoming) + incoming * outgoing
+        incoming = outgoing
+    total += 9 * 64 + 1
+    of_label = 9 * 2 * 1024 + 1024
+    of_class = 6 * 1024 + 1024 * (1024 * 8 * 8) + 1024 * 8 * 8
+    with torch.device("meta"):
+        counted = sum(p.numel() for p in RedGanGenerator(global_classes=6).parameters())
+    assert counted == total + of_label + of_class
+
+
+def test_learns_to_place_what_its_segmentor_looks_for():
+    """Adversarial terms alone: after some steps, the segmentor finds the labels in the generated images."""
+    torch.manual_seed(0)
+
+    class Bright(nn.Module):
+        def forward(self, image):
+            return 6 * image
+
+    label = torch.zeros(4, 32, 32, dtype=torch.int64)
+    for n, (row, column) in enumerate(((2, 2), (2, 16), (16, 2), (14, 14))):
+        label[n, row : row + 14, column : column + 14] = 1
+    tumour = label.unsqueeze(1) * 1.4 - 0.7 + 0.1 * torch.randn(4, 1, 32, 32)
+    data = {"anatomy": tumour, "tumour": tumour.clamp(-1, 1), "label": label}
+    method = build(edges=(32, 32), width=1 / 16, segmentor=Bright(), learning_rate=4e-3, global_classes=1)
+    adams = optimisers(method)
+    for _ in range(50):
+        made = {}
+        for player in method.players():
+            _, made = play(method, player, data, made, adams[player.name])
+    found = method.networks["segmentor"](method.eval().translate(data)) > 0
+    dice = 2 * (found & (label.unsqueeze(1) == 1)).sum() / (found.sum() + label.sum())
+    assert dice > 0.7
