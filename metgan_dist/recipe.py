@@ -8,7 +8,7 @@ the same pydantic models then give validation, help text and YAML in one place.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -181,7 +181,8 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "pix2pix_seg": _PIX2PIX,
     "cyclegan": _CYCLEGAN,
     "cyclegan_seg": _CYCLEGAN,
-    "redgan": {"perceptual": 0.0, "segmentor_network": "resnet-34"},
+    **dict.fromkeys(("spade", "spade_vae", "sean", "sean_vae"), {"adversarial": "hinge"}),
+    "redgan": {"adversarial": "hinge", "perceptual": 0.0, "segmentor_network": "resnet-34"},
 }
 METHOD_NAMES = (
     "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "
@@ -208,7 +209,8 @@ class MethodRecipe(Section):
     )
     adversarial: Literal["least-squares", "log", "hinge"] = Field(
         "least-squares",
-        description="form of the adversarial loss; the paper writes log, its code runs least squares; pix2pix: log",
+        description="form of the adversarial loss (MetGAN's paper writes log, its code runs least squares); "
+        "pix2pix: log; spade, sean, redgan: hinge",
     )
     segmentation_loss: Literal["wbce", "l1"] = Field(
         "wbce", description="weighted cross-entropy (paper) or L1 (its code)"
@@ -291,6 +293,9 @@ class Scaling(Section):
     wait: float = Field(300, ge=0, description="seconds to wait for a busy or growing cluster before giving up")
     tile_memory: int = Field(256, ge=16, description="MiB of voxels that one tiling task may hold")
     tile_tasks: int | None = Field(None, ge=1, description="tiling tasks at once; default: one per free CPU")
+    trainings: int | Literal["auto"] = Field(
+        "auto", description="trainings of a study at once; auto: as many as have room with the workers' CPUs and GPUs"
+    )
 
 
 class Tuning(Section):
@@ -305,12 +310,40 @@ class Segmentation(Section):
     """Downstream segmentation (nothing to set yet)."""
 
 
+Score = Literal["mae", "msd", "ssim", "psnr", "correlation", "fid", "kid", "lpips", "label_fidelity"]
+
+
+class Scores(Section):
+    """How trained methods are scored and compared (evaluate.py, run_study.py)."""
+
+    names: Annotated[tuple[Score, ...], BeforeValidator(_comma_list)] = Field(
+        get_args(Score), description="columns of the table, in this order; fid, kid and lpips need METGAN_WEIGHTS"
+    )
+    missing_weights: Literal["error", "skip"] = Field(
+        "error", description="without the weights of a score: stop before the work, or leave the score out and say so"
+    )
+    reference: str | None = Field(
+        None, description="run or method that the others are tested against; empty: a study's own, metgan, or the first"
+    )
+    test: Literal["t", "wilcoxon"] = Field(
+        "t", description="paired test that the table marks, after Holm's correction; the CSV has both"
+    )
+    group: Literal["tile", "volume"] = Field(
+        "tile", description="what is paired; volume: scores are averaged over each volume's tiles first"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the bootstrap intervals; 1 minus it marks a test")
+    resamples: int = Field(2000, ge=100, description="resamples of the bootstrap")
+    block: int = Field(256, ge=2, description="test tiles that one task scores; FID's last digits depend on it")
+    pictures: int = Field(6, ge=1, le=32, description="rows of the grid, tiles with foreground first")
+
+
 class Tracking(Section):
     """Where MLflow keeps the run."""
 
     uri: str | None = Field(None, description="MLflow tracking URI; empty: SQLite under storage.path")
     experiment: str = Field("metgan", description="MLflow experiment")
     run: str | None = Field(None, description="name of the run; starting again with the same name continues it")
+    parent: str | None = Field(None, description="MLflow run that this one is shown under, as a study's rows are")
     artifacts: str | None = Field(
         None, description="where a new experiment keeps artefacts; empty: the server's choice"
     )
@@ -339,6 +372,7 @@ class Recipe(Section):
     tuning: Tuning = Tuning()
     synthesis: Synthesis = Synthesis()
     segmentation: Segmentation = Segmentation()
+    scores: Scores = Scores()
     tracking: Tracking = Tracking()
     storage: Storage = Storage()
 

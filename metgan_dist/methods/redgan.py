@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.label_to_image import FeatureWeights, LabelToImage
-from metgan_dist.methods.losses import full_precision
+from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.redgan_generator import RedGanGenerator
@@ -41,7 +41,7 @@ class RedGan(LabelToImage):
         width: multiplier of all channel numbers.
         segmentor: gives logits (N, classes - 1, H, W) of tumour images in [-1, 1]; it is frozen. None where nothing is
             trained.
-        weights, perceptual, learning_rate: see `LabelToImage`; by default without the perceptual loss.
+        weights, perceptual, adversarial, learning_rate: see `LabelToImage`; by default without the perceptual loss.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class RedGan(LabelToImage):
         segmentor: nn.Module | None = None,
         weights: FeatureWeights = REDGAN_WEIGHTS,
         perceptual: nn.Module | None = None,
+        adversarial: AdversarialForm = "hinge",
         learning_rate: float = 2e-4,
     ) -> None:
         generator = RedGanGenerator(channels, classes, global_classes, edges=edges, width=width)
@@ -68,6 +69,7 @@ class RedGan(LabelToImage):
             classes=classes,
             weights=weights,
             perceptual=perceptual,
+            adversarial=adversarial,
             learning_rate=learning_rate,
             frozen=tuple(third),
         )
@@ -87,6 +89,7 @@ class RedGan(LabelToImage):
             segmentor=segmentor,
             weights=FeatureWeights(method.feature_matching, method.perceptual),
             perceptual=perceptual,
+            adversarial=method.adversarial,
             learning_rate=recipe.training.learning_rate,
         )
 

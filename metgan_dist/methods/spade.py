@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metgan_dist.methods.adversarial_features import kl_divergence
 from metgan_dist.methods.label_to_image import PAPER_WEIGHTS, FeatureWeights, LabelToImage
-from metgan_dist.methods.losses import full_precision
+from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
 from metgan_dist.networks.image_encoder import ImageEncoder
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
@@ -37,7 +37,7 @@ class Spade(LabelToImage):
         width: multiplier of all channel numbers but `latent`.
         latent: numbers of z.
         kl: weight of the Kullback-Leibler divergence, a sum over z and a mean over the batch.
-        weights, perceptual, learning_rate: see `LabelToImage`.
+        weights, perceptual, adversarial, learning_rate: see `LabelToImage`.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Spade(LabelToImage):
         kl: float = 0.05,
         weights: FeatureWeights = PAPER_WEIGHTS,
         perceptual: nn.Module | None = None,
+        adversarial: AdversarialForm = "hinge",
         learning_rate: float = 2e-4,
     ) -> None:
         generator = SpadeGenerator(channels, classes, width=width, latent=latent if vae else None, edges=edges)
@@ -65,6 +66,7 @@ class Spade(LabelToImage):
             classes=classes,
             weights=weights,
             perceptual=perceptual,
+            adversarial=adversarial,
             learning_rate=learning_rate,
         )
         self.vae, self.latent, self.kl = vae, latent, kl
@@ -84,6 +86,7 @@ class Spade(LabelToImage):
             kl=method.kl,
             weights=FeatureWeights(method.feature_matching, method.perceptual),
             perceptual=perceptual,
+            adversarial=method.adversarial,
             learning_rate=recipe.training.learning_rate,
         )
 
