@@ -268,7 +268,9 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else fp32")
     augment: bool = Field(True, description="random flips and quarter turns")
     ema_half_life: int = Field(
-        0, ge=0, description="images in which the averaged generator forgets half; 0: no average"
+        0,
+        ge=0,
+        description="images in which the averaged generator forgets half, at most 5 % of those seen; 0: no average",
     )
     validate_every: int = Field(2000, ge=1, description="images between validations")
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")

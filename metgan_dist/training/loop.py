@@ -101,6 +101,7 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         state = _State(**{name: kept[name] for name in _State.__dataclass_fields__ if name in kept})
         state.checkpoint = _checkpoint_name(state.images)
         around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
+    stepper.images = state.images
     progress = Progress(around.say, around.title, state.images, length.total)
     settings, best = recipe.training, stepper.method.criterion(recipe)
     began = time.monotonic() - state.seconds

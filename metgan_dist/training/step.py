@@ -20,6 +20,10 @@ from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 
 Batch = dict[str, Tensor]
 
+# The average remembers at most this part of the run so far (Karras et al., StyleGAN2-ADA): in a short run a long memory
+# would still be full of the untrained network when it ends.
+MEMORY = 0.05
+
 
 class Turn(nn.Module):
     """A player's turn as a module: it owns the player's networks and its forward gives the player's loss terms."""
@@ -69,6 +73,7 @@ class Stepper:
                 turn = DistributedDataParallel(turn, device_ids=devices, broadcast_buffers=False)
             self.turns[player.name] = turn
         self.ema_half_life = ema_half_life
+        self.images = 0  # seen by all workers; the loop keeps it
         self.ema = _copy_of(method, method.inference) if ema_half_life else None
 
     def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -91,7 +96,9 @@ class Stepper:
                         share = value.detach().float() / len(batches)
                         report[f"{player.name}/{term}"] = report.get(f"{player.name}/{term}", 0) + share
                 self._move(player, report)
-        self._average(sum(len(batch["anatomy"]) for batch in batches) * self.world)
+        images = sum(len(batch["anatomy"]) for batch in batches) * self.world
+        self.images += images
+        self._average(images)
         return report
 
     def _backward(self, player: Player, batch: Batch, made: Batch, parts: int, last: bool) -> tuple[Batch, Batch]:
@@ -119,7 +126,7 @@ class Stepper:
     def _average(self, images: int) -> None:
         if self.ema is None:
             return
-        keep = 0.5 ** (images / self.ema_half_life)
+        keep = 0.5 ** (images / min(self.ema_half_life, MEMORY * self.images))
         with torch.no_grad():
             for name, average in self.ema.items():
                 live = self.method.networks[name]

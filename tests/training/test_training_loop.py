@@ -149,6 +149,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient():
 def test_average_forgets_half_in_its_half_life():
     plan = recipe()
     machine = stepper(plan, ema_half_life=1)
+    machine.images = 10_000
     generator = machine.method.networks["generator"]
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     machine.step([image(0)])
@@ -160,6 +161,19 @@ def test_average_forgets_half_in_its_half_life():
     with machine.inference() as method:
         assert method.networks["generator"] is machine.ema["generator"]
     assert machine.method.networks["generator"] is not machine.ema["generator"]
+
+
+def test_average_of_a_short_run_does_not_remember_its_beginning():
+    plan = recipe()
+    machine = stepper(plan, ema_half_life=1000)
+    generator = machine.method.networks["generator"]
+    for number in range(2):
+        before = {name: value.clone() for name, value in machine.ema["generator"].named_parameters()}
+        machine.step([image(number)])
+        kept = 0.5 ** (1 / (0.05 * (number + 1)))
+        average = dict(machine.ema["generator"].named_parameters())
+        for name, live in generator.named_parameters():
+            torch.testing.assert_close(average[name], live + kept * (before[name] - live))
 
 
 def test_length_counts_images_of_all_workers():
