@@ -1,4 +1,4 @@
-"""Every method through the main job on real tiles: killed in the middle, continued, validated, tracked; speed and memory.
+"""Every method through the main job on real tiles: killed midway, continued, validated, tracked; its speed and memory.
 
     python benchmarks/methods.py --data PATH/autofluorescence-cells --folder /tmp/methods --table docs/methods.md
 

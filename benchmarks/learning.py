@@ -1,0 +1,139 @@
+"""Does every method learn? Its own criterion before and after a small budget on the phantom, against a stated margin.
+
+    python benchmarks/learning.py --folder /tmp/learning --table docs/learning.md
+
+Each method trains for `--steps` steps of `--batch` tiles of 64 pixels at `--width` on one process, from the same tiles,
+segmentor and judge, none of its terms left out but the perceptual loss (its weights cannot be made up). Scored on
+held-out tiles are, as for every checkpoint: methods trained on pairs by MAE, those that draw from labels by label
+fidelity, unpaired ones by the error of the cycle. The untrained method is the one at step 0. The margin: an error
+falls to `ERROR_FALLS_TO` of the untrained one or below, label fidelity rises by `FIDELITY_RISES_BY` or more. A method
+that misses it is marked, and the script ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from torch import nn
+
+from metgan_dist.methods import METHODS, build_method, method_class
+from metgan_dist.recipe import Recipe, recipe_tree
+from metgan_dist.tiles.pipeline import make_tiles
+from metgan_dist.tiles.stream import planned_rows, tile_batches
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.checkpoint import segmentor_recipe
+from metgan_dist.training.loop import rate_factor
+from metgan_dist.training.step import Stepper
+from metgan_dist.training.validation import Validator, chosen_rows
+from metgan_dist.volumes.phantoms import write_phantom
+
+ERROR_FALLS_TO, FIDELITY_RISES_BY = 0.6, 0.2
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main() -> None:
+    args = _arguments()
+    recipe = _recipe(args, "metgan")
+    tiles = _tiles(recipe, args.folder)
+    segmentor = _segmentor(recipe, tiles, 0, "unet")
+    networks = {"unet": segmentor.method.networks["segmentor"]}
+    judge = _segmentor(recipe, tiles, 1, "unet")
+    rows, missed = [], False
+    for name in args.methods:
+        mine = _recipe(args, name)
+        kind = mine.method.segmentor_network
+        if method_class(name).needs_segmentor(mine) and kind not in networks:
+            networks[kind] = _segmentor(mine, tiles, 0, kind).method.networks["segmentor"]
+        row, learned = _learns(mine, tiles, networks.get(kind), judge, args)
+        rows.append(row)
+        missed = missed or not learned
+        print(row, flush=True)
+    table = "\n".join(
+        [
+            f"{args.steps} steps of {args.batch} tiles of 64 pixels, width {args.width}, {DEVICE.type}.\n",
+            "| method | criterion | untrained | trained | margin | learned | seconds |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+    if args.table:
+        Path(args.table).write_text(table + "\n")
+    sys.exit(1 if missed else 0)
+
+
+def _recipe(args: argparse.Namespace, name: str) -> Recipe:
+    tree = recipe_tree("quickstart")
+    tree["tiles"] |= {"size": 64, "stride": 64}
+    method = {"name": name, "width": args.width, "segmentor_width": 0.25, "perceptual": 0}
+    tree["method"] = {**method, "segmentor_learning_rate": 0.01}
+    tree["training"] = {"batch_size": args.batch, "learning_rate": args.rate, "epochs": 1}
+    return Recipe.model_validate(tree)
+
+
+def _tiles(recipe: Recipe, folder: str) -> TileSet:
+    source = write_phantom(recipe.data.phantom, str(Path(folder) / "phantom"))
+    placed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": source})})
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
+    tiles = make_tiles(placed, str(Path(folder) / "tiles"))
+    ray.shutdown()
+    return tiles
+
+
+def _train(stepper: Stepper, tiles: TileSet, steps: int, batch: int, seed: int) -> None:
+    order = planned_rows(tiles.positions("train"), np.arange(steps * batch), seed)
+    for number, tile_batch in enumerate(tile_batches(tiles, order, batch)):
+        stepper.set_rate(rate_factor(number, steps, 0.5))
+        stepper.step([{name: value.to(DEVICE) for name, value in tile_batch.items()}])
+
+
+def _segmentor(recipe: Recipe, tiles: TileSet, seed_offset: int, network: str) -> Stepper:
+    plan = segmentor_recipe(recipe, seed_offset, network)
+    stepper = Stepper(build_method(plan), DEVICE)
+    _train(stepper, tiles, 300, 4, plan.training.seed)
+    stepper.method.eval().requires_grad_(False)
+    return stepper
+
+
+def _learns(
+    recipe: Recipe, tiles: TileSet, segmentor: nn.Module | None, judge: Stepper, args: argparse.Namespace
+) -> tuple[str, bool]:
+    torch.manual_seed(0)
+    name, began = recipe.method.name, time.monotonic()
+    needs = method_class(name).needs_segmentor(recipe)
+    stepper = Stepper(build_method(recipe, segmentor if needs else None), DEVICE)
+    held_out = chosen_rows(tiles.positions("test"), 64)
+    validator = Validator(tiles, held_out, judge.method, DEVICE)
+    criterion, order = stepper.method.criterion(recipe)
+    before = validator(stepper)[0][criterion]
+    _train(stepper, tiles, args.steps, args.batch, 0)
+    after = validator(stepper)[0][criterion]
+    if order == "min":
+        learned, margin = after <= ERROR_FALLS_TO * before, f"x {ERROR_FALLS_TO}"
+    else:
+        learned, margin = after >= before + FIDELITY_RISES_BY, f"+ {FIDELITY_RISES_BY}"
+    seconds = time.monotonic() - began
+    verdict = "yes" if learned else "**no**"
+    return f"| {name} | {criterion} | {before:.3f} | {after:.3f} | {margin} | {verdict} | {seconds:.0f} |", learned
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", required=True, help="where phantom and tiles are written")
+    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "segmentor"])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--width", type=float, default=0.125)
+    parser.add_argument("--rate", type=float, default=2e-3, help="base learning rate; narrow networks need more")
+    parser.add_argument("--table", help="Markdown file to write the table to")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
