@@ -15,7 +15,7 @@ from metgan_dist.volumes.volume import Range, Region
 AXES = ("z", "y", "x")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TilePlan:
     """One tile before it is cut.
 

@@ -32,7 +32,7 @@ def finish_set(
     data: Data,
     folder: str,
     surveys: Sequence[Survey],
-    rows: Mapping[str, Sequence[dict[str, Any]]],
+    rows: Mapping[str, Sequence[pd.DataFrame]],
     facts: Mapping[str, Any],
 ) -> TileSet:
     """Write index.parquet, then manifest.json, and open the set.
@@ -42,7 +42,7 @@ def finish_set(
         data: the data section with its description read in.
         folder: where the shards are.
         surveys: the volumes.
-        rows: volume id -> the rows of its blocks.
+        rows: volume id -> the rows of its blocks, a frame each.
         facts: what else the manifest holds (fingerprint, roles, planned, over_read, skipped).
 
     Raises UserError for a constant volume, when `tiles.min_foreground` drops every tile, when splits leave nothing to
@@ -110,9 +110,9 @@ def shuffle_labels(training: np.ndarray, tiles: int, fraction: float) -> np.ndar
     return label_row
 
 
-def _volume_rows(survey: Survey, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _volume_rows(survey: Survey, rows: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Rows of a volume in the order of its plan, with what the data set says of it."""
-    frame = pd.DataFrame(list(rows)).sort_values("index", ignore_index=True)
+    frame = pd.concat(rows).sort_values("index", ignore_index=True)
     frame.insert(0, "volume", survey.ref.id)
     names, table = survey.volume.names, survey.volume.table
     frame["stacked"] = names is not None

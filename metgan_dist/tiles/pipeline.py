@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import ray
 import ray.data
 
@@ -116,17 +117,21 @@ def _begin(folder: str, identity: str, recipe: Recipe, report: Callable[[str], N
 
 def _run_blocks(
     jobs: Sequence[BlockJob], recipe: Recipe, planned: int, report: Callable[[str], None]
-) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Do the blocks that are not done: (rows by volume, why blocks were skipped)."""
+) -> tuple[dict[str, list[pd.DataFrame]], list[str]]:
+    """Do the blocks that are not done: (rows by volume, one frame a block; why blocks were skipped).
+
+    Frames, because a million tiles as dictionaries would fill gigabytes of the driver's memory.
+    """
     finished = finished_markers(jobs[0].folder, recipe.storage.options) if jobs else set()
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[pd.DataFrame]] = {}
     for job in jobs:
         if job.shard in finished:
-            rows.setdefault(job.ref.id, []).extend(read_marker(job.folder, job.shard, job.options)["rows"])
+            known = read_marker(job.folder, job.shard, job.options)["rows"]
+            rows.setdefault(job.ref.id, []).append(pd.DataFrame(known))
     todo = [job for job in jobs if job.shard not in finished]
     if len(todo) < len(jobs):
         report(f"tiles: {len(jobs) - len(todo)} of {len(jobs)} blocks are there already")
-    done = sum(len(listed) for listed in rows.values())
+    done = sum(len(frame) for frames in rows.values() for frame in frames)
     progress = _Progress(done, planned, report)
     skipped = []
     for answer in _answers(todo, recipe) if todo else ():
@@ -138,7 +143,7 @@ def _run_blocks(
             report(f"skipped {answer['tiles']} tiles: {answer['damaged']}")
             skipped.append(answer["damaged"])
         else:
-            rows.setdefault(answer["volume"], []).extend(answer["rows"])
+            rows.setdefault(answer["volume"], []).append(pd.DataFrame(answer["rows"]))
         progress.add(answer["tiles"])
     return rows, sorted(set(skipped))
 

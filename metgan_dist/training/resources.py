@@ -25,6 +25,7 @@ class ResourcePlan:
     data_cpus: float
     cluster_cpus: float
     cluster_gpus: float
+    shares_cores: bool = False
 
     @property
     def backend(self) -> str:
@@ -38,7 +39,12 @@ class ResourcePlan:
 
     @property
     def threads_per_worker(self) -> int:
-        """Arithmetic threads of one CPU worker; fixed by the plan so that a resumed run adds in the same order."""
+        """Arithmetic threads of one CPU worker; fixed by the plan so that a resumed run adds in the same order.
+
+        All cores, in equal parts; or, where the recipe says how many CPUs a worker takes, these: others have the rest.
+        """
+        if self.shares_cores:
+            return max(1, int(self.cpus_per_worker))
         cores = min(os.cpu_count() or 1, int(self.cluster_cpus) or 1)
         return max(1, cores // self.workers)
 
@@ -73,7 +79,7 @@ def plan_resources(scaling: Scaling, cluster_cpus: float, cluster_gpus: float) -
             f"scaling.cpus_per_worker: {workers} workers of {cpus:g} CPU leave {data:g} of the cluster's "
             f"{cluster_cpus:g} CPUs for reading tiles; lower scaling.workers or scaling.cpus_per_worker"
         )
-    return ResourcePlan(workers, cpus, gpus, data, cluster_cpus, cluster_gpus)
+    return ResourcePlan(workers, cpus, gpus, data, cluster_cpus, cluster_gpus, scaling.cpus_per_worker != "auto")
 
 
 def _gpus_per_worker(scaling: Scaling, cluster_gpus: float) -> float:

@@ -96,9 +96,9 @@ class Stepper:
                         share = value.detach().float() / len(batches)
                         report[f"{player.name}/{term}"] = report.get(f"{player.name}/{term}", 0) + share
                 self._move(player, report)
-        images = sum(len(batch["anatomy"]) for batch in batches) * self.world
-        self.images += images
-        self._average(images)
+        seen = sum(len(batch["anatomy"]) for batch in batches) * self.world
+        self.images += seen
+        self._average(seen)
         return report
 
     def _backward(self, player: Player, batch: Batch, made: Batch, parts: int, last: bool) -> tuple[Batch, Batch]:
