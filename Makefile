@@ -9,7 +9,7 @@ demo: $(VENV)/.installed  ## install, train the quickstart recipe, say where the
 	$(BIN)/python jobs/train_metgan.py --recipe quickstart
 
 test: $(VENV)/.installed  ## install if need be, run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -20,13 +20,39 @@ from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
 
 
 @dataclass(frozen=True)
+class JobFlag:
+    """A flag that one job has beside the recipe's fields; it takes a comma-separated list and may be repeated."""
+
+    name: str
+    metavar: str
+    help: str
+
+
+@dataclass(frozen=True)
 class Command:
-    """What a job was asked to do: the resolved recipe, where it came from, and the switches."""
+    """What a job was asked to do: the resolved recipe, where it came from, and the switches.
+
+    `preset` is the tree of the preset alone, `given` that of the fields set on the command line, `own` the values of
+    the job's own flags: what jobs need that start other jobs with recipes of their own.
+    """
 
     recipe: Recipe
     recipe_name: str
     dry_run: bool
     debug: bool
+    preset: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, list[str]] = field(default_factory=dict)
+
+    def varied(self, changes: dict[str, Any]) -> Recipe:
+        """The recipe with `changes` (a tree) between preset and command line: what the user set stays set.
+
+        Raises UserError naming the field that is wrong.
+        """
+        try:
+            return Recipe.model_validate(_merged(_merged(self.preset, changes), self.given))
+        except ValidationError as error:
+            raise UserError(_first_mistake(error)) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,8 +74,8 @@ class _RecipeSettings(Recipe, BaseSettings):
         return (init_settings,)
 
 
-def parse_command(job: str, purpose: str, arguments: Sequence[str]) -> Command:
-    """Resolve the command line of `job` into a Command.
+def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequence[JobFlag] = ()) -> Command:
+    """Resolve the command line of `job`, which has the flags `own` beside the recipe's fields, into a Command.
 
     Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields.
     Raises UserError, in one line that names the field, its value and what is allowed.
@@ -58,10 +84,12 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str]) -> Command:
     switches.add_argument("--recipe", default="quickstart")
     switches.add_argument("--dry-run", action="store_true")
     switches.add_argument("--debug", action="store_true")
+    for flag in own:
+        switches.add_argument(f"--{flag.name}", action="append", default=[])
     chosen, _ = switches.parse_known_args(arguments)
     source = CliSettingsSource[Any](
         _RecipeSettings,
-        root_parser=_parser(job, purpose),
+        root_parser=_parser(job, purpose, own),
         parse_args_method=lambda parser, args: parser.parse_args(args),
         cli_parse_args=list(arguments),
         cli_hide_none_type=True,
@@ -74,13 +102,33 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str]) -> Command:
     except ValidationError as error:
         raise UserError(_first_mistake(error)) from error
     recipe = Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
-    return Command(recipe, chosen.recipe, chosen.dry_run, chosen.debug)
+    values = {flag.name: [part for text in getattr(chosen, flag.name) for part in _listed(text)] for flag in own}
+    return Command(recipe, chosen.recipe, chosen.dry_run, chosen.debug, tree, source(), values)
 
 
-def _parser(job: str, purpose: str) -> argparse.ArgumentParser:
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the values of `over` in place of its own, section by section."""
+    both = dict(tree)
+    for name, value in over.items():
+        mine = both.get(name)
+        both[name] = _merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=job,
-        usage="%(prog)s [--recipe NAME|PATH] [--section.field value ...] [--dry-run] [--debug]",
+        usage=" ".join(
+            [
+                "%(prog)s",
+                *(f"--{flag.name} {flag.metavar}" for flag in own),
+                "[--recipe NAME|PATH] [--section.field value ...] [--dry-run] [--debug]",
+            ]
+        ),
         description=purpose,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,6 +143,8 @@ def _parser(job: str, purpose: str) -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print the resolved recipe and the resource plan, and stop"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    for flag in own:
+        parser.add_argument(f"--{flag.name}", metavar=flag.metavar, action="append", help=flag.help)
     return parser
 
 

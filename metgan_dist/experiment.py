@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,13 +66,17 @@ class Experiment:
             logger.close()
 
 
-def run_experiment(command: Command, job: str, work: Callable[[Experiment], None]) -> str:
+def run_experiment(
+    command: Command, job: str, work: Callable[[Experiment], None], tags: Mapping[str, str] | None = None
+) -> str:
     """Check everything that can be checked, join a cluster, open the run, do `work`, and write `result.json`.
+
+    `tags` go to the MLflow run beside the usual ones.
 
     Returns the URI of the result, or "" for a dry run. Mistakes stop it before any cluster work; whatever fails later
     marks the MLflow run as failed, with the reason, and leaves a result that says so.
     """
-    recipe = _resolved(command.recipe)
+    recipe = resolved(command.recipe)
     command = replace(command, recipe=recipe)
     if command.dry_run:
         return _dry_run(recipe)
@@ -83,7 +87,7 @@ def run_experiment(command: Command, job: str, work: Callable[[Experiment], None
         _check_tracking(uri)
         say(f"plan: {plan}")
         wait_for_room(plan, recipe.scaling, say)
-        experiment = _open(command, job, plan, uri)
+        experiment = _open(command, job, plan, uri, tags or {})
         say(f"run: {experiment.run.name} in {experiment.run.folder}")
         try:
             work(experiment)
@@ -97,7 +101,7 @@ def run_experiment(command: Command, job: str, work: Callable[[Experiment], None
         return _close(experiment, command, "finished", None)
 
 
-def _resolved(recipe: Recipe) -> Recipe:
+def resolved(recipe: Recipe) -> Recipe:
     """The recipe with what the data set says of itself filled in, after the checks that need no cluster."""
     method = method_class(recipe.method.name)
     if method.needs_perceptual(recipe):
@@ -134,10 +138,12 @@ def _check_tracking(uri: str) -> None:
         )
 
 
-def _open(command: Command, job: str, plan: ResourcePlan, uri: str) -> Experiment:
+def _open(command: Command, job: str, plan: ResourcePlan, uri: str, more: Mapping[str, str]) -> Experiment:
     recipe = command.recipe
     run = open_run(job, recipe, command.recipe_name)
-    tags = {"job": job, "recipe": command.recipe_name, "code": code_version()}
+    tags = {**more, "job": job, "recipe": command.recipe_name, "code": code_version(), "folder": run.folder}
+    if recipe.tracking.parent:
+        tags["mlflow.parentRunId"] = recipe.tracking.parent
     if run.mlflow_run_id is None:
         run_id = tracking.start_run(uri, recipe.tracking, run.name, tags)
         run = record(run, recipe, run_id)
@@ -254,7 +260,7 @@ def train_method(experiment: Experiment) -> None:
     judge = recipe.method.judge or train_segmentor(experiment, tiles, "judge", 1).best
     for field, uri in (("method.segmentor", segmentor), ("method.judge", judge)):
         if uri is not None:
-            _check_segmentor(field, uri, recipe)
+            check_segmentor(field, uri, recipe)
     with result.phase("training"):
         assignment = replace(
             _assignment(experiment, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge
@@ -267,6 +273,7 @@ def train_method(experiment: Experiment) -> None:
         "last_checkpoint": trained.last,
         "images": trained.images,
     }
+    result.resources = trained.resources
     name, _ = method_class(recipe.method.name).criterion(recipe)
     result.scores["validation"] = {name: trained.score}
     with result.phase("scores"):
@@ -287,7 +294,8 @@ def _assignment(experiment: Experiment, tiles: TileSet, role: str, recipe: Recip
     )
 
 
-def _check_segmentor(field: str, uri: str, recipe: Recipe) -> None:
+def check_segmentor(field: str, uri: str, recipe: Recipe) -> None:
+    """UserError naming `field` unless `uri` is a segmentor's checkpoint for the recipe's classes."""
     _, theirs = load_method(uri, recipe.storage.options)
     if theirs.method.name != "segmentor":
         raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")

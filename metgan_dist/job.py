@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +17,13 @@ from importlib import metadata
 from typing import Any
 
 from metgan_dist import __version__
-from metgan_dist.command_line import Command, parse_command
+from metgan_dist.command_line import Command, JobFlag, parse_command
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.run import Run
 from metgan_dist.training.checkpoint import code_version
 
+# Set by a job that starts others, which then end when their standard input closes: with their parent, however it died.
+ENDS_WITH_PARENT = "METGAN_ENDS_WITH_PARENT"
 VERSIONS = ("ray", "torch", "torchvision", "numpy", "zarr", "mlflow")
 
 
@@ -31,6 +35,7 @@ class Result:
     tiles: dict[str, Any] = field(default_factory=dict)
     artefacts: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
     tracking_uri: str | None = None
 
     @contextmanager
@@ -56,6 +61,7 @@ class Result:
             "scores": self.scores,
             "tiles": self.tiles,
             "timings": self.timings,
+            "resources": self.resources,
             "artefacts": self.artefacts,
             "versions": {
                 "metgan_dist": __version__,
@@ -72,16 +78,24 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def run_job(name: str, purpose: str, work: Callable[[Command], str], arguments: Sequence[str] | None = None) -> int:
-    """Run `work` for the command line; returns the process's exit code.
+def run_job(
+    name: str,
+    purpose: str,
+    work: Callable[[Command], str],
+    arguments: Sequence[str] | None = None,
+    own: Sequence[JobFlag] = (),
+) -> int:
+    """Run `work` for the command line, which may have the job's `own` flags; returns the process's exit code.
 
     `work` returns the URI of its result, which becomes the last line of the output (an empty one, for a dry run,
     is not printed). 0: done; 2: the user's mistake, in one line on standard error; 1: anything else.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or bool(os.environ.get("METGAN_DEBUG"))
+    if os.environ.pop(ENDS_WITH_PARENT, None):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        result = work(parse_command(name, purpose, arguments))
+        result = work(parse_command(name, purpose, arguments, own))
     except KeyboardInterrupt:
         print("interrupted; start again with the same --tracking.run to continue", file=sys.stderr)
         return 1
@@ -96,6 +110,11 @@ def run_job(name: str, purpose: str, work: Callable[[Command], str], arguments: 
     if result:
         say(f"result: {result}")
     return 0
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written: this returns when the other end is closed
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def understood(error: BaseException) -> BaseException:

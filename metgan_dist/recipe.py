@@ -319,7 +319,9 @@ class Scores(Section):
     """How trained methods are scored and compared (evaluate.py, run_study.py)."""
 
     names: Annotated[tuple[Score, ...], BeforeValidator(_comma_list)] = Field(
-        get_args(Score), description="columns of the table, in this order; fid, kid and lpips need METGAN_WEIGHTS"
+        get_args(Score),
+        min_length=1,
+        description="columns of the table, in this order; fid, kid and lpips need METGAN_WEIGHTS",
     )
     missing_weights: Literal["error", "skip"] = Field(
         "error", description="without the weights of a score: stop before the work, or leave the score out and say so"

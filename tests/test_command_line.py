@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from metgan_dist.command_line import parse_command
+from metgan_dist.command_line import JobFlag, parse_command
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
 
@@ -82,3 +82,26 @@ def test_help_lists_every_field_with_range_and_default(capsys):
         for field in model.annotation.model_fields:
             assert f"--{section}.{field}" in text, f"{section}.{field}"
     assert "fraction of volumes (or of the slab axis) held out for the scores [>= 0, < 1] (default: 0.2)" in text
+
+
+def test_a_jobs_own_flags_are_lists_that_may_be_repeated(capsys):
+    runs = [JobFlag("runs", "RUN", "what to compare")]
+    own = parse_command("job.py", "A job.", ["--runs", "a, b", "--runs=c", "--method.alpha1", "2"], runs)
+    assert own.own == {"runs": ["a", "b", "c"]}
+    assert own.recipe.method.alpha1 == 2
+    assert parse_command("job.py", "A job.", [], runs).own == {"runs": []}
+    with pytest.raises(UserError, match="--runs"):
+        parse("--runs", "a")
+    with pytest.raises(SystemExit):
+        parse_command("job.py", "A job.", ["--help"], runs)
+    assert "usage: job.py --runs RUN [--recipe" in capsys.readouterr().out
+
+
+def test_a_varied_recipe_keeps_what_the_command_line_set():
+    command = parse("--recipe", "cells", "--method.alpha1", "3")
+    recipe = command.varied({"method": {"name": "pix2pix", "alpha1": 1, "alpha4": 7}})
+    assert (recipe.method.name, recipe.method.alpha1, recipe.method.alpha4) == ("pix2pix", 3, 7)
+    assert recipe.method.backbone == "unet-256"
+    assert recipe.method.width == 0.25
+    with pytest.raises(UserError, match=r"training\.epochs"):
+        command.varied({"training": {"epochs": 0}})

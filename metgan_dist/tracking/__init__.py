@@ -6,7 +6,7 @@ loses none of it.
 """
 
 from metgan_dist.tracking.logger import RunLogger, end_run, replay
-from metgan_dist.tracking.runs import find_run, resume_run, start_run
+from metgan_dist.tracking.runs import find_run, resume_run, run_tags, start_run
 from metgan_dist.tracking.server import check_server, tracking_uri
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "find_run",
     "replay",
     "resume_run",
+    "run_tags",
     "start_run",
     "tracking_uri",
 ]

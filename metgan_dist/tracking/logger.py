@@ -98,6 +98,10 @@ class RunLogger:
         """Log a picture as the artefact `name`, e.g. ``grids/step-000500.png``."""
         self._keep(png, name)
 
+    def content(self, content: bytes, name: str) -> None:
+        """Log what would be a file as the artefact `name`, as it is, e.g. ``scores.parquet``."""
+        self._keep(content, name)
+
     def file(self, local_path: Path, folder: str = "") -> None:
         """Log a file as it is now under the artefact folder `folder`.
 

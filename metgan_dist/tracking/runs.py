@@ -75,6 +75,12 @@ def resume_run(uri: str, run_id: str) -> None:
             client.delete_tag(run_id, FAILURE_TAG)
 
 
+def run_tags(uri: str, run_id: str) -> dict[str, str]:
+    """The tags of a run, among them ``folder``, where it keeps its files; UserError when there is no such run."""
+    with _one_line(uri):
+        return dict(connect(uri).get_run(run_id).data.tags)
+
+
 def _experiment(client: MlflowClient, uri: str, tracking: Tracking) -> Experiment:
     from mlflow.exceptions import MlflowException
 

@@ -54,3 +54,8 @@ def test_what_does_not_fit_is_named(scaling, field):
     with pytest.raises(UserError, match=f"^{field}: ") as caught:
         plan_resources(scaling, 2, 0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_is_told_its_cpus_leaves_the_other_cores_to_others():
+    assert plan_resources(Scaling(cpus_per_worker=1), 8, 0).threads_per_worker == 1
+    assert plan_resources(Scaling(cpus_per_worker=0.5), 8, 0).threads_per_worker == 1

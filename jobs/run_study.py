@@ -1,0 +1,23 @@
+"""Make a table of the papers again on one's own data: train every method of a study, then compare them."""
+
+import sys
+from pathlib import Path
+
+from metgan_dist.command_line import Command, JobFlag
+from metgan_dist.experiment import run_experiment
+from metgan_dist.job import run_job
+from metgan_dist.studies.runner import StudyRun
+from metgan_dist.studies.study import study_names
+
+PURPOSE = "Train and compare all methods of a study; started again under its name, it continues."
+STUDY = JobFlag("study", "NAME|PATH", f"which table: {', '.join(study_names())}, or a YAML file")
+
+
+def work(command: Command) -> str:
+    """Checks first, then the study as a run of its own, whose rows are runs of train_metgan.py."""
+    planned = StudyRun.planned(command, Path(__file__).with_name("train_metgan.py"))
+    return run_experiment(command, "run_study", planned.carry_out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("run_study.py", PURPOSE, work, own=[STUDY]))

@@ -1,0 +1,1 @@
+"""Scoring trained runs against each other on the test tiles that they share."""

@@ -1,0 +1,164 @@
+"""What the scores of several methods say of each other: values with intervals, and paired tests against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from metgan_dist.evaluation.scoring import IMAGE_SCORES, REAL, Scored
+from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Value
+from metgan_dist.recipe import Scores
+from metgan_dist.scores.significance import compare_methods, mean_interval
+
+UNVERIFIED = "_unverified"
+_TESTED_AS = {"label_fidelity": "dice"}
+_SHOWN_TESTS = ("difference", "p_t_holm", "p_wilcoxon_holm", "d_z", "rank_biserial")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side.
+
+    Attributes:
+        per_tile: a row per method and tile: method, tile (row number), volume, every score of a single tile, the
+            judge's Dice (NaN without foreground) and its counts.
+        values: by method and score.
+        tests: `compare_methods` against the reference; empty for a single method.
+        columns: the scores in the order of the table.
+        reference: the method that the others are tested against.
+        ceiling: the judge's pooled Dice on the real images, where label fidelity was asked for.
+    """
+
+    per_tile: pd.DataFrame
+    values: dict[str, dict[str, Value]]
+    tests: pd.DataFrame
+    columns: list[Column]
+    reference: str
+    ceiling: float | None
+
+    def test_numbers(self, method: str) -> dict[str, float]:
+        """The tests of one method as flat numbers ``<score>_<what>``."""
+        mine = self.tests[self.tests["method"] == method] if len(self.tests) else self.tests
+        rows = mine.to_dict("records")
+        return {f"{row['score']}_{name}": float(row[name]) for row in rows for name in _SHOWN_TESTS}
+
+
+def compare(scored: Mapping[str, Scored], volumes: pd.Series, reference: str, settings: Scores) -> Comparison:
+    """Put together what `score_methods` gave; `volumes` names the volume of each tile by its row number."""
+    methods = [label for label in scored if label != REAL]
+    per_tile = pd.concat([_labelled(label, scored[label].per_tile, volumes) for label in methods], ignore_index=True)
+    tests = tests_against(per_tile, reference, settings)
+    columns = _columns(settings.names, scored[methods[0]])
+    values = {}
+    for label in methods:
+        plain = _values(scored[label], volumes, columns, settings)
+        values[label] = {c.name: replace(plain[c.name], mark=mark(tests, label, c, settings)) for c in columns}
+    real = scored[REAL].per_tile
+    ceiling = _pooled(_counts(real)) if "dice" in real else None
+    return Comparison(per_tile, values, tests, columns, reference, ceiling)
+
+
+def tests_against(per_tile: pd.DataFrame, reference: str, settings: Scores) -> pd.DataFrame:
+    """Paired tests of every other method of a table of scores against one of them; empty where there is no other."""
+    if per_tile["method"].nunique() < 2:
+        return pd.DataFrame()
+    scores = [name for name in per_tile if name in IMAGE_SCORES or name == "dice" or name.startswith("lpips")]
+    return compare_methods(
+        per_tile,
+        reference,
+        scores=[name for name in scores if _testable(per_tile, name, settings.group)],
+        group=None if settings.group == "tile" else settings.group,
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+    )
+
+
+def _testable(per_tile: pd.DataFrame, score: str, unit: str) -> bool:
+    """Whether all methods have finite scores on two common tiles (volumes): few tiles may hold a label to find."""
+    finite = per_tile[np.isfinite(per_tile[score])]
+    return bool((finite.groupby(unit)["method"].nunique() == per_tile["method"].nunique()).sum() >= 2)
+
+
+def _labelled(label: str, per_tile: pd.DataFrame, volumes: pd.Series) -> pd.DataFrame:
+    origin = {"method": label, "tile": per_tile["tile"], "volume": volumes.loc[per_tile["tile"]].to_numpy()}
+    return pd.DataFrame(origin).join(per_tile.drop(columns="tile"))
+
+
+def _columns(names: Sequence[str], scored: Scored) -> list[Column]:
+    """The columns that there are values for; scores of other than the published weights say so in their title."""
+    columns = []
+    for name in names:
+        if f"{name}{UNVERIFIED}" in {*scored.per_tile, *scored.of_set}:
+            title = f"{COLUMNS[name].title} (unverified weights)"
+            columns.append(replace(COLUMNS[name], name=f"{name}{UNVERIFIED}", title=title))
+        elif name in {*scored.per_tile, *scored.of_set} or (name == "label_fidelity" and "dice" in scored.per_tile):
+            columns.append(COLUMNS[name])
+    return columns
+
+
+def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
+    """A method's values; intervals by resampling tiles, or volumes where these are what is compared."""
+    groups = volumes.loc[scored.per_tile["tile"]].to_numpy() if settings.group == "volume" else None
+    values = {}
+    for name in (column.name for column in columns):
+        if name in scored.of_set:
+            values[name] = Value(scored.of_set[name])
+        elif name == "label_fidelity":
+            counts = _counts(scored.per_tile, groups)
+            values[name] = Value(_pooled(counts), *_pooled_interval(counts, settings))
+        else:
+            scores = scored.per_tile[name]
+            scores = scores if groups is None else scores.groupby(groups).mean()
+            values[name] = Value(float(scores.mean()), *_interval(scores.to_numpy(), settings))
+    return values
+
+
+def _interval(scores: np.ndarray, settings: Scores) -> tuple[float | None, float | None]:
+    if len(scores) < 2 or not np.isfinite(scores).all():
+        return None, None
+    return mean_interval(scores, confidence=settings.confidence, resamples=settings.resamples)
+
+
+def _counts(per_tile: pd.DataFrame, groups: np.ndarray | None = None) -> np.ndarray:
+    """The judge's counts (tiles or groups, classes - 1, 2): pixels of the overlap and of both sizes together."""
+    pairs = []
+    for part in ("overlap", "size"):
+        counts = per_tile[[name for name in per_tile if name.startswith(f"{part}_")]]
+        pairs.append((counts if groups is None else counts.groupby(groups).sum()).to_numpy())
+    return np.stack(pairs, axis=-1)
+
+
+def _pooled(counts: np.ndarray) -> float:
+    return float(_dice(counts.sum(axis=0)))
+
+
+def _dice(sums: np.ndarray) -> np.ndarray:
+    """Mean Dice over the classes of pooled counts (..., classes - 1, 2); 1 for a class that neither side has."""
+    overlap, size = sums[..., 0], sums[..., 1]
+    return np.where(size > 0, 2 * overlap / np.maximum(size, 1), 1.0).mean(axis=-1)
+
+
+def _pooled_interval(counts: np.ndarray, settings: Scores, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap of the pooled Dice: how often a tile is drawn is multinomial, so nothing is copied."""
+    random, tiles = np.random.default_rng(seed), len(counts)
+    drawn = [
+        _dice(np.tensordot(random.multinomial(tiles, np.full(tiles, 1 / tiles)), counts, axes=1))
+        for _ in range(settings.resamples)
+    ]
+    tail = 50 * (1 - settings.confidence)
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def mark(tests: pd.DataFrame, method: str, column: Column, settings: Scores) -> str:
+    """Whether the method differs from the reference at the level of `settings`, and in which direction."""
+    if not len(tests):
+        return ""
+    row = tests[(tests["method"] == method) & (tests["score"] == _TESTED_AS.get(column.name, column.name))]
+    if not len(row) or not row[f"p_{settings.test}_holm"].item() < 1 - settings.confidence:
+        return ""
+    lower = row["difference"].item() < 0
+    return BETTER if lower == (column.better == "min") else WORSE

@@ -1,0 +1,68 @@
+"""What evaluate.py does: compare finished runs on their common test tiles, after checking that they can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metgan_dist.command_line import Command
+from metgan_dist.errors import UserError
+from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
+from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
+from metgan_dist.evaluation.scoring import unusable_scores
+from metgan_dist.experiment import Experiment, check_segmentor
+from metgan_dist.job import say
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Runs that can be compared, and how."""
+
+    runs: Sequence[TrainedRun]
+    subject: Subject
+    reference: str
+
+    @staticmethod
+    def planned(command: Command) -> Evaluation:
+        """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
+        recipe = command.recipe
+        if recipe.data.path is not None:
+            raise UserError("data.path: the runs know their test tiles; leave it out")
+        runs = find_runs(command.own["runs"], recipe)
+        skipped = unusable_scores(recipe.scores.names, recipe.scores.missing_weights)
+        tiles, rows = shared_test_tiles(runs, recipe)
+        judge = recipe.method.judge or runs[0].judge
+        check_segmentor("method.judge", judge, runs[0].recipe)
+        subject = Subject(tiles, rows, judge, recipe.scores, skipped)
+        return Evaluation(runs, subject, _reference(runs, recipe.scores.reference))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """For the evaluation's MLflow run: which runs it compared."""
+        return {f"evaluated.{run.name}": str(run.result["mlflow_run_id"]) for run in self.runs}
+
+    def carry_out(self, experiment: Experiment) -> None:
+        """The work of the job."""
+        subject, artefacts = self.subject, experiment.result.artefacts
+        say(f"tiles: {len(subject.rows)} test tiles of {subject.tiles.uri}")
+        say(f"judge of label fidelity: {subject.judge}")
+        artefacts |= {"judge": subject.judge, "tiles": subject.tiles.uri, "reference": self.reference}
+        artefacts["runs"] = {run.label: run.folder for run in self.runs}
+        experiment.result.tiles = {"test": len(subject.rows)}
+        with experiment.log() as log:
+            digest = subject.tiles.digest
+            log.dataset(f"tiles-{digest[:8]}", subject.tiles.uri, digest, "test", len(subject.rows))
+        entries = [Entry(run.label, run) for run in self.runs]
+        title = f"Comparison on {len(subject.rows)} test tiles"
+        comparison, table, grid = compare_entries(experiment, entries, subject, self.reference, title)
+        write_report(experiment, comparison, table, [costs(entries)], grid)
+
+
+def _reference(runs: Sequence[TrainedRun], wanted: str | None) -> str:
+    """The label of the run that the others are tested against."""
+    for run in runs:
+        if wanted in (run.name, run.label, run.method):
+            return run.label
+    if wanted is not None:
+        raise UserError(f"scores.reference: {wanted!r} is none of the runs {', '.join(run.name for run in runs)}")
+    return next((run.label for run in runs if run.method == "metgan"), runs[0].label)

@@ -1,0 +1,211 @@
+"""From per-tile scores to what people read: table, tests, grid; written beside the run and logged to MLflow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
+from metgan_dist.evaluation.runs import TrainedRun
+from metgan_dist.evaluation.scoring import REAL, Scored, Task, score_methods
+from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Line, Table, aligned
+from metgan_dist.experiment import Experiment
+from metgan_dist.figures import image_grid
+from metgan_dist.job import say
+from metgan_dist.recipe import Scores
+from metgan_dist.tiles.shards import write_whole
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.progress import duration
+from metgan_dist.training.validation import picture_rows
+from metgan_dist.volumes.location import join
+
+_TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
+SMALL_FOR_FID = 2048
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line that the table shall have: a run, or why there is none; and what a study says of it."""
+
+    label: str
+    run: TrainedRun | None
+    ticks: Mapping[str, bool | str] = field(default_factory=dict)
+    paper: Mapping[str, float] = field(default_factory=dict)
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored with what: the test tiles, the one judge of label fidelity, the scores, why some are left out."""
+
+    tiles: TileSet
+    rows: np.ndarray
+    judge: str
+    settings: Scores
+    skipped: Mapping[str, str]
+
+
+def compare_entries(
+    experiment: Experiment,
+    entries: Sequence[Entry],
+    subject: Subject,
+    reference: str,
+    title: str,
+    notes: Sequence[str] = (),
+) -> tuple[Comparison, Table, bytes]:
+    """Score the entries' runs on the cluster: their comparison, the table, and a grid of their images (PNG).
+
+    `reference` is the label that the others are tested against, `notes` go below the table's own.
+    """
+    runs = {entry.label: entry.run for entry in entries if entry.run is not None}
+    shown = picture_rows(subject.tiles, subject.rows, subject.settings.pictures)
+    names = tuple(name for name in subject.settings.names if name not in subject.skipped)
+    task = Task(subject.tiles.uri, subject.judge, names, experiment.recipe.storage.options)
+    with experiment.result.phase("scores"):
+        scored = score_methods(
+            {label: run.checkpoint for label, run in runs.items()},
+            task,
+            subject.rows,
+            block=subject.settings.block,
+            show=shown.tolist(),
+            plan=experiment.plan,
+            report=say,
+        )
+    with experiment.result.phase("tests"):
+        comparison = compare(scored, subject.tiles.index["volume"], reference, subject.settings)
+    own = [*_notes(comparison, subject, next(iter(runs.values()))), *notes]
+    columns = [COLUMNS[name] for name in subject.skipped]
+    columns = sorted([*comparison.columns, *columns], key=lambda column: _place(column, subject.settings))
+    table = Table(title, columns, [_line(entry, comparison, scored) for entry in entries], own)
+    return comparison, table, _grid(subject.tiles, shown, scored)
+
+
+def _place(column: Column, settings: Scores) -> int:
+    return next(k for k, name in enumerate(settings.names) if column.name in (name, f"{name}{UNVERIFIED}"))
+
+
+def costs(entries: Sequence[Entry]) -> str:
+    """Markdown table of what each training took, where its result tells."""
+    rows = [["Method", "images", "training", "images/s", "memory", "GPU memory"]]
+    for entry in entries:
+        facts = {} if entry.run is None else _facts(entry.run)
+        rows.append(
+            [
+                entry.label,
+                f"{facts['images']:.0f}" if facts else "-",
+                duration(facts["seconds"]) if "seconds" in facts else "-",
+                f"{facts['images_per_second']:.2f}" if "images_per_second" in facts else "-",
+                *(_gigabytes(facts.get(name)) for name in ("peak_rss_bytes", "peak_gpu_bytes")),
+            ]
+        )
+    return aligned(rows)
+
+
+def _gigabytes(size: float | None) -> str:
+    return f"{size / 1e9:.2f} GB" if size else "-"
+
+
+def _facts(run: TrainedRun) -> dict[str, float]:
+    result = run.result
+    spent = {"seconds": result["timings"]["training"], **result.get("resources", {})}
+    return {"images": result["artefacts"]["images"], **spent}
+
+
+def _line(entry: Entry, comparison: Comparison, scored: Mapping[str, Scored]) -> Line:
+    if entry.run is None:
+        return Line(entry.label, ticks=entry.ticks, paper=entry.paper, failed=entry.failed or "not trained")
+    spread = {name: value for name, value in scored[entry.label].of_set.items() if name.endswith("_std")}
+    more: dict[str, float | str] = {
+        **spread,
+        **comparison.test_numbers(entry.label),
+        **_facts(entry.run),
+        "run": entry.run.name,
+        "mlflow_run_id": str(entry.run.result["mlflow_run_id"]),
+    }
+    return Line(entry.label, comparison.values[entry.label], entry.ticks, entry.paper, more)
+
+
+def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[str]:
+    settings, count = subject.settings, len(subject.rows)
+    volumes = subject.tiles.index["volume"].iloc[subject.rows].nunique()
+    notes = [f"{count} test tiles of {volumes} volume(s); images in [-1, 1], so the data range of the scores is 2."]
+    if len(comparison.tests):
+        unit = "tiles" if settings.group == "tile" else "volumes"
+        notes.append(
+            f"{WORSE} worse, {BETTER} better than {comparison.reference}: {_TESTS[settings.test]} over {unit}, "
+            f"Holm-corrected, p < {1 - settings.confidence:.2g}. Bold: best. Intervals and effect sizes: table.csv."
+        )
+    if comparison.ceiling is not None:
+        notes.append(
+            "Label fidelity: pooled Dice of one judge, a segmentor that no training used, against the imposed labels; "
+            f"on the real images it reaches {comparison.ceiling:.3f}. The judge: {_shown(subject.judge)}."
+        )
+    trivial = first.result.get("scores", {}).get("test", {})
+    if {"identity", "affine"} <= trivial.keys() and "mae" in settings.names:
+        notes.append(
+            f"Trivial predictions: MAE {trivial['identity']['mae']:.4f} for the anatomy image itself, "
+            f"{trivial['affine']['mae']:.4f} for its best affine intensity map."
+        )
+    if any(column.name.startswith("fid") for column in comparison.columns) and count < SMALL_FOR_FID:
+        notes.append(f"FID of {count} tiles is biased upwards: compare it within this table alone; KID is unbiased.")
+    notes += [f"{name} left out: {reason}." for name, reason in subject.skipped.items()]
+    return notes
+
+
+def _shown(checkpoint: str) -> str:
+    """A checkpoint as <run>/train/<role>/<name>: tables are read on other machines."""
+    return "/".join(checkpoint.rstrip("/").split("/")[-4:])
+
+
+def _grid(tiles: TileSet, rows: np.ndarray, scored: Mapping[str, Scored]) -> bytes:
+    """Figure 4 of paper 1: anatomy, imposed label, real image, then every method; a tile a row."""
+    loaded = [tiles.load(int(row)) for row in rows]
+    columns: dict[str, list[np.ndarray]] = {
+        "anatomy": [tile["anatomy"][0] for tile in loaded],
+        "label": [tile["label"] for tile in loaded],
+        "truth": [tile["tumour"][0] for tile in loaded],
+    }
+    for label, method in scored.items():
+        if label != REAL:
+            columns[label] = [method.pictures[int(row)] for row in rows]
+    return image_grid(columns)
+
+
+def write_report(
+    experiment: Experiment,
+    comparison: Comparison,
+    table: Table,
+    sections: Sequence[str],
+    grid: bytes,
+    folder: str = "",
+) -> None:
+    """Print the table, with `sections` below; write and log it as table.md, .csv and .tex, and what stands behind it.
+
+    Beside it go significance.csv, scores.parquet (tile by tile) and grid.png, in `folder` of the run.
+    """
+    packed = io.BytesIO()
+    comparison.per_tile.to_parquet(packed, index=False)
+    markdown = "\n".join([table.markdown(), *sections])
+    files = {
+        "table.md": markdown.encode(),
+        "table.csv": table.csv().encode(),
+        "table.tex": table.latex().encode(),
+        **({"significance.csv": comparison.tests.to_csv(index=False).encode()} if len(comparison.tests) else {}),
+        "scores.parquet": packed.getvalue(),
+        "grid.png": grid,
+    }
+    result = experiment.result
+    with experiment.log() as log:
+        for name, content in files.items():
+            uri = join(experiment.run.folder, folder, name)
+            write_whole(uri, content, experiment.recipe.storage.options)
+            log.content(content, str(PurePosixPath(folder, name)))
+            result.artefacts[name.replace(".", "_")] = uri
+    result.scores["test"] = {
+        label: {name: value.value for name, value in values.items()} for label, values in comparison.values.items()
+    }
+    say(f"\n{markdown}")

@@ -1,0 +1,168 @@
+"""The runs to compare: found by name, folder or MLflow id, and checked to have been scored on the same test tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from metgan_dist import tracking
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe, Scores
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.location import absolute, exists, join, read_bytes
+
+JOB = "train_metgan"
+# Where a tile lies is not what it is, and its place among the training tiles is no matter of the test.
+_NOT_CONTENT = ["shard", "position", "split", "fold", "label_row"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run of train_metgan, as its `result.json` tells it; `label` is what tables call it."""
+
+    name: str
+    label: str
+    folder: str
+    recipe: Recipe
+    result: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        return self.recipe.method.name
+
+    @property
+    def checkpoint(self) -> str:
+        return str(self.result["artefacts"]["best_checkpoint"])
+
+    @property
+    def judge(self) -> str:
+        return str(self.result["artefacts"]["judge"])
+
+    @property
+    def tiles(self) -> str:
+        return str(self.result["artefacts"]["tiles"])
+
+
+def find_runs(references: Sequence[str], recipe: Recipe) -> list[TrainedRun]:
+    """The runs that `references` name, each a name under storage.path, a folder or URI, or an MLflow run id.
+
+    A run's label is its method, or its name where two runs have the same method. Raises UserError for a reference that
+    is unknown or given twice, and for runs that have not finished or are no trainings.
+    """
+    if not references:
+        raise UserError("--runs: none given; name the runs to compare, e.g. --runs NAME,NAME")
+    runs = [read_run(_folder_of(reference, recipe), recipe, reference) for reference in references]
+    folders = [run.folder for run in runs]
+    for run in runs:
+        if folders.count(run.folder) > 1:
+            raise UserError(f"--runs: {run.name} is given twice")
+    methods = [run.method for run in runs]
+    return [replace(run, label=run.method if methods.count(run.method) == 1 else run.name) for run in runs]
+
+
+def read_run(folder: str, recipe: Recipe, reference: str | None = None, label: str = "") -> TrainedRun:
+    """The finished run in `folder`; UserError, naming `reference`, where there is none."""
+    options, shown = recipe.storage.options, reference or folder
+    if not exists(join(folder, "result.json"), options):
+        if exists(join(folder, "run.json"), options):
+            raise UserError(f"--runs {shown}: has not finished yet; start it again under its name to continue it")
+        raise UserError(f"--runs {shown}: no such run in {recipe.storage.path}, nor a run's folder or MLflow run id")
+    result = json.loads(read_bytes(join(folder, "result.json"), options))
+    if result.get("job") != JOB:
+        raise UserError(f"--runs {shown}: a run of {result.get('job')}, not of {JOB}: it made no generator to score")
+    if result.get("status") != "finished":
+        raise UserError(f"--runs {shown}: {result.get('status')} ({result.get('reason')}); start it again")
+    try:
+        own = Recipe.model_validate(result["recipe"])
+    except ValidationError as error:
+        raise UserError(f"--runs {shown}: its recipe is of another version and cannot be read") from error
+    return TrainedRun(result["run"], label or own.method.name, folder, own, result)
+
+
+def _folder_of(reference: str, recipe: Recipe) -> str:
+    options = recipe.storage.options
+    if "/" in reference or reference in (".", ".."):
+        return absolute(reference)
+    named = join(absolute(recipe.storage.path), reference)
+    if exists(join(named, "run.json"), options) or not re.fullmatch(r"[0-9a-f]{32}", reference):
+        return named
+    uri = tracking.tracking_uri(recipe.tracking, recipe.storage)
+    tracking.check_server(uri)
+    tags = tracking.run_tags(uri, reference)
+    if "folder" not in tags:
+        raise UserError(f"--runs {reference}: that MLflow run does not say where its folder is; give the folder itself")
+    return tags["folder"]
+
+
+def shared_test_tiles(runs: Sequence[TrainedRun], recipe: Recipe) -> tuple[TileSet, np.ndarray]:
+    """The tiles of the first run with their test rows, after checking that every run has the same ones.
+
+    Training tiles and their labels may differ. Raises UserError naming the first run that does not fit: other channels
+    or classes than the tiles', other test tiles; or when there are fewer than two test tiles (volumes, where the scores
+    are grouped so).
+    """
+    options = recipe.storage.options
+    first = runs[0]
+    tiles = TileSet.open(first.tiles, options)
+    for run in runs:
+        _check_channels(run, tiles)
+    identity = digest_of_test(tiles)
+    for run in runs[1:]:
+        if run.tiles != first.tiles and digest_of_test(TileSet.open(run.tiles, options)) != identity:
+            raise UserError(
+                f"--runs: {first.name} and {run.name} were scored on different test tiles "
+                f"({first.tiles}, {run.tiles}); only runs with the same test split can be compared"
+            )
+    check_enough(tiles, recipe.scores)
+    return tiles, tiles.positions("test")
+
+
+def check_enough(tiles: TileSet, settings: Scores) -> None:
+    """UserError when there are fewer than two test tiles (volumes, where the scores are grouped so)."""
+    rows = tiles.positions("test")
+    if len(rows) < 2:
+        raise UserError(
+            f"{tiles.uri}: {len(rows)} test tile(s), but tests need at least two; make tiles with a larger tiles.test"
+        )
+    volumes = tiles.index["volume"].iloc[rows].nunique()
+    if settings.group == "volume" and volumes < 2:
+        raise UserError(f"scores.group: volume: the test tiles come from {volumes} volume; tests need two, use tile")
+
+
+def _check_channels(run: TrainedRun, tiles: TileSet) -> None:
+    theirs = tiles.manifest["data"]
+    for field in ("anatomy", "tumour", "classes"):
+        own = getattr(run.recipe.data, field)
+        if own != theirs[field]:
+            raise UserError(
+                f"data.{field}: run {run.name} was made for {own!r}, the tiles {tiles.uri} have {theirs[field]!r}; "
+                "runs of different channels or classes cannot be compared"
+            )
+
+
+def digest_of_test(tiles: TileSet) -> str:
+    """A digest of the test tiles alone: their pixels' origin, intensity ranges and labels, in order.
+
+    Sets that differ in their training tiles only, for example in shuffled labels, have the same.
+    """
+    index, manifest = tiles.index, tiles.manifest
+    rows = index.iloc[tiles.positions("test")]
+    content = [name for name in index.columns if name not in _NOT_CONTENT]
+    volumes = set(rows["volume"])
+    origin = {
+        "shape": manifest["tile_shape"],
+        "normalisation": manifest["normalisation"],
+        "data": {name: manifest["data"][name] for name in ("anatomy", "tumour", "label", "classes")},
+        "volumes": [volume for volume in manifest["volumes"] if volume["id"] in volumes],
+    }
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
+    for part in (rows[content], index.iloc[rows["label_row"]][content]):
+        digest.update(part.to_csv(index=False).encode())
+    return digest.hexdigest()

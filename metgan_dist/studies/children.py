@@ -1,0 +1,109 @@
+"""Jobs as child processes: several at once, their lines passed on, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from metgan_dist.job import ENDS_WITH_PARENT
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 30.0
+
+
+class Child:
+    """A running job whose output goes to `report`, line by line; it ends by itself when this process dies."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], report: Callable[[str], None]) -> None:
+        # A session of its own, so that a Ctrl-C in the terminal reaches the parent alone, which then ends its children.
+        self.process = subprocess.Popen(
+            list(arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**environment, ENDS_WITH_PARENT: "1"},
+            start_new_session=True,
+        )
+        self.last_line = ""
+        self._report = report
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if text := line.rstrip():
+                if not self.last_line.startswith("error: "):
+                    self.last_line = text
+                self._report(text)
+
+    def failure(self) -> str | None:
+        """Why an ended job failed, None if it did not."""
+        self._reader.join(timeout=10)
+        if self.process.returncode == 0:
+            return None
+        if self.last_line.startswith("error: "):
+            return self.last_line.removeprefix("error: ")
+        return f"ended with exit code {self.process.returncode} ({self.last_line})"
+
+
+def run_children(
+    commands: Mapping[str, Sequence[str]],
+    at_once: int,
+    environment: Mapping[str, str],
+    report: Callable[[str, str], None],
+) -> dict[str, str]:
+    """Run all commands, at most `at_once` at a time; returns the reasons of those that failed, by name.
+
+    `report` gets (name, line). A failed command does not stop the others. When this is interrupted, every child is
+    asked to end (SIGTERM), and killed with its group when it does not within half a minute.
+    """
+    waiting, running, failed = deque(commands.items()), dict[str, Child](), dict[str, str]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                name, arguments = waiting.popleft()
+                running[name] = Child(arguments, environment, lambda line, name=name: report(name, line))  # type: ignore[misc]
+            for name in [name for name, child in running.items() if child.process.poll() is not None]:
+                if (reason := running.pop(name).failure()) is not None:
+                    failed[name] = reason
+            time.sleep(POLL_SECONDS)
+    finally:
+        _end(list(running.values()))
+    return failed
+
+
+def _end(children: Sequence[Child]) -> None:
+    for child in children:
+        child.process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for child in children:
+        try:
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM becomes KeyboardInterrupt within the block, so that whoever ends this job ends its children too."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,107 @@
+"""A study as a typed tree: which rows its table has, what each trains, and what the paper printed for it.
+
+Studies are data, as recipes are: the YAML files beside this module, or a file of the user's own.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from metgan_dist.command_line import Command
+from metgan_dist.errors import UserError
+from metgan_dist.methods import method_class
+from metgan_dist.recipe import Recipe, Score, Section
+
+STUDIES = Path(__file__).parent
+
+
+class Row(Section):
+    """One line of the table: a training, or several lines may share a method under other settings."""
+
+    name: str = Field(description="short name; the row's run is called <study run>-<name>")
+    label: str = Field(description="what the table calls it")
+    recipe: dict[str, Any] = Field(
+        description="fields of the recipe that this row sets, by section; the command line wins over them"
+    )
+    ticks: dict[str, bool | str] = Field({}, description="the table's first columns")
+    paper: dict[Score, float] = Field({}, description="the scores that the paper printed for this row, as printed")
+    against: str | None = Field(None, description="name of a row; the table of differences shows this row minus that")
+
+    @field_validator("name")
+    @classmethod
+    def _fit_for_a_run(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+            raise ValueError("use letters, digits and '_' only")
+        return name
+
+
+class Study(Section):
+    """A table of a paper, to be made again on one's own data."""
+
+    title: str = Field(description="above the table")
+    reference: str = Field(description="name of the row that the others are tested against")
+    scores: tuple[Score, ...] = Field(description="columns; scores.names on the command line wins")
+    paper_factor: dict[Score, float] = Field({}, description="what the paper's numbers are to be multiplied by")
+    notes: list[str] = Field([], description="below the table")
+    rows: list[Row] = Field(description="lines of the table, in order", min_length=1)
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Study:
+        names, labels = [row.name for row in self.rows], [row.label for row in self.rows]
+        for listed in (names, labels):
+            for entry in listed:
+                if listed.count(entry) > 1:
+                    raise ValueError(f"two rows are called {entry!r}")
+        for name in (self.reference, *(row.against for row in self.rows if row.against is not None)):
+            if name not in names:
+                raise ValueError(f"no row is called {name!r}; there are {', '.join(names)}")
+        return self
+
+    def row(self, name: str) -> Row:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def paper(self, row: Row) -> dict[str, float]:
+        """What the paper printed for a row, on the scale of our scores."""
+        return {str(name): round(value * self.paper_factor.get(name, 1.0), 9) for name, value in row.paper.items()}
+
+    def recipes(self, command: Command) -> dict[str, Recipe]:
+        """The recipe of every row by name: the preset, the row's fields, then the command line's.
+
+        Raises UserError naming the row for a field that does not exist or a method that is not known.
+        """
+        recipes = {}
+        for row in self.rows:
+            try:
+                recipes[row.name] = command.varied(row.recipe)
+                method_class(recipes[row.name].method.name)
+            except UserError as error:
+                raise UserError(f"--study: row {row.name}: {error}") from error
+        return recipes
+
+
+def study_names() -> list[str]:
+    """Names of the studies that come with the package."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def load_study(name_or_path: str) -> Study:
+    """The study of that name, or of a YAML file; UserError in one line where there is none or it is not valid."""
+    path = STUDIES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UserError(f"--study {name_or_path}: no such study or file; studies: {', '.join(study_names())}")
+    try:
+        return Study.model_validate(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {field or 'study'}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,0 +1,123 @@
+"""Tile sets and trained runs written straight to disk: a comparison needs neither volumes nor a training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from metgan_dist.methods import build_method
+from metgan_dist.recipe import Recipe
+from metgan_dist.tiles.shards import write_shard
+from metgan_dist.tiles.tile_set import FORMAT, TileSet
+from metgan_dist.training.checkpoint import save_rank, save_state
+from metgan_dist.training.step import Stepper
+
+EDGE = 64
+
+
+@pytest.fixture(scope="session")
+def write_tiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TileSet]:
+    """write(test=, train=, ...) -> random tiles of 64 pixels with a square of foreground in every other one."""
+
+    def write(
+        test: int = 5,
+        train: int = 2,
+        *,
+        seed: int = 0,
+        shuffled: bool = False,
+        anatomy: str = "autofluorescence",
+        classes: int = 2,
+        volumes: int = 2,
+    ) -> TileSet:
+        folder = str(tmp_path_factory.mktemp("tiles"))
+        random, count = np.random.default_rng(seed), test + train
+        pixels = {
+            role: random.integers(0, 1000, (count, EDGE, EDGE)).astype(np.uint16) for role in ("anatomy", "tumour")
+        }
+        label = np.zeros((count, EDGE, EDGE), np.uint8)
+        label[::2, 8:24, 8:40] = 1
+        write_shard(folder, "s", {**pixels, "label": label}, {}, {"rows": []}, None)
+        rows = np.arange(count)
+        index = pd.DataFrame(
+            {
+                "volume": [f"v{row % volumes}" for row in rows],
+                "z0": rows,
+                "shard": "s",
+                "position": rows,
+                "split": ["train"] * train + ["test"] * test,
+                "foreground": label.sum(axis=(1, 2)),
+                **{f"{role}_{end}": float(end == "high") * 999 for role in pixels for end in ("low", "high")},
+                "label_row": [*(rows[:train][::-1] if shuffled else rows[:train]), *rows[train:]],
+            }
+        )
+        packed = io.BytesIO()
+        index.to_parquet(packed, index=False)
+        data = {"anatomy": anatomy, "tumour": "tumour", "label": None, "classes": classes}
+        manifest = {
+            "format": FORMAT,
+            "roles": ["anatomy", "tumour", "label"],
+            "tile_shape": [EDGE, EDGE],
+            "data": {**data, "shuffled_labels": 0.5 if shuffled else 0.0},
+            "tiles": {"size": [EDGE]},
+            "normalisation": {"clip": True, "over": "volume"},
+            "volumes": [{"id": f"v{number}", "shape": [count, EDGE, EDGE]} for number in range(volumes)],
+            "counts": {"train": train, "val": 0, "test": test, "unseen": 0},
+            "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
+        }
+        (Path(folder) / "index.parquet").write_bytes(packed.getvalue())
+        (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
+        return TileSet.open(folder)
+
+    return write
+
+
+def recipe_of(name: str, **sections: dict) -> Recipe:
+    method = {"name": name, "width": 1 / 16, "segmentor_width": 1 / 16}
+    return Recipe.model_validate({"method": method, "tiles": {"size": [EDGE]}, **sections})
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """checkpoint(method, seed=) -> the folder of an untrained checkpoint."""
+
+    def write(name: str, seed: int = 0) -> str:
+        recipe = recipe_of(name, training={"seed": seed})
+        folder = tmp_path_factory.mktemp(name)
+        stepper = Stepper(build_method(recipe), torch.device("cpu"))
+        save_state(folder, stepper, recipe, {"images": 0})
+        save_rank(folder, stepper, 0)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """write(name, tiles, ...) -> the folder of a run of train_metgan as far as its files tell."""
+
+    def write(name: str, tiles: TileSet | None, *, method: str = "metgan", **changes: object) -> Path:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+        result = {
+            "job": "train_metgan",
+            "run": name,
+            "status": "finished",
+            "recipe": recipe_of(method).model_dump(mode="json"),
+            "mlflow_run_id": "0" * 31 + "1",
+            "artefacts": {"best_checkpoint": "b", "judge": "j", "images": 8, "tiles": tiles.uri if tiles else "gone"},
+            "timings": {"training": 2.0},
+            **changes,
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+        return folder
+
+    return write

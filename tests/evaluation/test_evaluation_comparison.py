@@ -1,0 +1,104 @@
+"""Values, intervals and tests from the scores of single tiles."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metgan_dist.evaluation.comparison import compare
+from metgan_dist.evaluation.scoring import REAL, Scored
+from metgan_dist.evaluation.tables import BETTER, WORSE
+from metgan_dist.recipe import Scores
+
+TILES = np.arange(10, 50)
+VOLUMES = pd.Series([f"v{row % 4}" for row in range(50)])
+BASE = np.random.default_rng(0).uniform(0.2, 0.4, len(TILES))
+
+
+def scored(shift=0.0, overlap=8, of_set=None, **more):
+    """A method whose MAE is `shift` above the base; it finds `overlap` of the 16 + 16 pixels of every other tile."""
+    labelled = TILES % 2 == 0
+    frame = {
+        "tile": TILES,
+        "mae": BASE + shift + np.random.default_rng(1).normal(0, 1e-4, len(TILES)) * bool(shift),
+        "dice": np.where(labelled, overlap / 16, np.nan),
+        "overlap_1": np.where(labelled, overlap, 0),
+        "size_1": np.where(labelled, 32, 2),
+        **more,
+    }
+    return Scored(pd.DataFrame(frame), of_set or {}, {})
+
+
+def compared(methods, reference="a", **settings):
+    chosen = Scores.model_validate({"names": ["mae", "label_fidelity"], "resamples": 200, **settings})
+    return compare({REAL: scored(overlap=16), **methods}, VOLUMES, reference, chosen)
+
+
+def test_values_are_means_over_tiles_and_pooled_dice():
+    result = compared({"a": scored(), "b": scored(0.1, 4)})
+    assert result.values["a"]["mae"].value == pytest.approx(BASE.mean())
+    assert result.values["a"]["label_fidelity"].value == pytest.approx(2 * 8 * 20 / (32 * 20 + 2 * 20))
+    assert result.ceiling == pytest.approx(2 * 16 * 20 / (32 * 20 + 2 * 20))
+    for value in result.values["a"].values():
+        assert value.low < value.value < value.high
+    assert result.per_tile["volume"].tolist() == 2 * [f"v{row % 4}" for row in TILES]
+
+
+def test_marks_follow_the_direction_of_the_score_and_need_a_difference():
+    result = compared({"a": scored(), "worse": scored(0.01, 9), "better": scored(-0.01, 7), "same": scored()})
+    assert {name: values["mae"].mark for name, values in result.values.items()} == {
+        "a": "",
+        "worse": WORSE,
+        "better": BETTER,
+        "same": "",
+    }
+    assert result.values["worse"]["label_fidelity"].mark == BETTER
+    assert result.values["better"]["label_fidelity"].mark == WORSE
+    numbers = result.test_numbers("worse")
+    assert numbers["mae_difference"] == pytest.approx(0.01, abs=1e-4)
+    assert numbers["mae_p_t_holm"] < 1e-6
+    assert result.test_numbers("a") == {}
+
+
+def test_volumes_can_take_the_place_of_tiles():
+    result = compared({"a": scored(), "b": scored(0.1)}, group="volume")
+    assert set(result.tests["count"]) == {4, 2}  # two of the four volumes have labelled tiles
+    assert result.values["a"]["mae"].value == pytest.approx(BASE.reshape(-1, 4).mean())
+
+
+def test_one_method_alone_has_values_and_no_tests():
+    result = compared({"a": scored()})
+    assert len(result.tests) == 0
+    assert result.values["a"]["mae"].mark == ""
+    assert result.test_numbers("a") == {}
+
+
+def test_scores_of_sets_have_no_interval_and_other_weights_are_named():
+    of_set = {"fid_unverified": 7.0, "kid_unverified": 0.1, "kid_unverified_std": 0.01}
+    result = compared({"a": scored(of_set=of_set), "b": scored(of_set=of_set)}, names=["fid", "mae"])
+    fid, mae = result.columns
+    assert fid.title == "FID (unverified weights)"
+    assert mae.name == "mae"
+    assert result.values["b"]["fid_unverified"].value == 7.0
+    assert result.values["b"]["fid_unverified"].low is None
+
+
+def test_sets_alone_can_be_compared():
+    parts = {name: Scored(pd.DataFrame({"tile": TILES}), {"fid": 1.0}, {}) for name in (REAL, "a", "b")}
+    result = compare(parts, VOLUMES, "a", Scores(names=("fid",)))
+    assert result.values["b"]["fid"].value == 1.0
+    assert result.ceiling is None
+
+
+def test_labels_on_a_single_tile_are_no_ground_for_a_test():
+    one = np.where(np.arange(len(TILES)) == 0, 0.5, np.nan)
+    result = compared({"a": scored(dice=one), "b": scored(dice=one)})
+    assert set(result.tests["score"]) == {"mae"}
+
+
+def test_identical_images_have_infinite_psnr_and_no_interval():
+    psnr = np.full(len(TILES), np.inf)
+    methods = {"a": scored(psnr=psnr), "b": scored(psnr=BASE)}
+    result = compared(methods, names=["psnr"], reference="b")
+    assert result.values["a"]["psnr"].value == np.inf
+    assert result.values["a"]["psnr"].low is None
+    assert "psnr" not in set(result.tests["score"])

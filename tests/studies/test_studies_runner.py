@@ -1,0 +1,55 @@
+"""How many rows train at once, and what changes between two of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metgan_dist.evaluation.comparison import compare
+from metgan_dist.evaluation.scoring import REAL, Scored
+from metgan_dist.recipe import Scaling, Scores
+from metgan_dist.studies.differences import differences
+from metgan_dist.studies.runner import trainings_at_once
+from metgan_dist.training.resources import plan_resources
+
+
+@pytest.mark.parametrize(
+    ("scaling", "cpus", "gpus", "at_once"),
+    [
+        ({}, 2, 0, 1),
+        ({}, 16, 0, 1),
+        ({"cpus_per_worker": 3}, 16, 0, 4),
+        ({}, 16, 1, 1),
+        ({}, 16, 4, 4),
+        ({"gpus_per_worker": 0.25}, 16, 1, 4),
+        ({"gpus_per_worker": 0.333}, 16, 1, 3),
+        ({"gpus_per_worker": 0.1}, 4, 1, 3),
+        ({"workers": 2, "gpus_per_worker": 1}, 16, 4, 2),
+        ({"trainings": 7}, 2, 0, 7),
+    ],
+)
+def test_trainings_at_once_fit_the_cluster_with_their_tiles(scaling, cpus, gpus, at_once):
+    settings = Scaling.model_validate(scaling)
+    assert trainings_at_once(plan_resources(settings, cpus, gpus), settings) == at_once
+
+
+def test_differences_are_those_of_the_pairs_that_were_scored():
+    tiles, random = np.arange(20), np.random.default_rng(0)
+    base = random.random(20)
+    shifts = {"clean": 0.0, "shuffled": 0.25}
+    scored = {
+        name: Scored(
+            pd.DataFrame({"tile": tiles, "mae": base + shift + random.normal(0, 0.01, 20)}), {"fid": shift}, {}
+        )
+        for name, shift in shifts.items()
+    }
+    real = {REAL: Scored(pd.DataFrame({"tile": tiles}), {}, {})}
+    settings = Scores(names=("mae", "fid"), resamples=100)
+    comparison = compare({**real, **scored}, pd.Series(["v"] * 20), "clean", settings)
+    (text,) = differences(comparison, {"shuffled": "clean", "failed": "clean"}, settings)
+    (line,) = text.splitlines()[2:]
+    first, mae, fid = (cell.strip() for cell in line.strip("|\n ").split("|"))
+    assert first == "shuffled - clean"
+    assert mae.endswith(r"\*")
+    assert float(mae.removesuffix(r"\*")) == pytest.approx(0.25, abs=0.02)
+    assert float(fid) == pytest.approx(0.2, abs=0.11)
+    assert differences(comparison, {"failed": "clean"}, settings) == []
