@@ -175,14 +175,18 @@ class Tiles(Section):
 
 # What a method's own paper sets otherwise than MetGAN's; used for fields that a recipe leaves out.
 _PIX2PIX = {"backbone": "unet-256", "alpha4": 100.0, "adversarial": "log", "pool": 0}
+_SPADE = {"adversarial": "hinge"}
 _CYCLEGAN = {"backbone": "unet-256", "identity": 5.0}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "pix2pix": _PIX2PIX,
     "pix2pix_seg": _PIX2PIX,
     "cyclegan": _CYCLEGAN,
     "cyclegan_seg": _CYCLEGAN,
-    **dict.fromkeys(("spade", "spade_vae", "sean", "sean_vae"), {"adversarial": "hinge"}),
-    "redgan": {"adversarial": "hinge", "perceptual": 0.0, "segmentor_network": "resnet-34"},
+    "spade": _SPADE,
+    "spade_vae": _SPADE,
+    "sean": _SPADE,
+    "sean_vae": _SPADE,
+    "redgan": {**_SPADE, "perceptual": 0.0, "segmentor_network": "resnet-34"},
 }
 METHOD_NAMES = (
     "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "

@@ -24,7 +24,7 @@ from metgan_dist.methods.losses import (
     weighted_cross_entropy,
 )
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
-from metgan_dist.methods.rows import ROWS, Backbone, Row, Weights, build_generator
+from metgan_dist.methods.rows import PAPER_WEIGHTS, ROWS, Backbone, Row, Weights, build_generator
 from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
@@ -66,7 +66,7 @@ class MetGAN(Method):
         classes: int = 2,
         edges: tuple[int, int] = (256, 256),
         width: float = 1.0,
-        weights: Weights = Weights(),
+        weights: Weights = PAPER_WEIGHTS,
         segmentor: nn.Module | None = None,
         adversarial: AdversarialForm = "least-squares",
         segmentation_loss: Literal["wbce", "l1"] = "wbce",

@@ -33,6 +33,9 @@ class Weights:
     identity: float = 0.0
 
 
+PAPER_WEIGHTS = Weights()
+
+
 @dataclass(frozen=True)
 class Row:
     """The ticks of one row. Without a cycle the discriminator is conditional.

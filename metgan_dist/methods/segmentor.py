@@ -135,6 +135,6 @@ def label_picture(label: Tensor, classes: int) -> Tensor:
 
 
 def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
-    """An untrained segmentor of the recipe's classes, width and network, for training or for loading a checkpoint into."""
+    """An untrained segmentor as the recipe describes it, to be trained or to load a checkpoint into."""
     method = recipe.method
     return SegmentorNetwork(recipe.data.classes, width=method.segmentor_width, network=method.segmentor_network)
