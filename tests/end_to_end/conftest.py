@@ -167,3 +167,40 @@ def ome_zarr(tmp_path):
         return path
 
     return write
+
+
+# A row that fails, and two that share their test tiles but not their training labels.
+STUDY = """
+title: Small
+reference: pix2pix
+scores: [mae, fid, label_fidelity]
+paper_factor: {fid: 10}
+notes: [Nothing to compare with.]
+rows:
+  - {name: diverges, label: Diverges, recipe: {method: {name: metgan}, training: {learning_rate: 1.0e+30}}}
+  - name: pix2pix
+    label: Pix2Pix
+    recipe: {method: {name: pix2pix}}
+    ticks: {Generator: U-Net, Segmentor: false}
+    paper: {mae: 0.122, fid: 9.364}
+  - name: shuffled
+    label: Shuffled
+    recipe: {method: {name: pix2pix}, data: {shuffled_labels: 0.5}}
+    against: pix2pix
+"""
+
+
+def run_study(storage: object, **fields: object) -> Finished:
+    """The small study, in this process."""
+    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__cpus_per_worker": 1}
+    return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory, ray_cluster):
+    """(storage, finished job) of the study `mine`; its rows are the runs mine-diverges, mine-pix2pix, mine-shuffled."""
+    storage = tmp_path_factory.mktemp("study")
+    (storage / "small.yaml").write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("METGAN_WEIGHTS", raising=False)
+        return storage, run_study(storage)

@@ -1,6 +1,7 @@
 """Two trained runs compared as a user does it, and every comparison that must not be made."""
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,20 +11,18 @@ import pandas as pd
 import pytest
 from conftest import run_here
 
+from metgan_dist.tiles.tile_set import TileSet
+
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory, ray_cluster):
-    """Runs `one` (metgen_cond) and `two` (pix2pix) on the same tiles."""
-    storage = tmp_path_factory.mktemp("runs")
-    first = run_here("train_metgan", storage, tracking__run="one", method__name="metgen_cond")
-    assert first.code == 0, first.out + first.err
-    made = first.result["artefacts"]
-    fields = {"data__path": made["tiles"], "method__judge": made["judge"], "method__name": "pix2pix"}
-    second = run_here("train_metgan", storage, tracking__run="two", **fields)
-    assert second.code == 0, second.out + second.err
-    return storage
+FIRST, SECOND = "mine-pix2pix", "mine-shuffled"
+
+
+@pytest.fixture
+def storage(small_study):
+    """Holds two runs of one method on the same test tiles, the second trained on shuffled labels."""
+    return small_study[0]
 
 
 def evaluate(storage, runs, **fields):
@@ -40,9 +39,9 @@ def refused(finished, *culprits):
 
 
 def copy_of(storage, name, change):
-    """A copy of run `two` whose result was changed."""
+    """A copy of the second run whose result was changed."""
     folder = storage / name
-    shutil.copytree(storage / "two", folder)
+    shutil.copytree(storage / SECOND, folder)
     result = json.loads((folder / "result.json").read_text())
     result["run"] = name
     change(result)
@@ -52,18 +51,18 @@ def copy_of(storage, name, change):
 
 def test_two_runs_give_a_table_a_grid_and_an_mlflow_run(storage, monkeypatch):
     monkeypatch.delenv("METGAN_WEIGHTS", raising=False)
-    trained = {name: json.loads((storage / name / "result.json").read_text()) for name in ("one", "two")}
-    runs = f"{storage / 'one'},{trained['two']['mlflow_run_id']}"
-    done = evaluate(storage, runs, tracking__run="versus", scores__reference="two")
+    trained = {name: json.loads((storage / name / "result.json").read_text()) for name in (FIRST, SECOND)}
+    runs = f"{storage / FIRST},{trained[SECOND]['mlflow_run_id']}"
+    done = evaluate(storage, runs, tracking__run="versus", scores__reference=SECOND)
     assert done.code == 0, done.out + done.err
     result = done.result
     assert result["job"] == "evaluate"
-    assert result["artefacts"]["judge"] == trained["one"]["artefacts"]["judge"]
+    assert result["artefacts"]["judge"] == trained[FIRST]["artefacts"]["judge"]
     assert f"judge of label fidelity: {result['artefacts']['judge']}" in done.out
-    for name, label in (("one", "metgen_cond"), ("two", "pix2pix")):
+    for name in (FIRST, SECOND):
         own = trained[name]["scores"]["test"]["generated"]
         for score in ("mae", "ssim", "label_fidelity"):
-            assert result["scores"]["test"][label][score] == pytest.approx(own[score], rel=1e-3)
+            assert result["scores"]["test"][name][score] == pytest.approx(own[score], rel=1e-3)
         assert trained[name]["resources"]["peak_rss_bytes"] > 1e8
         assert trained[name]["resources"]["images_per_second"] > 0
     folder = storage / "versus"
@@ -75,7 +74,7 @@ def test_two_runs_give_a_table_a_grid_and_an_mlflow_run(storage, monkeypatch):
     assert "fid left out: no inception weights" in table
     assert table.strip() in done.out
     lines = list(csv.DictReader((folder / "table.csv").open()))
-    assert [line["method"] for line in lines] == ["metgen_cond", "pix2pix"]
+    assert [line["method"] for line in lines] == [FIRST, SECOND]
     assert float(lines[0]["mae_low"]) < float(lines[0]["mae"]) < float(lines[0]["mae_high"])
     assert lines[0]["mae_p_t_holm"]
     assert not lines[1]["mae_p_t_holm"]  # the reference
@@ -84,8 +83,8 @@ def test_two_runs_give_a_table_a_grid_and_an_mlflow_run(storage, monkeypatch):
     client = mlflow.MlflowClient(result["tracking_uri"])
     logged = client.get_run(result["mlflow_run_id"])
     assert logged.info.status == "FINISHED"
-    assert logged.data.tags["evaluated.two"] == trained["two"]["mlflow_run_id"]
-    assert logged.data.metrics["test/pix2pix/mae"] == result["scores"]["test"]["pix2pix"]["mae"]
+    assert logged.data.tags[f"evaluated.{SECOND}"] == trained[SECOND]["mlflow_run_id"]
+    assert logged.data.metrics[f"test/{SECOND}/mae"] == result["scores"]["test"][SECOND]["mae"]
     files = {file.path for file in client.list_artifacts(logged.info.run_id)}
     assert {"table.md", "table.csv", "table.tex", "grid.png", "scores.parquet", "significance.csv"} <= files
 
@@ -93,7 +92,7 @@ def test_two_runs_give_a_table_a_grid_and_an_mlflow_run(storage, monkeypatch):
 def test_scores_without_weights_stop_before_the_work(storage, monkeypatch):
     monkeypatch.delenv("METGAN_WEIGHTS", raising=False)
     before = set(storage.iterdir())
-    refused(evaluate(storage, "one,two", scores__missing_weights="error"), "METGAN_WEIGHTS", "FID")
+    refused(evaluate(storage, f"{FIRST},{SECOND}", scores__missing_weights="error"), "METGAN_WEIGHTS", "FID")
     assert set(storage.iterdir()) == before
 
 
@@ -106,32 +105,28 @@ def test_runs_that_cannot_be_compared_are_refused(storage, tmp_path):
     copy_of(storage, "classes", lambda result: result["recipe"]["data"].update(classes=3))
     copy_of(storage, "failed", lambda result: result.update(status="failed", reason="not finite"))
     (copy_of(storage, "running", lambda result: None) / "result.json").unlink()
-    refused(evaluate(storage, "one,elsewhere"), "one and elsewhere", "different test tiles")
-    refused(evaluate(storage, "one,nuclei"), "data.anatomy", "nuclei")
-    refused(evaluate(storage, "one,classes"), "data.classes", "classes", "3")
-    refused(evaluate(storage, "one,failed"), "failed", "not finite")
-    refused(evaluate(storage, "one,running"), "running", "not finished")
-    refused(evaluate(storage, "one,tiles"), "tiles", "make_tiles")
-    refused(evaluate(storage, "one,three"), "three", "no such run")
-    refused(evaluate(storage, "one,one"), "one", "twice")
-    refused(evaluate(storage, "one,two", scores__reference="sean"), "scores.reference", "sean")
-    refused(evaluate(storage, "one,two", data__path=tmp_path), "data.path")
-    refused(evaluate(storage, "one,two", scores__names="mae,beauty"), "scores.names", "beauty")
-    refused(evaluate(storage, "one,two", scores__group="volume"), "scores.group")
+    refused(evaluate(storage, f"{FIRST},elsewhere"), f"{FIRST} and elsewhere", "different test tiles")
+    refused(evaluate(storage, f"{FIRST},nuclei"), "data.anatomy", "nuclei")
+    refused(evaluate(storage, f"{FIRST},classes"), "data.classes", "classes", "3")
+    refused(evaluate(storage, f"{FIRST},failed"), "failed", "not finite")
+    refused(evaluate(storage, f"{FIRST},running"), "running", "not finished")
+    refused(evaluate(storage, f"{FIRST},tiles"), "tiles", "make_tiles")
+    refused(evaluate(storage, f"{FIRST},three"), "three", "no such run")
+    refused(evaluate(storage, f"{FIRST},{FIRST}"), FIRST, "twice")
+    refused(evaluate(storage, f"{FIRST},{SECOND}", scores__reference="sean"), "scores.reference", "sean")
+    refused(evaluate(storage, f"{FIRST},{SECOND}", data__path=tmp_path), "data.path")
+    refused(evaluate(storage, f"{FIRST},{SECOND}", scores__names="mae,beauty"), "scores.names", "beauty")
+    refused(evaluate(storage, f"{FIRST},{SECOND}", scores__group="volume"), "scores.group")
 
 
 def test_a_single_test_tile_is_too_few(storage):
-    from metgan_dist.tiles.tile_set import TileSet
-
-    source = Path(json.loads((storage / "two" / "result.json").read_text())["artefacts"]["tiles"])
+    source = Path(json.loads((storage / SECOND / "result.json").read_text())["artefacts"]["tiles"])
     folder = storage / "one-test-tile"
     shutil.copytree(source, folder)
     index = pd.read_parquet(folder / "index.parquet")
     index.loc[TileSet.open(str(folder)).positions("test")[1:], "split"] = "gap"
     index.to_parquet(folder / "index.parquet", index=False)
     manifest = json.loads((folder / "manifest.json").read_text())
-    import hashlib
-
     manifest["index_sha256"] = hashlib.sha256((folder / "index.parquet").read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     copy_of(storage, "small", lambda result: result["artefacts"].update(tiles=str(folder)))

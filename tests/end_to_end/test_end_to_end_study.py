@@ -5,51 +5,17 @@ import json
 
 import mlflow
 import pytest
-from conftest import run_here
+from conftest import run_study
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-STUDY = """
-title: Small
-reference: pix2pix
-scores: [mae, fid, label_fidelity]
-paper_factor: {fid: 10}
-notes: [Nothing to compare with.]
-rows:
-  - {name: diverges, label: Diverges, recipe: {method: {name: metgan}, training: {learning_rate: 1.0e+30}}}
-  - name: pix2pix
-    label: Pix2Pix
-    recipe: {method: {name: pix2pix}}
-    ticks: {Generator: U-Net, Segmentor: false}
-    paper: {mae: 0.122, fid: 9.364}
-  - name: shuffled
-    label: Shuffled
-    recipe: {method: {name: pix2pix}, data: {shuffled_labels: 0.5}}
-    against: pix2pix
-"""
-
-
-def study(storage, path, **fields):
-    fields = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__cpus_per_worker": 1, **fields}
-    return run_here("run_study", storage, study=path, **fields)
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory, ray_cluster):
-    storage = tmp_path_factory.mktemp("runs")
-    path = storage / "small.yaml"
-    path.write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("METGAN_WEIGHTS", raising=False)
-        return storage, path, study(storage, path)
 
 
 def result_of(storage, name):
     return json.loads((storage / name / "result.json").read_text())
 
 
-def test_a_failed_row_is_told_and_stops_no_other(started):
-    storage, _, done = started
+def test_a_failed_row_is_told_and_stops_no_other(small_study):
+    storage, done = small_study
     assert done.code == 1, done.out + done.err
     assert done.err.startswith("error: 1 of 3 rows failed: Diverges (")
     assert "not finite" in done.err
@@ -63,8 +29,8 @@ def test_a_failed_row_is_told_and_stops_no_other(started):
     )
 
 
-def test_rows_share_judge_segmentor_and_test_tiles(started):
-    storage, _, _ = started
+def test_rows_share_judge_segmentor_and_test_tiles(small_study):
+    storage, _ = small_study
     shared = result_of(storage, "mine")["artefacts"]
     for name in ("pix2pix", "shuffled"):
         assert result_of(storage, f"mine-{name}")["artefacts"]["judge"] == shared["judge"]
@@ -75,8 +41,8 @@ def test_rows_share_judge_segmentor_and_test_tiles(started):
     assert shuffled == shared["tiles-shuffled"] != shared["tiles"]
 
 
-def test_table_has_the_paper_beside_and_says_what_is_missing(started):
-    storage, _, done = started
+def test_table_has_the_paper_beside_and_says_what_is_missing(small_study):
+    storage, done = small_study
     table = (storage / "mine" / "small" / "table.md").read_text()
     assert table.strip() in done.out
     lines = {
@@ -98,8 +64,8 @@ def test_table_has_the_paper_beside_and_says_what_is_missing(started):
     assert rows["Diverges"]["mae"] == ""
 
 
-def test_mlflow_has_the_rows_under_the_study(started):
-    storage, _, _ = started
+def test_mlflow_has_the_rows_under_the_study(small_study):
+    storage, _ = small_study
     result = result_of(storage, "mine")
     client = mlflow.MlflowClient(result["tracking_uri"])
     experiment = client.get_run(result["mlflow_run_id"]).info.experiment_id
@@ -110,11 +76,11 @@ def test_mlflow_has_the_rows_under_the_study(started):
     assert {"small/table.md", "small/grid.png", "small/table.csv"} <= files
 
 
-def test_started_again_it_trains_only_what_is_not_finished(started, monkeypatch):
+def test_started_again_it_trains_only_what_is_not_finished(small_study, monkeypatch):
     monkeypatch.delenv("METGAN_WEIGHTS", raising=False)
-    storage, path, _ = started
+    storage, _ = small_study
     first = result_of(storage, "mine")
-    again = study(storage, path)
+    again = run_study(storage)
     assert again.code == 1, again.out + again.err
     assert "Pix2Pix: finished already" in again.out
     assert "1 to train, 1 at once" in again.out
@@ -125,9 +91,9 @@ def test_started_again_it_trains_only_what_is_not_finished(started, monkeypatch)
     assert second["scores"]["test"] == first["scores"]["test"]
 
 
-def test_a_study_that_cannot_run_is_refused_in_one_line(started, monkeypatch):
+def test_a_study_that_cannot_run_is_refused_in_one_line(small_study, monkeypatch):
     monkeypatch.delenv("METGAN_WEIGHTS", raising=False)
-    storage, path, _ = started
+    storage, _ = small_study
     for fields, *culprits in (
         ({"tracking__run": "new", "scores__missing_weights": "error"}, "METGAN_WEIGHTS", "FID"),
         ({"training__max_steps": 4}, "tracking.run", "training.max_steps"),
@@ -139,17 +105,7 @@ def test_a_study_that_cannot_run_is_refused_in_one_line(started, monkeypatch):
         ({"study": "image-synthesis", "tracking__run": "new"}, "row spade", "METGAN_WEIGHTS"),
         ({"study": "imagesynthesis", "tracking__run": "new"}, "--study", "image-synthesis"),
     ):
-        done = run_here(
-            "run_study",
-            storage,
-            **{
-                "study": path,
-                "scores__missing_weights": "skip",
-                "tracking__run": "mine",
-                "scaling__cpus_per_worker": 1,
-                **fields,
-            },
-        )
+        done = run_study(storage, **fields)
         assert done.code == 2, done.out + done.err
         (line,) = done.err.strip().splitlines()
         assert all(culprit in line for culprit in culprits), line
