@@ -1,128 +1,15 @@
-"""Jobs run as a user runs them: a subprocess, its exit code, its last line."""
-
-import io
-import json
-import os
-import runpy
-import signal
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
-from pathlib import Path
+"""Fixtures of the tests that run jobs as a user does."""
 
 import numpy as np
-import psutil
 import pytest
 import zarr
-
-ROOT = Path(__file__).resolve().parents[2]
-
-SHARED_CLUSTER = "METGAN_TESTS_CLUSTER"
-
-# Every part of the main job, as small as it goes.
-TINY = {
-    "data.phantom.volumes": "5",
-    "data.phantom.shape": "16,128,128",
-    "tiles.size": "64",
-    "tiles.stride": "64",
-    "tiles.depth": "8",
-    "tiles.step": "8",
-    "method.width": "0.05",
-    "method.segmentor_width": "0.05",
-    "method.segmentor_max_steps": "4",
-    "training.max_steps": "8",
-    "training.batch_size": "2",
-    "training.checkpoint_every": "8",
-    "training.validate_every": "16",
-    "training.validate_tiles": "4",
-    "scaling.workers": "1",
-    "tracking.patience": "5",
-}
-
-
-@dataclass
-class Finished:
-    """A job that ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def result(self) -> dict:
-        """Its result.json, found as a user finds it: by the last line."""
-        last = self.out.strip().splitlines()[-1]
-        assert last.startswith("result: "), self.out + self.err
-        return json.loads(Path(last.removeprefix("result: ")).read_text())
-
-
-def command(job: str, storage: object, tiny: bool = True, **fields: object) -> list[str]:
-    """The command line of a job with the tiny settings, and `fields` (dots as double underscores) over them."""
-    chosen = {
-        **(TINY if tiny else {}),
-        "storage.path": str(storage),
-        **{name.replace("__", "."): str(v) for name, v in fields.items()},
-    }
-    flags = [part for name, value in chosen.items() for part in (f"--{name}", value)]
-    return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The tests' environment without what would send the job to someone else's cluster or server."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    shared = {"RAY_ADDRESS": kept[SHARED_CLUSTER]} if SHARED_CLUSTER in kept else {}
-    return {**kept, **shared, "OMP_NUM_THREADS": "1", **more}
+from user import SHARED_CLUSTER, STUDY, run_study
 
 
 @pytest.fixture
 def shared_cluster(ray_cluster, monkeypatch):
     """Jobs of this test join the session's cluster instead of starting their own."""
     monkeypatch.setenv(SHARED_CLUSTER, ray_cluster)
-
-
-def run(job: str, storage: object, *extra: str, env: dict[str, str] | None = None, **fields: object) -> Finished:
-    """Run a job to its end."""
-    done = subprocess.run(
-        [*command(job, storage, **fields), *extra],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=env or environment(),
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
-def run_here(job: str, storage: object, tiny: bool = True, **fields: object) -> Finished:
-    """Run a job's script in this process, on the cluster that it is connected to: many small ones cost little."""
-    out, err = io.StringIO(), io.StringIO()
-    _, script, *arguments = command(job, storage, tiny, **fields)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", [script, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
-    return Finished(int(ended.value.code or 0), out.getvalue(), err.getvalue())
-
-
-def start(job: str, storage: object, **fields: object) -> subprocess.Popen:
-    """Start a job in a process group of its own, so that all of it can be killed."""
-    return subprocess.Popen(
-        command(job, storage, **fields),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
-
-
-def kill_tree(process: subprocess.Popen) -> None:
-    """SIGKILL a job and every process that it started, Ray's own included."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
 
 
 @pytest.fixture
@@ -170,32 +57,6 @@ def ome_zarr(tmp_path):
 
 
 # A row that fails, and two that share their test tiles but not their training labels.
-STUDY = """
-title: Small
-reference: pix2pix
-scores: [mae, fid, label_fidelity]
-paper_factor: {fid: 10}
-notes: [Nothing to compare with.]
-rows:
-  - {name: diverges, label: Diverges, recipe: {method: {name: metgan}, training: {learning_rate: 1.0e+30}}}
-  - name: pix2pix
-    label: Pix2Pix
-    recipe: {method: {name: pix2pix}}
-    ticks: {Generator: U-Net, Segmentor: false}
-    paper: {mae: 0.122, fid: 9.364}
-  - name: shuffled
-    label: Shuffled
-    recipe: {method: {name: pix2pix}, data: {shuffled_labels: 0.5}}
-    against: pix2pix
-"""
-
-
-def run_study(storage: object, **fields: object) -> Finished:
-    """The small study, in this process."""
-    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__cpus_per_worker": 1}
-    return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})
-
-
 @pytest.fixture(scope="session")
 def small_study(tmp_path_factory, ray_cluster):
     """(storage, finished job) of the study `mine`; its rows are the runs mine-diverges, mine-pix2pix, mine-shuffled."""

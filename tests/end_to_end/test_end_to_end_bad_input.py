@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 import tifffile
-from conftest import environment, run, run_here
+from user import environment, run, run_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

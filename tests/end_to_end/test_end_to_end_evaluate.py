@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from conftest import run_here
+from user import run_here
 
 from metgan_dist.tiles.tile_set import TileSet
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import kill_tree, run, start
+from user import kill_tree, run, start
 
 LONG = {
     "training__max_steps": 16,

@@ -5,8 +5,8 @@ import json
 import boto3
 import fsspec
 import pytest
-from conftest import environment, run
 from moto.server import ThreadedMotoServer
+from user import environment, run
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 

@@ -5,7 +5,7 @@ import json
 
 import mlflow
 import pytest
-from conftest import run_study
+from user import run_study
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, environment, kill_tree
+from user import ROOT, TINY, environment, kill_tree
 
 
 def free_port():

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from conftest import run
+from user import run
 
 
 @pytest.fixture(scope="module")
