@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from turns import batch, optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.losses import l1, weighted_cross_entropy
@@ -17,37 +18,6 @@ def build(classes=2, width=1 / 16, **options):
     torch.manual_seed(0)
     options.setdefault("segmentor", SegmentorNetwork(classes, width=1 / 16))
     return MetGAN(classes=classes, width=width, **options)
-
-
-def batch(classes=2, n=2, edge=64):
-    torch.manual_seed(1)
-    return {
-        "anatomy": torch.rand(n, 1, edge, edge) * 2 - 1,
-        "tumour": torch.rand(n, 1, edge, edge) * 2 - 1,
-        "label": torch.randint(0, classes, (n, edge, edge)),
-    }
-
-
-def optimisers(method):
-    return {
-        player.name: torch.optim.Adam(
-            [p for name in player.networks for p in method.networks[name].parameters()],
-            lr=player.learning_rate,
-            betas=player.betas,
-        )
-        for player in method.players()
-    }
-
-
-def play(method, player, data, made, optimiser):
-    """One update of one player, as the training loop does it."""
-    for name, network in method.networks.items():
-        network.requires_grad_(name in player.networks)
-    optimiser.zero_grad()
-    terms, images = method.losses(player.name, data, made)
-    sum(terms.values()).backward()
-    optimiser.step()
-    return terms, made | images
 
 
 def snapshot(network):

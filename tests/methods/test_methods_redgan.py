@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from turns import optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.adversarial_features import feature_matching
@@ -51,28 +52,6 @@ def batch(n=2, channels=1, classes=2, edges=(64, 64)):
         "tumour": torch.rand(n, channels, *edges) * 2 - 1,
         "label": torch.randint(0, classes, (n, *edges)),
         "organ": torch.arange(n) % 3,
-    }
-
-
-def play(method, player, data, made, optimiser):
-    """One update of one player, as the training loop does it."""
-    for name, network in method.networks.items():
-        network.requires_grad_(name in player.networks)
-    optimiser.zero_grad()
-    terms, images = method.losses(player.name, data, made)
-    sum(terms.values()).backward()
-    optimiser.step()
-    return terms, made | images
-
-
-def optimisers(method):
-    return {
-        player.name: torch.optim.Adam(
-            [p for name in player.networks for p in method.networks[name].parameters()],
-            lr=player.learning_rate,
-            betas=player.betas,
-        )
-        for player in method.players()
     }
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from turns import batch
 
 from metgan_dist.methods import METHODS, build_method, method_class
 from metgan_dist.methods.losses import l1
@@ -37,15 +38,6 @@ def build(name, classes=2, **method):
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": classes})})
     segmentor = SegmentorNetwork(classes, width=1 / 16) if method_class(name).needs_segmentor(settings) else None
     return build_method(settings, segmentor)
-
-
-def batch(classes=2, n=2, edge=64, channels=1):
-    torch.manual_seed(1)
-    return {
-        "anatomy": torch.rand(n, channels, edge, edge) * 2 - 1,
-        "tumour": torch.rand(n, channels, edge, edge) * 2 - 1,
-        "label": torch.randint(0, classes, (n, edge, edge)),
-    }
 
 
 def step(method, data, moved=None):
@@ -191,7 +183,7 @@ def test_several_channels_and_classes(name, classes):
         width=1 / 16,
         weights=Weights(segmentation=0),
     ).eval()
-    data = {key: torch.cat([value] * 2, dim=-1) for key, value in batch(classes, channels=3).items()}
+    data = {key: torch.cat([value] * 2, dim=-1) for key, value in batch(classes=classes, channels=3).items()}
     assert method.translate(data).shape == (2, 3, 64, 128)
     for player in method.players():
         terms, _ = method.losses(player.name, data, {"tumour": data["tumour"], "anatomy": data["anatomy"]})

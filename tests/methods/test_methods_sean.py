@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from turns import batch, optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.adversarial_features import feature_matching, kl_divergence, perceptual_loss
@@ -26,37 +27,6 @@ def build(vae=False, channels=1, classes=2, edges=(64, 64), width=1 / 32, **opti
     torch.manual_seed(0)
     options.setdefault("weights", FeatureWeights(10.0, 0.0))
     return Sean(vae=vae, channels=channels, classes=classes, edges=edges, width=width, latent=8, **options)
-
-
-def batch(n=2, channels=1, classes=2, edges=(64, 64), seed=1):
-    torch.manual_seed(seed)
-    return {
-        "anatomy": torch.rand(n, channels, *edges) * 2 - 1,
-        "tumour": torch.rand(n, channels, *edges) * 2 - 1,
-        "label": torch.randint(0, classes, (n, *edges)),
-    }
-
-
-def play(method, player, data, made, optimiser):
-    """One update of one player, as the training loop does it."""
-    for name, network in method.networks.items():
-        network.requires_grad_(name in player.networks)
-    optimiser.zero_grad()
-    terms, images = method.losses(player.name, data, made)
-    sum(terms.values()).backward()
-    optimiser.step()
-    return terms, made | images
-
-
-def optimisers(method):
-    return {
-        player.name: torch.optim.Adam(
-            [p for name in player.networks for p in method.networks[name].parameters()],
-            lr=player.learning_rate,
-            betas=player.betas,
-        )
-        for player in method.players()
-    }
 
 
 def vivid(method):

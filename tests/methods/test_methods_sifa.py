@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional
+from turns import optimisers, play
 
 from metgan_dist.methods.losses import l1
 from metgan_dist.methods.segmentation_loss import dice_loss, frequency_weighted_cross_entropy, segmentation_loss
@@ -35,28 +36,6 @@ def batch(classes=2, n=2, edge=32, channels=1):
         "tumour": torch.rand(n, channels, edge, edge) * 2 - 1,
         "label": torch.randint(0, classes, (n, edge, edge)),
     }
-
-
-def optimisers(method):
-    return {
-        player.name: torch.optim.Adam(
-            [p for name in player.networks for p in method.networks[name].parameters()],
-            lr=player.learning_rate,
-            betas=player.betas,
-        )
-        for player in method.players()
-    }
-
-
-def play(method, player, data, made, optimiser):
-    """One update of one player, as the training loop does it."""
-    for name, network in method.networks.items():
-        network.requires_grad_(name in player.networks)
-    optimiser.zero_grad()
-    terms, images = method.losses(player.name, data, made)
-    sum(terms.values()).backward()
-    optimiser.step()
-    return terms, made | images
 
 
 def one_turn_each(method, data):

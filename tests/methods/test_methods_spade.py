@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from turns import batch, optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.adversarial_features import feature_matching, kl_divergence, perceptual_loss
@@ -34,37 +35,6 @@ def build(vae=False, channels=1, classes=2, edge=64, **options):
     torch.manual_seed(0)
     options.setdefault("perceptual", FiveFeatures(channels))
     return Spade(vae=vae, channels=channels, classes=classes, edges=(edge, edge), width=NARROW, latent=8, **options)
-
-
-def batch(n=2, channels=1, classes=2, edge=64):
-    torch.manual_seed(1)
-    return {
-        "anatomy": torch.rand(n, channels, edge, edge) * 2 - 1,
-        "tumour": torch.rand(n, channels, edge, edge) * 2 - 1,
-        "label": torch.randint(0, classes, (n, edge, edge)),
-    }
-
-
-def play(method, player, data, made, optimiser):
-    """One update of one player, as the training loop does it."""
-    for name, network in method.networks.items():
-        network.requires_grad_(name in player.networks)
-    optimiser.zero_grad()
-    terms, images = method.losses(player.name, data, made)
-    sum(terms.values()).backward()
-    optimiser.step()
-    return terms, made | images
-
-
-def optimisers(method):
-    return {
-        player.name: torch.optim.Adam(
-            [p for name in player.networks for p in method.networks[name].parameters()],
-            lr=player.learning_rate,
-            betas=player.betas,
-        )
-        for player in method.players()
-    }
 
 
 def snapshot(network):
@@ -250,7 +220,7 @@ def test_pictures_are_named_in_order():
 @pytest.mark.parametrize(("channels", "classes", "edge"), [(3, 5, 32), (2, 2, 96)])
 @pytest.mark.parametrize("vae", [False, True])
 def test_any_channels_classes_and_sizes(vae, channels, classes, edge):
-    method, data = build(vae, channels, classes, edge), batch(2, channels, classes, edge)
+    method, data = build(vae, channels, classes, edge), batch(2, channels, classes, (edge, edge))
     terms, made = method.losses("generator", data, {})
     terms |= method.losses("discriminator", data, made)[0]
     assert made["tumour"].shape == data["tumour"].shape
@@ -277,7 +247,7 @@ def test_recipe_names_its_variant_sizes_and_weights(name):
     if method.vae:
         assert method.networks["generator"].first.in_features == 6
         assert method.networks["generator"].first.out_features == 1024 * NARROW * 16
-    data = batch(1, classes=4, edge=128)
+    data = batch(1, classes=4, edges=(128, 128))
     assert method.translate(data).shape == (1, 1, 128, 128)
     assert Spade.criterion(recipe) == ("label_fidelity", "max")
     assert Spade.needs_perceptual(recipe)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from turns import batch
 
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, normalise_by_local_maximum, one_versus_rest
 from metgan_dist.recipe import Recipe
@@ -12,15 +13,6 @@ from metgan_dist.recipe import Recipe
 def network(classes=2, width=1 / 16):
     torch.manual_seed(0)
     return SegmentorNetwork(classes, width=width)
-
-
-def batch(classes=2, n=2, edge=64):
-    torch.manual_seed(1)
-    return {
-        "anatomy": torch.rand(n, 1, edge, edge) * 2 - 1,
-        "tumour": torch.rand(n, 1, edge, edge) * 2 - 1,
-        "label": torch.randint(0, classes, (n, edge, edge)),
-    }
 
 
 def test_network_is_the_authors_unet():
@@ -119,7 +111,7 @@ def test_learns_with_three_classes():
 
 
 def test_pictures_are_images_of_one_range():
-    pictures = Segmentor(network(3)).eval().pictures(batch(3))
+    pictures = Segmentor(network(3)).eval().pictures(batch(classes=3))
     assert list(pictures) == ["tumour", "label", "predicted"]
     assert all(p.shape == (2, 1, 64, 64) and p.min() >= -1 and p.max() <= 1 for p in pictures.values())
     assert set(pictures["label"].unique().tolist()) == {-1.0, 0.0, 1.0}
