@@ -298,7 +298,7 @@ class Scaling(Section):
     grow: bool = Field(False, description="the cluster autoscales: ask it for the missing nodes and wait for them")
     wait: float = Field(300, ge=0, description="seconds to wait for a busy or growing cluster before giving up")
     tile_memory: int = Field(256, ge=16, description="MiB of voxels that one tiling task may hold")
-    tile_tasks: int | None = Field(None, ge=1, description="tiling tasks at once; default: one per free CPU")
+    tile_tasks: int | None = Field(None, ge=1, description="tiling tasks at once; default: one more than CPUs")
     trainings: int | Literal["auto"] = Field(
         "auto", description="trainings of a study at once; auto: as many as have room with the workers' CPUs and GPUs"
     )

@@ -29,8 +29,8 @@ class Histogram:
         """Of finite pixels of any shape and number type; at least one."""
         flat = pixels.ravel()
         if np.issubdtype(flat.dtype, np.integer) and flat.dtype.itemsize <= 2:
-            low = int(flat.min())
-            counts = np.bincount(flat.astype(np.int32) - low)
+            low = min(0, int(np.iinfo(flat.dtype).min))
+            counts = np.bincount(flat if low == 0 else flat.astype(np.int32) - low)
             values = np.flatnonzero(counts)
             return Histogram((values + low).astype(np.float64), counts[values].astype(np.float64))
         if flat.size > RANKS:

@@ -25,6 +25,7 @@ from metgan_dist.tiles.tiling import plane_key
 from metgan_dist.volumes.location import Options, join
 
 IMAGES = ("anatomy", "tumour")
+READ_AT_ONCE = 8
 
 
 def finish_set(
@@ -136,11 +137,10 @@ def _add_ranges(
     options: Options | None,
 ) -> dict[str, dict[str, float]]:
     """Add (low, high) of each channel to the rows; statistics of the volume by channel."""
-    with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda shard: read_histograms(folder, shard, options), shards))
+    histograms = _joint_histograms(folder, shards, options)
     statistics = {}
     for role in (role for role in IMAGES if role in roles):
-        merged = _merge(parts, role)
+        merged = {key: histogram for (channel, key), histogram in histograms.items() if channel == role}
         check_volume(list(merged.values()), tiles, volume, role)
         whole = Histogram.merge(merged.values())
         if tiles.normalise_over == "tile":
@@ -164,14 +164,16 @@ def _add_ranges(
     return statistics
 
 
-def _merge(parts: Sequence[Histograms], role: str) -> dict[str, Histogram]:
-    """Histograms of one channel over all blocks of a volume, by key."""
-    by_key: dict[str, list[Histogram]] = {}
-    for part in parts:
-        for (channel, key), histogram in part.items():
-            if channel == role:
-                by_key.setdefault(key, []).append(histogram)
-    return {key: Histogram.merge(listed) for key, listed in by_key.items()}
+def _joint_histograms(folder: str, shards: Sequence[str], options: Options | None) -> Histograms:
+    """Histograms over all blocks of a volume; some blocks at a time, since those of all would fill the memory."""
+    joint: Histograms = {}
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        for first in range(0, len(shards), READ_AT_ONCE):
+            some = shards[first : first + READ_AT_ONCE]
+            parts = [joint, *pool.map(lambda shard: read_histograms(folder, shard, options), some)]
+            keys = dict.fromkeys(key for part in parts for key in part)
+            joint = {key: Histogram.merge([part[key] for part in parts if key in part]) for key in keys}
+    return joint
 
 
 def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[str, Any]:

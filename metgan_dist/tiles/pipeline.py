@@ -157,10 +157,16 @@ def _answers(jobs: Sequence[BlockJob], recipe: Recipe) -> Any:
             f"scaling.tile_memory: a tiling task needs {need / 2**20:.0f} MiB, the largest node of the cluster offers "
             f"{largest / 2**20:.0f} MiB; lower it, or use a larger node"
         )
-    free = int(ray.cluster_resources().get("CPU", 1))
+    free = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    # One task more than processors: while a finished one is being replaced, none of them idles.
+    at_once = min(len(jobs), recipe.scaling.tile_tasks or free + 1)
     dataset = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
-    tasks = ray.data.TaskPoolStrategy(size=min(len(jobs), recipe.scaling.tile_tasks or max(1, free)))
-    dataset = dataset.map(_run_job, num_cpus=1, memory=need, compute=tasks)
+    dataset = dataset.map(
+        _run_job,
+        num_cpus=min(1.0, round(free / at_once - 0.001, 3)),
+        memory=need,
+        compute=ray.data.TaskPoolStrategy(size=at_once),
+    )
     quiet(dataset)
     for row in dataset.iter_rows():
         yield json.loads(row["answer"])
