@@ -20,7 +20,7 @@ from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.job import Result, say, understood
 from metgan_dist.methods import check_tile_size, method_class
-from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.recipe import Data, Recipe, Tiles, tile_edges
 from metgan_dist.run import Run, open_run, record
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.shards import write_whole
@@ -77,6 +77,7 @@ def run_experiment(
     marks the MLflow run as failed, with the reason, and leaves a result that says so.
     """
     recipe = resolved(command.recipe)
+    _check_given(command, recipe)
     command = replace(command, recipe=recipe)
     if command.dry_run:
         return _dry_run(recipe)
@@ -115,6 +116,19 @@ def resolved(recipe: Recipe) -> Recipe:
     data = resolve_data(recipe.data, recipe.storage.options)
     volume_refs(data, recipe.storage.options)
     return recipe.model_copy(update={"data": data})
+
+
+def _check_given(command: Command, recipe: Recipe) -> None:
+    """UserError for a flag that says of finished tiles what they are not, rather than ignoring it."""
+    if not is_tile_set(recipe):
+        return
+    asked, have = (_flat(one.model_dump(mode="json", include={"data", "tiles"})) for one in (command.recipe, recipe))
+    for field in _flat({name: command.given[name] for name in ("data", "tiles") if name in command.given}):
+        if field != "data.path" and asked.get(field) != have.get(field):
+            raise UserError(
+                f"{field}: {asked.get(field)!r} does not fit the tiles in {recipe.data.path}, which were cut with "
+                f"{have.get(field)!r}; leave it out, or cut the tiles again"
+            )
 
 
 def _dry_run(recipe: Recipe) -> str:
@@ -251,9 +265,9 @@ def train_segmentor(experiment: Experiment, tiles: TileSet, role: str, seed_offs
 def train_method(experiment: Experiment) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = experiment.recipe, experiment.result
+    check_tile_size(recipe, tile_edges(recipe))
     tiles = prepare_tiles(experiment)
     _need(tiles, "anatomy", "tumour", "label")
-    check_tile_size(recipe, tiles.shape)
     segmentor = None
     if method_class(recipe.method.name).needs_segmentor(recipe):
         segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best

@@ -21,7 +21,7 @@ from metgan_dist.volumes.volume import Region
 Triplet = tuple[int, int, int]
 
 # Blocks this small keep many processors busy on one volume; larger ones only where they save reading.
-COMFORTABLE_BYTES = 64 * 2**20
+COMFORTABLE_BYTES = 128 * 2**20
 GOOD_OVER_READ = 1.19
 
 

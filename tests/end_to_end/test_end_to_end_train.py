@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from user import run
+from user import run, run_here
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,25 @@ def test_finished_run_started_again_does_no_work_twice(finished):
     assert "trained already" in again.out
     assert again.result["mlflow_run_id"] == done.result["mlflow_run_id"]
     assert again.result["scores"]["test"] == done.result["scores"]["test"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("fields", "culprit"),
+    [
+        ({"data__classes": 3}, "data.classes: 3 does not fit the tiles in"),
+        ({"tiles__size": 128}, "tiles.size"),
+        ({"method__name": "pix3pix"}, "did you mean pix2pix?"),
+        ({"method__name": "spade"}, "METGAN_WEIGHTS"),
+    ],
+)
+def test_flags_that_do_not_fit_finished_tiles_are_refused(finished, monkeypatch, fields, culprit):
+    monkeypatch.delenv("METGAN_WEIGHTS", raising=False)
+    storage, done = finished
+    wrong = run_here("train_metgan", storage, data__path=done.result["artefacts"]["tiles"], **fields)
+    assert wrong.code == 2, wrong.out + wrong.err
+    assert culprit in wrong.err
+    assert wrong.err.count("\n") == 1
 
 
 def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
