@@ -135,9 +135,13 @@ def _import_time(number: int) -> int:
     return number
 
 
-def _start_workers(count: int) -> None:
-    """Bring the worker processes up and let them import what tiling imports."""
-    dataset = ray.data.range(count, override_num_blocks=count).map(_import_time_row)
+def _start_workers(processes: int) -> None:
+    """Bring the worker processes up, one more than processors as in tiling, and let them import what tiling imports."""
+    count = processes + 1
+    share = round(processes / count - 0.001, 3)
+    dataset = ray.data.range(count, override_num_blocks=count).map(
+        _import_time_row, num_cpus=share, compute=ray.data.TaskPoolStrategy(size=count)
+    )
     quiet(dataset)
     dataset.materialize()
 
