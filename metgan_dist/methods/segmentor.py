@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.networks.resnet_unet import ResNetUNet
+from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import UNet
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def normalise_by_local_maximum(image: Tensor) -> Tensor:
 
 def one_versus_rest(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """A label map (N, H, W) of 0..classes-1 as one binary map per foreground class, (N, classes - 1, H, W)."""
-    return functional.one_hot(label.long(), classes).movedim(-1, 1)[:, 1:].to(dtype)
+    return one_hot_label(label, classes, dtype)[:, 1:]
 
 
 class SegmentorNetwork(nn.Module):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
+
+from metgan_dist.networks.spectral import raw_weight
 
 
 def initialise(network: nn.Module, deviation: float = 0.02) -> nn.Module:
@@ -16,14 +16,10 @@ def initialise(network: nn.Module, deviation: float = 0.02) -> nn.Module:
     """
     for module in list(network.modules()):
         if isinstance(module, nn.modules.conv._ConvNd):
-            normalised = parametrize.is_parametrized(module, "weight")
-            if normalised:
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            nn.init.normal_(module.weight, 0.0, deviation)
+            with raw_weight(module):
+                nn.init.normal_(module.weight, 0.0, deviation)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-            if normalised:
-                spectral_norm(module)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             nn.init.normal_(module.weight, 1.0, deviation)
             nn.init.zeros_(module.bias)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from metgan_dist.networks.spade import one_hot_label
 
 
 class LabelAsImage(nn.Module):
@@ -31,4 +32,4 @@ class LabelAsImage(nn.Module):
 
 def label_channels(label: Tensor, classes: int) -> Tensor:
     """A label map (N, H, W) of 0..classes-1 as images (N, classes - 1, H, W): 1 in the class and -1 elsewhere."""
-    return functional.one_hot(label.long(), classes).movedim(-1, 1)[:, 1:].float() * 2 - 1
+    return one_hot_label(label, classes, torch.float32)[:, 1:] * 2 - 1

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metgan_dist.networks.dimensions import layers_of, scaled
-from metgan_dist.networks.spade import HIDDEN, SpadeBlock
+from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
 
 
 class LabelPath(nn.Module):
@@ -45,7 +45,7 @@ class LabelPath(nn.Module):
 
     def forward(self, label: Tensor) -> dict[int, Tensor]:
         """Features per level of a label map (N, H, W) of integers 0..classes-1, H and W multiples of 32."""
-        one_hot = functional.one_hot(label.long(), self.classes).movedim(-1, 1).to(self.first.weight.dtype)
+        one_hot = one_hot_label(label, self.classes, self.first.weight.dtype)
         if any(edge % self.divisor for edge in label.shape[1:]):
             raise ValueError(f"label edges {tuple(label.shape[1:])} must be multiples of {self.divisor}")
         coarsest = [edge // self.divisor for edge in label.shape[1:]]
