@@ -19,6 +19,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -129,21 +130,17 @@ def _kill_at_first_checkpoint(flags: list[str], folder: Path) -> int:
 
 def _run_watched(flags: list[str]) -> tuple[Path, int]:
     """Run the job to its end; its result and the largest resident size of a training worker, in bytes."""
-    process = subprocess.Popen(
-        _command("train_metgan", flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
     peak = 0
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    out = ""
-    while process.poll() is None:
-        for member in _family(process.pid):
-            with suppress(psutil.NoSuchProcess):
-                if "RayTrainWorker" in " ".join(member.cmdline()):
-                    peak = max(peak, member.memory_info().rss)
-        out += process.stdout.read() or ""
-        time.sleep(0.5)
-    out += process.stdout.read() or ""
+    with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody reads while we watch would fill up
+        process = subprocess.Popen(_command("train_metgan", flags), stdout=printed, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            for member in _family(process.pid):
+                with suppress(psutil.NoSuchProcess):
+                    if "RayTrainWorker" in " ".join(member.cmdline()):
+                        peak = max(peak, member.memory_info().rss)
+            time.sleep(0.5)
+        printed.seek(0)
+        out = printed.read()
     if process.returncode:
         sys.exit(f"{' '.join(flags)}\n{out}")
     return Path(out.strip().splitlines()[-1].removeprefix("result: ")), peak

@@ -1,0 +1,41 @@
+"""The whole experiment as one typed tree.
+
+A recipe is data: it imports nothing of the package but its error type. Presets are the YAML files in ``recipes/``; a
+field is also a command-line flag (``--section.field value``) on every job, parsed by pydantic-settings because
+the same pydantic models then give validation, help text and YAML in one place.
+"""
+
+from metgan_dist.recipe.data import Data, Phantom, VolumeEntry
+from metgan_dist.recipe.method import METHOD_DEFAULTS, METHOD_NAMES, MethodRecipe
+from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
+from metgan_dist.recipe.section import Section
+from metgan_dist.recipe.segmentation import Segmentation
+from metgan_dist.recipe.synthesis import Synthesis
+from metgan_dist.recipe.tiles import Tiles
+from metgan_dist.recipe.training import Scaling, Training
+from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree, tile_edges
+from metgan_dist.recipe.tuning import Tuning
+
+__all__ = [
+    "METHOD_DEFAULTS",
+    "METHOD_NAMES",
+    "Data",
+    "MethodRecipe",
+    "Phantom",
+    "Recipe",
+    "Scaling",
+    "Score",
+    "Scores",
+    "Section",
+    "Segmentation",
+    "Storage",
+    "Synthesis",
+    "Tiles",
+    "Tracking",
+    "Training",
+    "Tuning",
+    "VolumeEntry",
+    "recipe_names",
+    "recipe_tree",
+    "tile_edges",
+]

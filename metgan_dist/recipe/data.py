@@ -1,0 +1,67 @@
+"""Which volumes, and what their channels are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from metgan_dist.recipe.section import Section, Triple, comma_list
+
+
+class VolumeEntry(Section):
+    """One volume of a data set, as `dataset.yaml` or a recipe lists it."""
+
+    id: str = Field(description="name of the volume, unique in the data set")
+    path: str | dict[str, str] = Field(description="file or folder, or one per channel name; relative to the data set")
+    label: str | None = Field(None, description="label volume: a path, or the name of a label group of an OME-Zarr")
+    level: str | None = Field(None, description="pyramid level of an OME-Zarr by its path; default: the finest")
+    axes: str | None = Field(None, description="axes of the file, e.g. zyx or czyx, where the file does not say")
+    channels: list[str] | None = Field(None, description="channel names in file order, where the file has none")
+    spacing: Triple | None = Field(None, description="voxel size (z, y, x), where the file has none")
+    unit: Literal["micrometer", "millimeter"] | None = Field(None, description="unit of `spacing`")
+    organ: str | None = Field(None, description="organ, for stratified splits")
+    patient: str | None = Field(None, description="patient or animal: all its volumes stay on one side of a split")
+    split: Literal["auto", "train", "val", "test", "unseen"] = Field(
+        "auto", description="fixes the split of the whole volume; `unseen` is scored apart, never trained on"
+    )
+    table: str | None = Field(None, description="folders of images: CSV with columns file, organ, patient")
+
+
+class Phantom(Section):
+    """Volumes that the package draws itself when a recipe has no data path."""
+
+    modality: Literal["light-sheet", "brain-dwi", "cardiac"] = Field("light-sheet", description="kind of phantom")
+    volumes: int = Field(4, ge=1, description="how many volumes")
+    shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(
+        (32, 192, 192), description="voxels (z, y, x) of each"
+    )
+    seed: int = Field(0, ge=0, description="seed of the first volume; the others count on")
+
+
+class Data(Section):
+    """Where the volumes are and which channel plays which part."""
+
+    path: str | None = Field(
+        None,
+        description="a volume, a folder with dataset.yaml, a dataset.yaml, a folder of tiles from make_tiles, or the "
+        "folder that `volumes` is relative to; any fsspec URI; empty: the phantom",
+    )
+    anatomy: str = Field("autofluorescence", description="channel that gives the anatomy (x in the paper)")
+    tumour: str = Field("tumour", description="channel to generate (y in the paper)")
+    label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
+    classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
+    volumes: list[VolumeEntry] = Field([], description="the data set, where it has no dataset.yaml")
+    phantom: Phantom = Phantom()
+    shuffled_labels: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="fraction of training tiles whose label is exchanged with another's (robustness study)",
+    )
+    missing_chunks: Literal["error", "fill"] = Field(
+        "error", description="an absent chunk of a Zarr image: a damaged copy, or a region never written"
+    )
+    damaged: Literal["error", "skip"] = Field(
+        "error", description="a file that cannot be read: stop, or skip and count it"
+    )

@@ -1,0 +1,90 @@
+"""Which method, and how its terms are weighted."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from metgan_dist.recipe.section import Section
+
+# What a method's own paper sets otherwise than MetGAN's; used for fields that a recipe leaves out.
+_PIX2PIX = {"backbone": "unet-256", "alpha4": 100.0, "adversarial": "log", "pool": 0}
+_SPADE = {"adversarial": "hinge"}
+_CYCLEGAN = {"backbone": "unet-256", "identity": 5.0}
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pix2pix": _PIX2PIX,
+    "pix2pix_seg": _PIX2PIX,
+    "cyclegan": _CYCLEGAN,
+    "cyclegan_seg": _CYCLEGAN,
+    "spade": _SPADE,
+    "spade_vae": _SPADE,
+    "sean": _SPADE,
+    "sean_vae": _SPADE,
+    "redgan": {**_SPADE, "perceptual": 0.0, "segmentor_network": "resnet-34"},
+}
+METHOD_NAMES = (
+    "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "
+    "spade, spade_vae, sean, sean_vae, sifa, redgan"
+)
+
+
+class MethodRecipe(Section):
+    """Which method, how wide, and its loss weights (paper 1, equation 4).
+
+    Fields that are left out take the defaults below, or what the method's own paper sets (METHOD_DEFAULTS). A weight of
+    a term that the method does not have is ignored.
+    """
+
+    name: str = Field("metgan", description=f"method: {METHOD_NAMES}")
+    width: float = Field(1.0, gt=0, le=4, description="multiplier of all channel numbers; 1 is the paper")
+    alpha1: float = Field(1.0, ge=0, description="weight of the adversarial loss")
+    alpha2: float = Field(10.0, ge=0, description="weight of the cycle loss (L1, both directions)")
+    alpha3: float = Field(100.0, ge=0, description="weight of the segmentation loss (mean over pixels)")
+    alpha4: float = Field(10.0, ge=0, description="weight of the pair loss (L1, both directions); pix2pix: 100")
+    identity: float = Field(0.0, ge=0, description="weight of CycleGAN's identity loss (L1); cyclegan: 5")
+    backbone: Literal["metgen", "unet-256", "resnet-9"] = Field(
+        "metgen", description="generator of the methods of table 2; pix2pix and cyclegan: unet-256"
+    )
+    adversarial: Literal["least-squares", "log", "hinge"] = Field(
+        "least-squares",
+        description="form of the adversarial loss (MetGAN's paper writes log, its code runs least squares); "
+        "pix2pix: log; spade, sean, redgan: hinge",
+    )
+    segmentation_loss: Literal["wbce", "l1"] = Field(
+        "wbce", description="weighted cross-entropy (paper) or L1 (its code)"
+    )
+    pool: int = Field(50, ge=0, description="past fakes kept for the discriminators; 0: none; pix2pix: 0")
+    merge_full_resolution: bool = Field(
+        False, description="also merge the label path's last block at full resolution (the authors compute and drop it)"
+    )
+    stochastic_inference: bool = Field(False, description="keep unet-256's dropout on when images are generated")
+    feature_matching: float = Field(10.0, ge=0, description="weight of feature matching (SPADE, SEAN, RedGAN)")
+    perceptual: float = Field(
+        10.0, ge=0, description="weight of the VGG19 perceptual loss (SPADE, SEAN); needs METGAN_WEIGHTS; redgan: 0"
+    )
+    kl: float = Field(
+        0.05, ge=0, description="weight of the Kullback-Leibler term (summed over the latent) of the VAEs"
+    )
+    latent: int = Field(256, ge=1, description="numbers in the VAEs' latent vector")
+    global_classes: int = Field(1, ge=1, description="classes of RedGAN's global class vector")
+    segmentor: str | None = Field(None, description="checkpoint of train_segmentor; empty: it is trained first")
+    segmentor_network: Literal["unet", "resnet-34"] = Field(
+        "unet", description="network of the segmentor: Pan et al.'s U-Net, or ResNet34-U-Net; redgan: resnet-34"
+    )
+    segmentor_epochs: int = Field(40, ge=1, description="epochs of the segmentors")
+    segmentor_max_steps: int | None = Field(None, ge=1, description="stop the segmentors after this many steps")
+    segmentor_batch_size: int = Field(4, ge=1, description="tiles in a batch of the segmentors")
+    segmentor_learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate for the segmentors")
+    segmentor_width: float = Field(1.0, gt=0, le=4, description="multiplier of the segmentors' channel numbers")
+    judge: str | None = Field(
+        None, description="checkpoint of a second segmentor that only scores label fidelity; empty: it is trained first"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_paper(cls, given: Any) -> Any:
+        """Fill what is left out with the method's own defaults, so that the resolved recipe shows them."""
+        if not isinstance(given, dict):
+            return given
+        return {**METHOD_DEFAULTS.get(given.get("name", "metgan"), {}), **given}

@@ -1,0 +1,37 @@
+"""What all parts of a recipe have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def comma_list(value: Any) -> Any:
+    """Let ``--tiles.views z,y`` and ``--tiles.size 86,112,112`` stand for lists on a command line."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int | float) else value
+
+
+_SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+Triple = Annotated[tuple[float, float, float], BeforeValidator(comma_list)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown fields are mistakes, and nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Put each number's range into its description, so that ``--help`` shows it."""
+        for field in cls.model_fields.values():
+            limits = [
+                f"{sign} {getattr(rule, name)}"
+                for rule in field.metadata
+                for name, sign in _SIGNS
+                if hasattr(rule, name)
+            ]
+            if limits and field.description and not field.description.endswith("]"):
+                field.description += f" [{', '.join(limits)}]"

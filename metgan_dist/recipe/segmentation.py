@@ -1,0 +1,42 @@
+"""Downstream segmentation: on which mixture of real and synthetic tiles, over which folds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from metgan_dist.recipe.section import Section, comma_list
+
+
+class Segmentation(Section):
+    """Segmentors trained fold by fold and scored on one unseen test set (segment_folds.py; paper 1, table 4)."""
+
+    network: Literal["unet", "dynunet"] = Field(
+        "unet", description="Pan et al.'s U-Net, or MONAI's DynUNet as nnU-Net lays it out"
+    )
+    width: float = Field(1.0, gt=0, le=4, description="multiplier of all channel numbers; 1 is the paper")
+    real: float = Field(
+        1.0, ge=0, description="real tiles to train on: up to 1 a fraction of each fold's, above 1 a number"
+    )
+    synthetic: int = Field(0, ge=0, description="synthetic tiles to train on, from `datasets` in equal parts")
+    datasets: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = Field(
+        (), description="folders that synthesize.py wrote"
+    )
+    folds: Annotated[tuple[int, ...], BeforeValidator(comma_list)] = Field(
+        (), description="which of the tiles' folds to train; empty: all of them"
+    )
+    epochs: int = Field(40, ge=1, description="passes over the training tiles, at most")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many steps, if before the epochs end")
+    patience: int | None = Field(
+        10, ge=1, description="stop after so many validations without a better Dice; none: never"
+    )
+    batch_size: int = Field(4, ge=1, description="tiles in a batch")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate")
+    positive: float = Field(2.0, gt=0, description="weight of lesion pixels in the cross-entropy")
+    negative: float = Field(0.5, gt=0, description="weight of background pixels in the cross-entropy")
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is lesion")
+    strata: int = Field(
+        3, ge=1, description="groups of equal size that lesions are sorted into, by area and brightness"
+    )
+    pictures: int = Field(4, ge=1, le=32, description="worst and median tiles drawn of each")

@@ -1,0 +1,72 @@
+"""Generation of image-label pairs: from which labels, on which anatomy, how many."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from metgan_dist.recipe.section import Section, comma_list
+
+
+class Synthesis(Section):
+    """Pairs made by a trained generator (synthesize.py; paper 1, section 4.3.3)."""
+
+    model: str | None = Field(None, description="checkpoint or run folder of the generator")
+    tiles: str | None = Field(
+        None, description="tiles that give anatomy and real labels; empty: those that the generator was trained on"
+    )
+    anatomies: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = Field(
+        (), description="ids of the volumes that give anatomy; empty: all with training tiles"
+    )
+    organs: Literal["same", "any"] = Field("any", description="anatomy of the label's own organ, or of any")
+    count: int = Field(1000, ge=1, description="labels to draw; each gives `samples` tiles")
+    seed: int = Field(0, ge=0, description="seed of labels, places and latents")
+    real: float = Field(1.0, ge=0, description="share of real non-zero labels, as they are")
+    merged: float = Field(1.0, ge=0, description="share of labels that are several real ones laid together")
+    transformed: float = Field(1.0, ge=0, description="share of real labels rotated, scaled and bent")
+    drawn: float = Field(0.0, ge=0, description="share of labels from `labels`")
+    labels: str | None = Field(None, description="label image, or folder of them, of the user's own (for `drawn`)")
+    merge_most: int = Field(3, ge=2, description="real labels in a merged one, at most")
+    rotation: float = Field(180.0, ge=0, le=180, description="largest angle of a transformed label, degrees")
+    scale: Annotated[tuple[float, float], BeforeValidator(comma_list)] = Field(
+        (0.8, 1.25), description="smallest and largest scale of a transformed label"
+    )
+    elastic: float = Field(3.0, ge=0, description="typical displacement of the elastic transform, pixels")
+    elastic_smoothness: float = Field(16.0, gt=0, description="over how many pixels the displacement changes")
+    tissue: float | None = Field(
+        -0.9,
+        ge=-1,
+        le=1,
+        description="smoothed anatomy above this level is tissue, where lesions may lie; none: anywhere",
+    )
+    samples: int = Field(1, ge=1, description="images of one label and anatomy (spade_vae and sean_vae make several)")
+    gate: float = Field(
+        0.0, ge=0, le=1, description="keep pairs in which `segmentor` finds the imposed label with this Dice or better"
+    )
+    segmentor: str | None = Field(None, description="checkpoint of the gate's segmentor; empty: the run's judge")
+    batch_size: int = Field(16, ge=1, description="tiles in one forward pass")
+    shard: int = Field(64, ge=1, description="tiles in one file, the unit of a restart")
+    replicas: int | Literal["auto"] = Field("auto", description="copies of the generator; auto: as many as have room")
+    threads: int = Field(1, ge=1, description="CPU threads of a replica without a GPU; part of what is reproduced")
+    pictures: int = Field(8, ge=1, le=64, description="rows of the preview; also dropped pairs kept for looking at")
+    volume: str | None = Field(
+        None, description="whole volume to fill instead of tiles: its anatomy is read, the tumour channel is written"
+    )
+    volume_label: str | None = Field(None, description="label volume for `volume`, of the same shape")
+    overlap: float = Field(
+        0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Synthesis:
+        if self.real + self.merged + self.transformed + self.drawn <= 0:
+            raise ValueError("one of real, merged, transformed and drawn must be above 0")
+        if self.drawn and self.labels is None:
+            raise ValueError("drawn labels need `labels`, an image or a folder of them")
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError("scale must be two numbers with 0 < smallest <= largest")
+        if self.volume is not None and self.volume_label is None:
+            raise ValueError("volume needs volume_label, where its lesions lie")
+        return self

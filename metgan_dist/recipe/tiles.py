@@ -1,0 +1,76 @@
+"""How volumes become tiles."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from metgan_dist.recipe.section import Section, Triple, comma_list
+
+
+class Tiles(Section):
+    """How volumes become training tiles."""
+
+    kind: Literal["projection", "slice", "crop"] = Field(
+        "projection", description="maximum projections of sub-volumes, single slices, or 3D crops"
+    )
+    modality: Literal["light-sheet", "brain-dwi", "cardiac-ct", "cardiac-mr"] = Field(
+        "light-sheet", description="preprocessing rules"
+    )
+    size: Annotated[tuple[int, ...], BeforeValidator(comma_list)] = Field(
+        (256,), description="edge of a tile in source pixels (after `spacing`), one number or one per axis"
+    )
+    depth: int | None = Field(
+        None, ge=1, description="voxels a projection runs through (projections only); default: the tile's size"
+    )
+    views: Annotated[tuple[Literal["z", "y", "x"], ...], BeforeValidator(comma_list)] = Field(
+        ("z",), description="axes to project or slice along"
+    )
+    stride: Annotated[tuple[int, ...], BeforeValidator(comma_list)] | None = Field(
+        None, description="pixels between neighbouring tiles in the tile's plane; default: the size (no overlap)"
+    )
+    step: int | None = Field(
+        None, ge=1, description="voxels between tiles along the view (not for crops); default: the depth, 1 for slices"
+    )
+    edge: Literal["shift", "drop", "pad"] = Field(
+        "shift", description="last tile of a row: moved inwards, left out, or padded with zeros"
+    )
+    resize: int | None = Field(
+        None, ge=8, description="edge of the tile after resizing (300 -> 256 in the paper), pixels"
+    )
+    spacing: Triple | None = Field(None, description="resample to this voxel size (z, y, x) in the volume's unit")
+    min_foreground: int = Field(0, ge=0, description="label pixels that a tile must hold to be kept")
+    normalise: Literal["percentile", "minmax", "none"] = Field("percentile", description="to [-1, 1], by which range")
+    percentiles: Annotated[tuple[float, float], BeforeValidator(comma_list)] = Field(
+        (0.5, 99.8), description="lower and upper percentile that become -1 and 1"
+    )
+    normalise_over: Literal["volume", "plane", "tile"] = Field(
+        "volume", description="what the range is taken over; `plane`: tiles at the same position along the view"
+    )
+    clip: bool = Field(True, description="clip to [-1, 1] (values outside the range cannot be inverted)")
+    test: float = Field(
+        0.2, ge=0, lt=1, description="fraction of volumes (or of the slab axis) held out for the scores"
+    )
+    val: float = Field(0.1, ge=0, lt=1, description="fraction held out to choose the best checkpoint")
+    folds: int = Field(5, ge=2, description="folds over what is left, for the downstream study")
+    split_by: Literal["auto", "volume", "slab"] = Field(
+        "auto", description="hold out whole volumes, or a slab of each; auto: volumes when there are enough"
+    )
+    slab_axis: Literal["auto", "z", "y", "x"] = Field(
+        "auto", description="axis that slabs are cut along; auto: the longest"
+    )
+    gap: int = Field(16, ge=0, description="voxels kept free between tiles on two sides of a split")
+
+    @model_validator(mode="after")
+    def _check(self) -> Tiles:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError("percentiles must be two numbers with 0 <= lower < upper <= 100")
+        if self.test + self.val >= 1:
+            raise ValueError("test + val must leave something to train on (their sum must be below 1)")
+        if any(s < 1 for s in (*self.size, *(self.stride or ()))):
+            raise ValueError("size and stride must be positive")
+        if len(self.size) not in ({1, 3} if self.kind == "crop" else {1, 2}):
+            raise ValueError("size takes one number, or one per axis of the tile")
+        return self

@@ -1,0 +1,58 @@
+"""How long, how fast, and on what."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from metgan_dist.recipe.section import Section
+
+
+class Training(Section):
+    """The loop: how long, how fast, how often to look."""
+
+    epochs: int = Field(200, ge=1, description="passes over the training tiles")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after this many optimiser steps, if before the epochs end"
+    )
+    batch_size: int = Field(1, ge=1, description="tiles on one worker in one step")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate")
+    decay_from: float = Field(
+        0.5, ge=0, le=1, description="fraction of the run after which the rate falls linearly to 0"
+    )
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else fp32")
+    augment: bool = Field(True, description="random flips and quarter turns")
+    ema_half_life: int = Field(
+        0,
+        ge=0,
+        description="images in which the averaged generator forgets half, at most 5 % of those seen; 0: no average",
+    )
+    validate_every: int = Field(2000, ge=1, description="images between validations")
+    validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
+    checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")
+    log_every: int = Field(1, ge=1, description="steps between two logged losses")
+    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker is lost")
+    compile: bool = Field(False, description="torch.compile the players' forward")
+
+
+class Scaling(Section):
+    """What the run may take of the machine or cluster."""
+
+    workers: int = Field(1, ge=1, description="training processes")
+    gpus_per_worker: float | Literal["auto"] = Field(
+        "auto", description="GPUs of one; auto: one each if the cluster has them"
+    )
+    cpus_per_worker: float | Literal["auto"] = Field("auto", description="CPUs reserved by one")
+    cluster: str = Field(
+        "auto", description="auto: RAY_ADDRESS if set, else a cluster on this machine; `local`; or an address"
+    )
+    grow: bool = Field(False, description="the cluster autoscales: ask it for the missing nodes and wait for them")
+    wait: float = Field(300, ge=0, description="seconds to wait for a busy or growing cluster before giving up")
+    tile_memory: int = Field(256, ge=16, description="MiB of voxels that one tiling task may hold")
+    tile_tasks: int | None = Field(None, ge=1, description="tiling tasks at once; default: one more than CPUs")
+    trainings: int | Literal["auto"] = Field(
+        "auto", description="trainings of a study at once; auto: as many as have room with the workers' CPUs and GPUs"
+    )

@@ -1,0 +1,73 @@
+"""The recipe itself, and where presets come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe.data import Data
+from metgan_dist.recipe.method import MethodRecipe
+from metgan_dist.recipe.outcome import Scores, Storage, Tracking
+from metgan_dist.recipe.section import Section
+from metgan_dist.recipe.segmentation import Segmentation
+from metgan_dist.recipe.synthesis import Synthesis
+from metgan_dist.recipe.tiles import Tiles
+from metgan_dist.recipe.training import Scaling, Training
+from metgan_dist.recipe.tuning import Tuning
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+class Recipe(Section):
+    """Everything that defines an experiment."""
+
+    data: Data = Data()
+    tiles: Tiles = Tiles()
+    method: MethodRecipe = MethodRecipe()
+    training: Training = Training()
+    scaling: Scaling = Scaling()
+    tuning: Tuning = Tuning()
+    synthesis: Synthesis = Synthesis()
+    segmentation: Segmentation = Segmentation()
+    scores: Scores = Scores()
+    tracking: Tracking = Tracking()
+    storage: Storage = Storage()
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that loads back into the same recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def tile_edges(recipe: Recipe) -> tuple[int, ...]:
+    """Edges in pixels of the tiles as the networks see them: (H, W), or (D, H, W) for crops."""
+    tiles, axes = recipe.tiles, 3 if recipe.tiles.kind == "crop" else 2
+    if tiles.resize is not None:
+        return (tiles.resize,) * axes
+    return tiles.size if len(tiles.size) == axes else tiles.size * axes
+
+
+def recipe_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_tree(name_or_path: str) -> dict[str, Any]:
+    """The raw tree of a preset or a YAML file, before validation.
+
+    Raises UserError when it is neither a preset nor a readable YAML file with the recipe's sections.
+    """
+    path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UserError(f"--recipe {name_or_path}: no such preset or file; presets: {', '.join(recipe_names())}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a YAML mapping with the sections {', '.join(Recipe.model_fields)}")
+    return tree
