@@ -56,3 +56,6 @@ class Scaling(Section):
     trainings: int | Literal["auto"] = Field(
         "auto", description="trainings of a study at once; auto: as many as have room with the workers' CPUs and GPUs"
     )
+    share: float = Field(
+        1.0, gt=0, le=1, description="part of the cluster that this run plans with; a study gives each training its own"
+    )

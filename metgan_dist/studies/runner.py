@@ -61,20 +61,23 @@ class StudyRun:
     def carry_out(self, experiment: Experiment) -> None:
         """The work of the job; raises TrainingStopped at its end when rows failed."""
         prepared = prepare(experiment, self.recipes)
-        rows = {name: self._row_recipe(experiment, name, recipe) for name, recipe in prepared.recipes.items()}
+        at_once = min(len(self.recipes), trainings_at_once(experiment.plan, experiment.recipe.scaling))
+        rows = {
+            name: self._row_recipe(experiment, name, recipe, 1 / at_once) for name, recipe in prepared.recipes.items()
+        }
         experiment.result.artefacts["rows"] = {name: _folder(recipe) for name, recipe in rows.items()}
         todo = {name: recipe for name, recipe in rows.items() if not _finished(recipe)}
         for name in rows.keys() - todo.keys():
             say(f"{self.study.row(name).label}: finished already")
         with experiment.result.phase("rows"):
-            failed = self._train(experiment, todo)
+            failed = self._train(todo, at_once)
         self._report(experiment, prepared, rows, failed)
         if failed:
             reasons = "; ".join(f"{self.study.row(name).label} ({reason})" for name, reason in failed.items())
             raise TrainingStopped(f"{len(failed)} of {len(rows)} rows failed: {reasons}")
 
-    def _row_recipe(self, experiment: Experiment, name: str, recipe: Recipe) -> Recipe:
-        """A row as a run of its own, beside the study's folder and under its MLflow run."""
+    def _row_recipe(self, experiment: Experiment, name: str, recipe: Recipe, share: float) -> Recipe:
+        """A row as a run of its own on its share of the cluster, beside the study's folder, under its MLflow run."""
         tracked = {
             "uri": experiment.tracking_uri,
             "run": f"{experiment.run.name}-{name}",
@@ -84,15 +87,14 @@ class StudyRun:
             update={
                 "tracking": recipe.tracking.model_copy(update=tracked),
                 "storage": recipe.storage.model_copy(update={"path": parent(experiment.run.folder)}),
-                "scaling": recipe.scaling.model_copy(update={"cluster": "auto"}),
+                "scaling": recipe.scaling.model_copy(update={"cluster": "auto", "share": share}),
             }
         )
 
-    def _train(self, experiment: Experiment, recipes: Mapping[str, Recipe]) -> dict[str, str]:
-        """Train the rows, as many at once as have room; returns why some failed."""
-        at_once = min(len(recipes), trainings_at_once(experiment.plan, experiment.recipe.scaling))
+    def _train(self, recipes: Mapping[str, Recipe], at_once: int) -> dict[str, str]:
+        """Train the rows, `at_once` at a time; returns why some failed."""
         if recipes:
-            say(f"rows: {len(recipes)} to train, {at_once} at once")
+            say(f"rows: {len(recipes)} to train, {min(len(recipes), at_once)} at once")
         labels = {name: self.study.row(name).label for name in recipes}
         environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
         with tempfile.TemporaryDirectory(prefix="metgan-study-") as folder, termination_as_interrupt():

@@ -58,8 +58,12 @@ class ResourcePlan:
 def plan_resources(scaling: Scaling, cluster_cpus: float, cluster_gpus: float) -> ResourcePlan:
     """Lay `scaling.workers` out on a cluster of so many CPUs and GPUs, keeping room for the tile tasks.
 
+    Only `scaling.share` of the cluster is planned with: runs side by side that each counted on all of it would wait for
+    one another's tile tasks for ever.
+
     Raises UserError naming the field of `scaling` that asks for more than the cluster has.
     """
+    cluster_cpus, cluster_gpus = cluster_cpus * scaling.share, cluster_gpus * scaling.share
     workers = scaling.workers
     if workers > cluster_cpus:
         raise UserError(

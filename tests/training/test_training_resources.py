@@ -59,3 +59,12 @@ def test_what_does_not_fit_is_named(scaling, field):
 def test_a_worker_that_is_told_its_cpus_leaves_the_other_cores_to_others():
     assert plan_resources(Scaling(cpus_per_worker=1), 8, 0).threads_per_worker == 1
     assert plan_resources(Scaling(cpus_per_worker=0.5), 8, 0).threads_per_worker == 1
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "runs"), [(2, 0, 2), (16, 1, 4), (64, 8, 8)])
+def test_runs_side_by_side_fit_together_with_their_tile_tasks(cpus, gpus, runs):
+    plan = plan_resources(Scaling(share=1 / runs), cpus, gpus)
+    assert runs * (plan.workers * plan.cpus_per_worker + plan.data_cpus) <= cpus + 0.01
+    assert plan.data_cpus >= LEAST_WORKER_CPUS
+    assert runs * plan.gpus_per_worker <= gpus + 0.01
+    assert plan.threads_per_worker <= max(1, cpus // runs)
