@@ -160,8 +160,10 @@ def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
     lines += [" | ".join(str(row[key]) for key in head) for row in rows]
     body = "\n".join(f"| {line} |" for line in lines)
     return (
-        f"{args.steps} steps, two CPU workers, batch 1 each, tiles of {args.size} pixels, width {args.width}; "
-        f"{os.cpu_count()} cores.\n\n{body}\n"
+        "# Every method on real tiles\n\n"
+        f"{args.steps} steps on tiles of the recipe `cells`, two CPU workers, batch 1 each, {args.size} pixels, width "
+        f"{args.width}; {os.cpu_count()} cores, load {os.getloadavg()[2]:.0f} (15 minutes' mean at the end; above about "
+        f"twice the cores the speeds are too low).\n\n{body}\n"
     )
 
 
