@@ -57,7 +57,9 @@ def main() -> None:
         print(row, flush=True)
     table = "\n".join(
         [
-            f"{args.steps} steps of {args.batch} tiles of 64 pixels, width {args.width}, {DEVICE.type}.\n",
+            "# What each method learns\n",
+            f"{args.steps} steps of {args.batch} tiles of 64 pixels of the phantom, width {args.width}, {DEVICE.type}; "
+            f"{len(tiles.positions('test'))} held-out tiles.\n",
             "| method | criterion | untrained | trained | margin | learned | seconds |",
             "|---|---|---|---|---|---|---|",
             *rows,
