@@ -162,8 +162,8 @@ def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
     return (
         "# Every method on real tiles\n\n"
         f"{args.steps} steps on tiles of the recipe `cells`, two CPU workers, batch 1 each, {args.size} pixels, width "
-        f"{args.width}; {os.cpu_count()} cores, load {os.getloadavg()[2]:.0f} (15 minutes' mean at the end; above about "
-        f"twice the cores the speeds are too low).\n\n{body}\n"
+        f"{args.width}; {os.cpu_count()} cores, load {os.getloadavg()[2]:.0f} (15 minutes' mean at the end; above "
+        f"about twice the cores the speeds are too low).\n\n{body}\n"
     )
 
 
