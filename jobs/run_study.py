@@ -1,4 +1,4 @@
-"""Make a table of the papers again on one's own data: train every method of a study, then compare them."""
+"""Make a table of the papers again on one's own data: carry out every row of a study, then compare them."""
 
 import sys
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 from metgan_dist.command_line import Command, JobFlag
 from metgan_dist.experiment import run_experiment
 from metgan_dist.job import run_job
-from metgan_dist.studies.runner import StudyRun
+from metgan_dist.studies.runner import planned_study
 from metgan_dist.studies.study import study_names
 
-PURPOSE = "Train and compare all methods of a study; started again under its name, it continues."
+PURPOSE = "Carry out and compare all rows of a study; started again under its name, it continues."
 STUDY = JobFlag("study", "NAME|PATH", f"which table: {', '.join(study_names())}, or a YAML file")
+ROWS = JobFlag("rows", "NAME,NAME...", "only these rows of the study; the others can follow under the same name")
 
 
 def work(command: Command) -> str:
-    """Checks first, then the study as a run of its own, whose rows are runs of train_metgan.py."""
-    planned = StudyRun.planned(command, Path(__file__).with_name("train_metgan.py"))
+    """Checks first, then the study as a run of its own, whose rows are runs of train_metgan.py or segment_folds.py."""
+    planned = planned_study(command, Path(__file__).parent)
     return run_experiment(command, "run_study", planned.carry_out)
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("run_study.py", PURPOSE, work, own=[STUDY]))
+    sys.exit(run_job("run_study.py", PURPOSE, work, own=[STUDY, ROWS]))

@@ -11,7 +11,13 @@ PURPOSE = "Train a segmentor on the real tiles of a recipe."
 def work(experiment: Experiment) -> None:
     """Tiles, then one segmentor."""
     trained = train_segmentor(experiment, prepare_tiles(experiment), "segmentor", 0)
-    experiment.result.artefacts |= {"best_checkpoint": trained.best, "last_checkpoint": trained.last}
+    experiment.result.artefacts |= {
+        "best_checkpoint": trained.best,
+        "last_checkpoint": trained.last,
+        "images": trained.images,
+        "stopped_early": trained.stopped_early,
+    }
+    experiment.result.resources = trained.resources
 
 
 if __name__ == "__main__":

@@ -21,11 +21,15 @@ from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
 
 @dataclass(frozen=True)
 class JobFlag:
-    """A flag that one job has beside the recipe's fields; it takes a comma-separated list and may be repeated."""
+    """A flag that one job has beside the recipe's fields; it takes a comma-separated list and may be repeated.
+
+    A positional one takes a single value as it is, and must be given.
+    """
 
     name: str
     metavar: str
     help: str
+    positional: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,34 +84,36 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
     Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields.
     Raises UserError, in one line that names the field, its value and what is allowed.
     """
-    switches = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    switches.add_argument("--recipe", default="quickstart")
-    switches.add_argument("--dry-run", action="store_true")
-    switches.add_argument("--debug", action="store_true")
-    for flag in own:
-        switches.add_argument(f"--{flag.name}", action="append", default=[])
-    chosen, _ = switches.parse_known_args(arguments)
+    chosen: dict[str, Any] = {}
+
+    def parse(parser: argparse.ArgumentParser, texts: Sequence[str]) -> argparse.Namespace:
+        parsed = parser.parse_args(texts)
+        chosen.update(vars(parsed))  # the source goes on to change what it gets
+        return parsed
+
     source = CliSettingsSource[Any](
         _RecipeSettings,
         root_parser=_parser(job, purpose, own),
-        parse_args_method=lambda parser, args: parser.parse_args(args),
+        parse_args_method=parse,
         cli_parse_args=list(arguments),
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_prog_name=job,
     )
-    tree = recipe_tree(chosen.recipe)
+    tree = recipe_tree(chosen["recipe"])
     try:
         settings = _RecipeSettings(_cli_settings_source=source, **tree)
     except ValidationError as error:
         raise UserError(_first_mistake(error)) from error
     recipe = Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
-    values = {flag.name: [part for text in getattr(chosen, flag.name) for part in _listed(text)] for flag in own}
-    return Command(recipe, chosen.recipe, chosen.dry_run, chosen.debug, tree, source(), values)
+    values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
+    return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, source(), values)
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _values(flag: JobFlag, given: Any) -> list[str]:
+    if flag.positional:
+        return [given]
+    return [part.strip() for text in given for part in text.split(",") if part.strip()]
 
 
 def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
         usage=" ".join(
             [
                 "%(prog)s",
-                *(f"--{flag.name} {flag.metavar}" for flag in own),
+                *(flag.metavar if flag.positional else f"--{flag.name} {flag.metavar}" for flag in own),
                 "[--recipe NAME|PATH] [--section.field value ...] [--dry-run] [--debug]",
             ]
         ),
@@ -138,13 +144,21 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
             Exit codes: 0 done, 2 a mistake in the input (one line says which), 1 anything else."""
         ),
     )
-    parser.add_argument("--recipe", metavar="NAME|PATH", help=f"preset or YAML file: {', '.join(recipe_names())}")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME|PATH",
+        default="quickstart",
+        help=f"preset or YAML file: {', '.join(recipe_names())}",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved recipe and the resource plan, and stop"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     for flag in own:
-        parser.add_argument(f"--{flag.name}", metavar=flag.metavar, action="append", help=flag.help)
+        if flag.positional:
+            parser.add_argument(flag.name, metavar=flag.metavar, help=flag.help)
+        else:
+            parser.add_argument(f"--{flag.name}", metavar=flag.metavar, action="append", default=[], help=flag.help)
     return parser
 
 

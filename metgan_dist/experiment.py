@@ -226,7 +226,10 @@ def prepare_tiles(experiment: Experiment) -> TileSet:
     say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in ("train", "val", "test", "unseen")))
     with experiment.log() as log:
         rows = result.tiles["train"]
-        log.dataset(f"tiles-{tiles.digest[:8]}", tiles.uri, tiles.digest, "training", rows)
+        log.dataset(tiles.name, tiles.uri, tiles.digest, "training", rows)
+        for part, share in zip(tiles.parts, tiles.manifest.get("parts", []), strict=True):
+            use = "training" if share["train"] else "validation"
+            log.dataset(part.name, part.uri, part.digest, use, share["train"])
         log.text(json.dumps(tiles.manifest, indent=1), "tiles/manifest.json")
     return tiles
 
@@ -281,6 +284,7 @@ def train_method(experiment: Experiment) -> None:
         )
         trained = train_on_ray(assignment, experiment.run, say)
     result.artefacts |= {
+        "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
         "judge": judge,
         "best_checkpoint": trained.best,

@@ -6,7 +6,7 @@ training worker and in a notebook alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 CELL_INCHES = 2.0
 DOTS_PER_INCH = 110
 PANELS_PER_ROW = 3
+BINS = 30
 # tab10 opens with a blue that drowns in grey images; a single foreground class is drawn in its red.
 LABEL_COLOURS = [colormaps["tab10"](k) for k in (3, 2, 0, 1, 4, 5, 6, 7, 8, 9)]
 
@@ -115,6 +116,58 @@ def training_curves(
         if len(names) > 1:
             axis.legend(fontsize=7)
     return _png(figure, target)
+
+
+def histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    target: Path | IO[bytes] | None = None,
+    *,
+    title: str = "",
+    logarithmic: Collection[str] = (),
+) -> bytes:
+    """Draw distributions side by side, one panel each, as fractions over common bins.
+
+    Args:
+        panels: values by name (the legend), by panel. Values that are not finite are left out.
+        target: where to write the PNG as well.
+        title: above the panels.
+        logarithmic: panels whose values, all above 0, are drawn on a logarithmic axis.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    if not panels:
+        raise ValueError("histograms need at least one panel")
+    figure, axes = _canvas(1, len(panels), 4.0, 2.8, title)
+    for axis, (panel, named) in zip(axes.ravel(), panels.items(), strict=True):
+        finite = {name: np.asarray(values, float)[np.isfinite(values)] for name, values in named.items()}
+        bins = _bins(np.concatenate(list(finite.values())), panel in logarithmic)
+        for name, values in finite.items():
+            if len(values):
+                weights = np.full(len(values), 1 / len(values))
+                axis.hist(values, bins, weights=weights, histtype="stepfilled", alpha=0.45, label=name)
+        if panel in logarithmic:
+            axis.set_xscale("log")
+        axis.set_title(panel, fontsize=10)
+        axis.set_ylabel("fraction", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=7)
+    return _png(figure, target)
+
+
+def _bins(values: np.ndarray, logarithmic: bool) -> np.ndarray:
+    """Edges of bins over all values; one bin for each where they are few whole numbers."""
+    if not len(values):
+        return np.array([0.0, 1.0])
+    low, high = float(values.min()), float(values.max())
+    if logarithmic and low > 0:
+        return np.geomspace(low * 0.99, high * 1.01, BINS + 1)
+    if (values == values.round()).all() and high - low < BINS:
+        return np.arange(low - 0.5, high + 1)
+    return np.linspace(low, high if high > low else low + 1, BINS + 1)
 
 
 def _is_image(tile: np.ndarray) -> bool:

@@ -97,6 +97,17 @@ def test_a_jobs_own_flags_are_lists_that_may_be_repeated(capsys):
     assert "usage: job.py --runs RUN [--recipe" in capsys.readouterr().out
 
 
+def test_a_positional_argument_of_a_job_is_one_value_wherever_it_stands():
+    flags = [JobFlag("reference", "RUN", "what to look at", positional=True), JobFlag("format", "F", "how")]
+    for arguments in (["a,b", "--storage.path", "/x"], ["--storage.path", "/x", "--format", "json", "a,b"]):
+        command = parse_command("job.py", "A job.", arguments, flags)
+        assert command.own["reference"] == ["a,b"]
+        assert command.recipe.storage.path == "/x"
+        assert command.given == {"storage": {"path": "/x"}}
+    with pytest.raises(UserError, match="required: RUN"):
+        parse_command("job.py", "A job.", ["--storage.path", "/x"], flags)
+
+
 def test_a_varied_recipe_keeps_what_the_command_line_set():
     command = parse("--recipe", "cells", "--method.alpha1", "3")
     recipe = command.varied({"method": {"name": "pix2pix", "alpha1": 1, "alpha4": 7}})

@@ -75,12 +75,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison of methods; `notes` say what a reader must know to read the numbers."""
+    """A comparison of methods, or of what `subject` says; `notes` say what a reader must know to read the numbers."""
 
     title: str
     columns: Sequence[Column]
     lines: Sequence[Line]
     notes: Sequence[str] = ()
+    subject: str = "Method"
 
     def best(self, column: Column) -> float | None:
         """The best value of a column, None where it has none."""
@@ -121,7 +122,7 @@ class Table:
         parts = [part for name in names for part in (name, f"{name}_low", f"{name}_high", f"{name}_paper")]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["method", *self.tick_names, *parts, *more, "failed"])
+        writer.writerow([self.subject.lower(), *self.tick_names, *parts, *more, "failed"])
         for line in self.lines:
             cells: list[object] = [line.label, *(line.ticks.get(name, "") for name in self.tick_names)]
             for name in names:
@@ -132,7 +133,7 @@ class Table:
         return text.getvalue()
 
     def _cells(self) -> list[list[_Cell]]:
-        header = [_Cell("Method"), *(_Cell(name) for name in self.tick_names)]
+        header = [_Cell(self.subject), *(_Cell(name) for name in self.tick_names)]
         for column in self.columns:
             header.append(_Cell(f"{column.title} {column.arrow}"))
             header += [_Cell("paper")] if column.name in self._in_paper else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 import torch
@@ -9,17 +11,21 @@ from torch import Tensor, nn
 
 from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
+from metgan_dist.networks.dynunet import DynUNet
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import UNet
+from metgan_dist.recipe import tile_edges
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
 
-Architecture = Literal["unet", "resnet-34"]
+Architecture = Literal["unet", "resnet-34", "dynunet"]
 
-# Weights of tumour and background pixels with which the authors trained their segmentor.
-POSITIVE, NEGATIVE = 2.0, 0.5
+# Weights of tumour and background pixels with which the authors trained their segmentor, and its threshold.
+POSITIVE, NEGATIVE, THRESHOLD = 2.0, 0.5, 0.5
+# An output of half the resolution counts half as much (nnU-Net's deep supervision).
+COARSER = 0.5
 # An image whose brightest pixel is below this fraction of the range counts as black and is not stretched to it.
 DARKEST_MAXIMUM = 1e-3
 
@@ -46,29 +52,46 @@ class SegmentorNetwork(nn.Module):
     Args:
         classes: label classes, background included.
         width: multiplier of all channel numbers.
-        network: `unet`, that of Pan et al. (methods.md section 1), or `resnet-34`, RedGAN's ResNet34-U-Net (2D only).
+        network: `unet`, that of Pan et al. (methods.md section 1); `resnet-34`, RedGAN's ResNet34-U-Net (2D only); or
+            `dynunet`, nnU-Net's.
+        edges: pixels of a tile, (H, W) or (D, H, W); `dynunet` is as deep as they allow.
+        threshold: probability above which a pixel is foreground.
     """
 
     def __init__(
-        self, classes: int = 2, *, width: float = 1.0, dimensions: int = 2, network: Architecture = "unet"
+        self,
+        classes: int = 2,
+        *,
+        width: float = 1.0,
+        network: Architecture = "unet",
+        edges: Sequence[int] = (256, 256),
+        threshold: float = THRESHOLD,
     ) -> None:
         super().__init__()
-        self.classes = classes
-        self.unet: UNet | ResNetUNet
+        self.classes, self.cut = classes, math.log(threshold / (1 - threshold))
+        self.unet: UNet | ResNetUNet | DynUNet
         if network == "resnet-34":
             self.unet = ResNetUNet(1, classes - 1, width=width)
+        elif network == "dynunet":
+            self.unet = DynUNet(1, classes - 1, edges, width=width)
         else:
-            self.unet = UNet(1, classes - 1, width=width, dimensions=dimensions)
+            self.unet = UNet(1, classes - 1, width=width, dimensions=len(edges))
         self.divisor = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, classes - 1, H, W) of tumour images (N, 1, H, W) in [-1, 1]; a sigmoid gives probabilities."""
         return self.unet(normalise_by_local_maximum(image))
 
+    def supervised(self, image: Tensor) -> list[Tensor]:
+        """What is compared with the label in training: the logits, and those of coarser levels where there are any."""
+        if isinstance(self.unet, DynUNet):
+            return self.unet.supervised(normalise_by_local_maximum(image))
+        return [self(image)]
+
     def label_map(self, image: Tensor) -> Tensor:
-        """Hard labels (N, H, W) int64: the likeliest class where its probability exceeds 0.5, else background 0."""
+        """Hard labels (N, H, W) int64: the likeliest class where its probability exceeds the threshold, else 0."""
         highest, index = self(image).max(dim=1)
-        return torch.where(highest > 0, index + 1, 0)
+        return torch.where(highest > self.cut, index + 1, 0)
 
 
 class Segmentor(Method):
@@ -76,14 +99,27 @@ class Segmentor(Method):
 
     Adam 1e-4, weighted binary cross-entropy [2, 0.5], threshold 0.5 (methods.md section 1). More than two classes are
     segmented one versus rest.
+
+    Args:
+        network: what is trained.
+        learning_rate: Adam's.
+        positive, negative: weights of foreground and background pixels.
     """
 
     inference = ("segmentor",)
 
-    def __init__(self, network: SegmentorNetwork, *, learning_rate: float = 1e-4) -> None:
+    def __init__(
+        self,
+        network: SegmentorNetwork,
+        *,
+        learning_rate: float = 1e-4,
+        positive: float = POSITIVE,
+        negative: float = NEGATIVE,
+    ) -> None:
         super().__init__({"segmentor": network})
         self.classes = network.classes
         self.learning_rate = learning_rate
+        self.weights = {"positive": positive, "negative": negative}
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:
@@ -97,7 +133,13 @@ class Segmentor(Method):
         network = build_segmentor_network(recipe) if segmentor is None else segmentor
         if not isinstance(network, SegmentorNetwork):
             raise TypeError(f"a SegmentorNetwork expected, got {type(network).__name__}")
-        return cls(network, learning_rate=recipe.method.segmentor_learning_rate)
+        method = recipe.method
+        return cls(
+            network,
+            learning_rate=method.segmentor_learning_rate,
+            positive=method.segmentor_positive,
+            negative=method.segmentor_negative,
+        )
 
     @property
     def network(self) -> SegmentorNetwork:
@@ -109,10 +151,15 @@ class Segmentor(Method):
         return (Player("segmentor", ("segmentor",), self.learning_rate, (0.9, 0.999)),)
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
-        """The term `segmentation`; makes nothing."""
-        logits = self.network(batch["tumour"])
-        target = one_versus_rest(batch["label"], self.classes, logits.dtype)
-        return {"segmentation": weighted_cross_entropy(logits, target, positive=POSITIVE, negative=NEGATIVE)}, {}
+        """The term `segmentation`, coarser outputs included; makes nothing."""
+        outputs = self.network.supervised(batch["tumour"])
+        target = one_versus_rest(batch["label"], self.classes, outputs[0].dtype)
+        shares = [COARSER**level for level in range(len(outputs))]
+        terms = [
+            share * weighted_cross_entropy(logits, target, **self.weights)
+            for share, logits in zip(shares, outputs, strict=True)
+        ]
+        return {"segmentation": torch.stack(terms).sum() / sum(shares)}, {}
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
@@ -137,4 +184,10 @@ def label_picture(label: Tensor, classes: int) -> Tensor:
 def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
     """An untrained segmentor as the recipe describes it, to be trained or to load a checkpoint into."""
     method = recipe.method
-    return SegmentorNetwork(recipe.data.classes, width=method.segmentor_width, network=method.segmentor_network)
+    return SegmentorNetwork(
+        recipe.data.classes,
+        width=method.segmentor_width,
+        network=method.segmentor_network,
+        edges=tile_edges(recipe),
+        threshold=method.segmentor_threshold,
+    )

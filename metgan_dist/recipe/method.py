@@ -69,14 +69,23 @@ class MethodRecipe(Section):
     latent: int = Field(256, ge=1, description="numbers in the VAEs' latent vector")
     global_classes: int = Field(1, ge=1, description="classes of RedGAN's global class vector")
     segmentor: str | None = Field(None, description="checkpoint of train_segmentor; empty: it is trained first")
-    segmentor_network: Literal["unet", "resnet-34"] = Field(
-        "unet", description="network of the segmentor: Pan et al.'s U-Net, or ResNet34-U-Net; redgan: resnet-34"
+    segmentor_network: Literal["unet", "resnet-34", "dynunet"] = Field(
+        "unet",
+        description="network of the segmentor: Pan et al.'s U-Net, ResNet34-U-Net, or MONAI's DynUNet as nnU-Net lays "
+        "it out; redgan: resnet-34",
     )
     segmentor_epochs: int = Field(40, ge=1, description="epochs of the segmentors")
     segmentor_max_steps: int | None = Field(None, ge=1, description="stop the segmentors after this many steps")
     segmentor_batch_size: int = Field(4, ge=1, description="tiles in a batch of the segmentors")
     segmentor_learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate for the segmentors")
     segmentor_width: float = Field(1.0, gt=0, le=4, description="multiplier of the segmentors' channel numbers")
+    segmentor_positive: float = Field(
+        2.0, gt=0, description="weight of labelled pixels in the segmentors' cross-entropy"
+    )
+    segmentor_negative: float = Field(0.5, gt=0, description="weight of background pixels in it")
+    segmentor_threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability above which the segmentors label a pixel"
+    )
     judge: str | None = Field(
         None, description="checkpoint of a second segmentor that only scores label fidelity; empty: it is trained first"
     )

@@ -31,6 +31,9 @@ class Segmentation(Section):
     patience: int | None = Field(
         10, ge=1, description="stop after so many validations without a better Dice; none: never"
     )
+    validate_every: int | None = Field(
+        None, ge=1, description="images between validations; none: one pass over the fold's training tiles"
+    )
     batch_size: int = Field(4, ge=1, description="tiles in a batch")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate")
     positive: float = Field(2.0, gt=0, description="weight of lesion pixels in the cross-entropy")

@@ -31,6 +31,9 @@ class Training(Section):
         description="images in which the averaged generator forgets half, at most 5 % of those seen; 0: no average",
     )
     validate_every: int = Field(2000, ge=1, description="images between validations")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many validations without a better score; none: run to the end"
+    )
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
     checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")
     log_every: int = Field(1, ge=1, description="steps between two logged losses")

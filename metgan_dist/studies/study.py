@@ -6,8 +6,9 @@ Studies are data, as recipes are: the YAML files beside this module, or a file o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -19,9 +20,12 @@ from metgan_dist.recipe import Recipe, Score, Section
 
 STUDIES = Path(__file__).parent
 
+LesionScore = Literal["dice", "precision", "recall", "jaccard", "voxel_dice"]
+_SCORES = {"train_metgan": get_args(Score), "segment_folds": get_args(LesionScore)}
+
 
 class Row(Section):
-    """One line of the table: a training, or several lines may share a method under other settings."""
+    """One line of the table, a run of the study's job; several lines may share a method under other settings."""
 
     name: str = Field(description="short name; the row's run is called <study run>-<name>")
     label: str = Field(description="what the table calls it")
@@ -29,7 +33,9 @@ class Row(Section):
         description="fields of the recipe that this row sets, by section; the command line wins over them"
     )
     ticks: dict[str, bool | str] = Field({}, description="the table's first columns")
-    paper: dict[Score, float] = Field({}, description="the scores that the paper printed for this row, as printed")
+    paper: dict[Score | LesionScore, float] = Field(
+        {}, description="the scores that the paper printed for this row, as printed"
+    )
     against: str | None = Field(None, description="name of a row; the table of differences shows this row minus that")
 
     @field_validator("name")
@@ -44,9 +50,14 @@ class Study(Section):
     """A table of a paper, to be made again on one's own data."""
 
     title: str = Field(description="above the table")
+    job: Literal["train_metgan", "segment_folds"] = Field("train_metgan", description="job that a row is a run of")
     reference: str = Field(description="name of the row that the others are tested against")
-    scores: tuple[Score, ...] = Field(description="columns; scores.names on the command line wins")
-    paper_factor: dict[Score, float] = Field({}, description="what the paper's numbers are to be multiplied by")
+    scores: tuple[Score | LesionScore, ...] = Field(
+        description="columns; scores.names on the command line wins where rows are trainings of methods"
+    )
+    paper_factor: dict[Score | LesionScore, float] = Field(
+        {}, description="what the paper's numbers are to be multiplied by"
+    )
     notes: list[str] = Field([], description="below the table")
     rows: list[Row] = Field(description="lines of the table, in order", min_length=1)
 
@@ -60,11 +71,31 @@ class Study(Section):
         for name in (self.reference, *(row.against for row in self.rows if row.against is not None)):
             if name not in names:
                 raise ValueError(f"no row is called {name!r}; there are {', '.join(names)}")
+        for score in self.scores:
+            if score not in _SCORES[self.job]:
+                raise ValueError(f"{score} is no score of {self.job}; there are {', '.join(_SCORES[self.job])}")
         return self
 
     def row(self, name: str) -> Row:
         """The row of that name."""
         return next(row for row in self.rows if row.name == name)
+
+    def restricted(self, names: Sequence[str]) -> Study:
+        """The study with these rows alone, in its own order; differences to a row that is left out are left out too.
+
+        Raises UserError for a name that no row has.
+        """
+        known = [row.name for row in self.rows]
+        for name in names:
+            if name not in known:
+                raise UserError(f"--rows: no row is called {name!r}; there are {', '.join(known)}")
+        rows = [
+            row if row.against in names else row.model_copy(update={"against": None})
+            for row in self.rows
+            if row.name in names
+        ]
+        reference = self.reference if self.reference in names else rows[0].name
+        return self.model_copy(update={"rows": rows, "reference": reference})
 
     def paper(self, row: Row) -> dict[str, float]:
         """What the paper printed for a row, on the scale of our scores."""
@@ -88,6 +119,18 @@ class Study(Section):
 def study_names() -> list[str]:
     """Names of the studies that come with the package."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def asked_study(command: Command) -> tuple[str, Study]:
+    """Name and study of the flag --study, restricted to the rows of the flag --rows where that is given.
+
+    Raises UserError in one line when there is not exactly one, or a row is not known.
+    """
+    asked = command.own["study"]
+    if len(asked) != 1:
+        raise UserError(f"--study: {'none given' if not asked else 'more than one given'}; name one")
+    study, rows = load_study(asked[0]), command.own.get("rows", [])
+    return Path(asked[0]).stem, study.restricted(rows) if rows else study
 
 
 def load_study(name_or_path: str) -> Study:

@@ -25,16 +25,22 @@ IMAGES = ("anatomy", "tumour")
 
 @dataclass(frozen=True)
 class TileReader:
-    """Reads tiles by what the index says of them; small, so that it travels with every task."""
+    """Reads tiles by what the index says of them; small, so that it travels with every task.
+
+    The tiles of a mixed set lie in its parts: each is read by the reader of its own.
+    """
 
     folder: str
     digest: str
     roles: tuple[str, ...]
     clip: bool
     options: Options | None
+    parts: tuple[TileReader, ...] = ()
 
     def load(self, tile: dict[str, Any]) -> dict[str, np.ndarray]:
         """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`."""
+        if self.parts:
+            return self.parts[tile["part"]].load(tile)
         loaded = {}
         for role in self.roles:
             if role == "label":
@@ -57,17 +63,33 @@ class TileSet:
         index: one row a tile, in the order of row numbers: volume, organ, patient, view, plane, region (z0 ... x1) and
             padding in source voxels, spacing of a pixel, shard and position, split, fold, foreground (label pixels),
             (low, high) of each channel, label_row (the row whose label the tile carries: its own, unless labels were
-            shuffled). Split "gap": left out, too near a held-out tile.
+            shuffled). Split "gap": left out, too near a held-out tile. In a mixed set also part, the number of the set
+            in the manifest's `parts` that a tile lies in.
+        parts: the sets that a mixed set consists of; none for others.
     """
 
-    def __init__(self, uri: str, manifest: dict[str, Any], digest: str, index: pd.DataFrame, options: Options | None):
+    def __init__(
+        self,
+        uri: str,
+        manifest: dict[str, Any],
+        digest: str,
+        index: pd.DataFrame,
+        options: Options | None,
+        parts: Sequence[TileSet] = (),
+    ):
         self.uri, self.manifest, self.digest, self.index, self.options = uri, manifest, digest, index, options
-        normal = manifest["normalisation"]
-        self.reader = TileReader(uri, digest, tuple(manifest["roles"]), normal["clip"], options)
+        self.parts = tuple(parts)
+        readers = tuple(part.reader for part in parts)
+        clip = manifest["normalisation"]["clip"]
+        self.reader: TileReader = TileReader(uri, digest, tuple(manifest["roles"]), clip, options, readers)
 
     @staticmethod
     def open(uri: str, options: Options | None = None) -> TileSet:
-        """Open a folder of tiles; UserError when there is none, DamagedFile when index and manifest do not agree."""
+        """Open a folder of tiles, mixed or not.
+
+        Raises UserError when there is none, DamagedFile when index and manifest, or a mixed set and its parts, do not
+        agree.
+        """
         uri = absolute(uri)
         if not exists(join(uri, MANIFEST), options):
             raise UserError(f"{uri}: no finished tiles here ({MANIFEST} is missing); run make_tiles first")
@@ -83,7 +105,14 @@ class TileSet:
                 f"{join(uri, INDEX)}: not the index that {MANIFEST} names; remove the folder, make it again"
             )
         digest = hashlib.sha256(content).hexdigest()
-        return TileSet(uri, manifest, digest, pd.read_parquet(io.BytesIO(packed)), options)
+        parts = [_part(uri, part, options) for part in manifest.get("parts", [])]
+        return TileSet(uri, manifest, digest, pd.read_parquet(io.BytesIO(packed)), options, parts)
+
+    @property
+    def name(self) -> str:
+        """What records call the set: what it is, and the beginning of its digest."""
+        kind = "mixed" if self.parts else "synthetic" if "synthesis" in self.manifest else "tiles"
+        return f"{kind}-{self.digest[:8]}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,6 +133,8 @@ class TileSet:
             "label_shard": label["shard"],
             "label_position": label["position"],
         }
+        if self.parts:
+            columns["part"] = own["part"]
         for role in self.reader.roles:
             if role in IMAGES:
                 columns |= {f"{role}_{end}": own[f"{role}_{end}"] for end in ("low", "high")}
@@ -123,3 +154,11 @@ class TileSet:
         """An image in the normalised range of a tile's channel -> intensities of the file, float32, same shape."""
         tile = self.index.iloc[row]
         return invert(image, float(tile[f"{channel}_low"]), float(tile[f"{channel}_high"]))
+
+
+def _part(mixture: str, entry: dict[str, Any], options: Options | None) -> TileSet:
+    """A part of a mixed set, as it was when the sets were mixed."""
+    part = TileSet.open(entry["uri"], options)
+    if part.digest != entry["digest"]:
+        raise DamagedFile(f"{part.uri}: not the tiles that were mixed into {mixture}; its manifest has changed since")
+    return part

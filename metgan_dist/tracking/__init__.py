@@ -6,17 +6,23 @@ loses none of it.
 """
 
 from metgan_dist.tracking.logger import RunLogger, end_run, replay
+from metgan_dist.tracking.queries import LoggedDataset, LoggedRun, logged_run, nested_runs, runs_with_dataset
 from metgan_dist.tracking.runs import find_run, resume_run, run_tags, start_run
 from metgan_dist.tracking.server import check_server, tracking_uri
 
 __all__ = [
+    "LoggedDataset",
+    "LoggedRun",
     "RunLogger",
     "check_server",
     "end_run",
     "find_run",
+    "logged_run",
+    "nested_runs",
     "replay",
     "resume_run",
     "run_tags",
+    "runs_with_dataset",
     "start_run",
     "tracking_uri",
 ]

@@ -32,7 +32,7 @@ def start_run(uri: str, tracking: Tracking, name: str, tags: Mapping[str, str]) 
 
     Raises UserError when the server does not answer or the experiment was deleted.
     """
-    with _one_line(uri):
+    with reporting(uri):
         client = connect(uri)
         experiment = _experiment(client, uri, tracking)
         described = {"mlflow.user": _user(), "mlflow.source.name": Path(sys.argv[0]).name}
@@ -46,7 +46,7 @@ def find_run(uri: str, tracking: Tracking, name: str) -> str | None:
     quote = '"' if "'" in name else "'"
     if quote in name:
         raise UserError(f"tracking.run {name}: a run's name may hold ' or \", not both")
-    with _one_line(uri):
+    with reporting(uri):
         client = connect(uri)
         experiment = client.get_experiment_by_name(tracking.experiment)
         if experiment is None:
@@ -65,7 +65,7 @@ def resume_run(uri: str, run_id: str) -> None:
 
     Raises UserError when there is no such run, or it was deleted.
     """
-    with _one_line(uri):
+    with reporting(uri):
         client = connect(uri)
         run = client.get_run(run_id)
         if run.info.lifecycle_stage == "deleted":
@@ -77,7 +77,7 @@ def resume_run(uri: str, run_id: str) -> None:
 
 def run_tags(uri: str, run_id: str) -> dict[str, str]:
     """The tags of a run, among them ``folder``, where it keeps its files; UserError when there is no such run."""
-    with _one_line(uri):
+    with reporting(uri):
         return dict(connect(uri).get_run(run_id).data.tags)
 
 
@@ -118,7 +118,7 @@ def _user() -> str:
 
 
 @contextmanager
-def _one_line(uri: str) -> Iterator[None]:
+def reporting(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one line for the user."""
     quieten()
     from mlflow.exceptions import MlflowException

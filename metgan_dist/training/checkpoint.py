@@ -6,6 +6,7 @@ A checkpoint is a folder: `state.pt` (the same on every rank), one `rank-N.pt` e
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -22,7 +23,10 @@ from metgan_dist.methods import build_method
 from metgan_dist.methods.method import Method
 from metgan_dist.recipe import Recipe
 from metgan_dist.training.step import Stepper
-from metgan_dist.volumes.location import filesystem, join
+from metgan_dist.volumes.location import absolute, filesystem, join, parent
+
+# <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
+RUN_ABOVE = 3
 
 
 def code_version() -> str:
@@ -100,8 +104,8 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
     `uri` is a checkpoint, or the folder of a run (then its best checkpoint). The averaged networks are used where the
     run kept them. Raises UserError when there is no checkpoint, DamagedFile when it cannot be read.
     """
-    folder = _checkpoint_folder(uri, options)
-    recipe = Recipe.model_validate(yaml.safe_load(_read(join(folder, "recipe.yaml"), options)))
+    folder = checkpoint_folder(uri, options)
+    recipe = checkpoint_recipe(folder, options)
     state = _load_tensors(join(folder, "state.pt"), options)
     method = build_method(recipe, _blank_segmentor(recipe, state))
     for name, network in _saved(method).items():
@@ -117,6 +121,33 @@ def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
     or one of its checkpoints, on disk or in object storage.
     """
     return load_method(uri, options)[0]
+
+
+def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe:
+    """The recipe that made the checkpoint that `uri` names."""
+    return Recipe.model_validate(yaml.safe_load(_read(join(checkpoint_folder(uri, options), "recipe.yaml"), options)))
+
+
+def checkpoint_digest(uri: str, options: dict[str, Any] | None = None) -> str:
+    """SHA-256 (hex) of the `state.pt` of the checkpoint that `uri` names (a checkpoint, or a run's folder)."""
+    state = join(checkpoint_folder(uri, options), "state.pt")
+    fs, path = filesystem(state, options)
+    with fs.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_of(uri: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The `run.json` of the run whose folder, or one of whose checkpoints, `uri` is; the folder itself as `folder`.
+
+    None for a checkpoint that lies in no run's folder, because it was copied away.
+    """
+    folder = absolute(uri)
+    for _ in range(RUN_ABOVE + 1):
+        fs, path = filesystem(join(folder, "run.json"), options)
+        if fs.exists(path):
+            return {**json.loads(fs.cat_file(path)), "folder": folder}
+        folder = parent(folder)
+    return None
 
 
 def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
@@ -148,7 +179,8 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
     return recipe.model_copy(update={"method": method.model_copy(update=changes), "training": training})
 
 
-def _checkpoint_folder(uri: str, options: dict[str, Any] | None) -> str:
+def checkpoint_folder(uri: str, options: dict[str, Any] | None = None) -> str:
+    """The folder of the checkpoint that `uri` names: itself, or the best of a run; UserError where there is none."""
     for candidate in (uri, join(uri, "best")):
         fs, path = filesystem(join(candidate, "state.pt"), options)
         if fs.exists(path):

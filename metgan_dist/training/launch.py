@@ -76,6 +76,7 @@ class Trained:
 
     `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
     `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
+    `stopped_early`: `training.patience` ended it before its length did.
     """
 
     best: str
@@ -83,6 +84,7 @@ class Trained:
     score: float
     images: int
     resources: dict[str, float] = field(default_factory=dict)
+    stopped_early: bool = False
 
 
 def train_on_ray(assignment: Assignment, run: Run, report: Callable[[str], None]) -> Trained:
@@ -149,7 +151,8 @@ def _trained(assignment: Assignment, result: ray.train.Result) -> Trained:
     last = result.metrics or metrics
     resources = {name: last[name] for name in RESOURCES if name in last}
     where = f"{scheme}{best.path}", f"{scheme}{result.checkpoint.path}"
-    return Trained(*where, metrics["score"], int(last["images"]), resources)
+    early = bool(last.get("stopped_early", False))
+    return Trained(*where, metrics["score"], int(last["images"]), resources, early)
 
 
 class _Silence:

@@ -79,10 +79,14 @@ class Surroundings:
 
 @dataclass
 class _State:
+    """Where a run is; all of it goes into checkpoints. `worse` counts the validations since the best one."""
+
     images: int = 0
     steps: int = 0
     best: float | None = None
     best_images: int = 0
+    worse: int = 0
+    stopped_early: bool = False
     score: float | None = None
     seconds: float = 0.0
     rate: float = 0.0
@@ -92,6 +96,9 @@ class _State:
 
 def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings) -> dict[str, float]:
     """Run from the last checkpoint (or the start) to the end; returns the last validation scores.
+
+    The end comes early after `training.patience` validations without a better score. Every rank sees the scores of all,
+    so they stop together; a checkpoint says that it is the end, so a run that is started again stays ended.
 
     Raises TrainingStopped with the step, the player, the term and the last good checkpoint when a loss is not finite.
     """
@@ -105,7 +112,8 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
     progress = Progress(around.say, around.title, state.images, length.total)
     settings, best = recipe.training, stepper.method.criterion(recipe)
     began = time.monotonic() - state.seconds
-    for batches in _grouped(around.stream(state.images, length.total), settings.accumulate):
+    end = state.images if state.stopped_early else length.total
+    for batches in _grouped(around.stream(state.images, end), settings.accumulate):
         stepper.set_rate(rate_factor(state.images, length.total, settings.decay_from))
         losses = _step(stepper, batches, state, around)
         state.images += length.step
@@ -116,11 +124,25 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         if fresh:
             with progress.pause():
                 _validate(stepper, state, around, best)
+            state.stopped_early = _ends_early(state, settings, length)
         if fresh or length.crosses(state.images, settings.checkpoint_every):
             state.seconds, state.rate = time.monotonic() - began, progress.rate(state.images)
             with progress.pause():
                 _save(recipe, stepper, state, around, fresh, best)
+        if state.stopped_early:
+            around.say(
+                f"{around.title}: stopped early at {state.images} images: {state.worse} validations without a better "
+                f"{best[0]} than {state.best:.4f} at {state.best_images} images"
+            )
+            break
     return state.scores
+
+
+def _ends_early(state: _State, settings: Training, length: Length) -> bool:
+    """Whether patience is at an end before the run is; without validation tiles there is nothing to be patient for."""
+    if settings.patience is None or state.best is None or state.images >= length.total:
+        return False
+    return state.worse >= settings.patience
 
 
 def _grouped(batches: Iterator[Batch], count: int) -> Iterator[Sequence[Batch]]:
@@ -155,6 +177,7 @@ def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best)
     better = state.score is not None and (
         state.best is None or (state.score < state.best if order == "min" else state.score > state.best)
     )
+    state.worse = 0 if better else state.worse + 1
     if better:
         state.best, state.best_images = state.score, state.images
     around.log.metrics({f"validation/{key}": value for key, value in scores.items()}, state.images)
@@ -175,7 +198,8 @@ def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings,
         worst = NO_SCORE if best[1] == "min" else -NO_SCORE
         score = state.score if fresh and state.score is not None else worst
         pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
-        around.keep(folder, name, {"score": score, "images": state.images, **pace})
+        ended = {"stopped_early": float(state.stopped_early)}
+        around.keep(folder, name, {"score": score, "images": state.images, **ended, **pace})
     state.checkpoint = name
 
 

@@ -50,7 +50,7 @@ class OmeZarr(Volume):
         stated = stated or Stated()
         self.uri = uri
         self._options = options
-        self._store = _store(uri, options)
+        self._store = zarr_store(uri, options)
         attributes = self._attributes("")
         scales = _multiscales(uri, attributes)
         datasets = {str(dataset["path"]): dataset for dataset in scales["datasets"]}
@@ -157,11 +157,12 @@ class OmeZarr(Volume):
         return ""
 
 
-def _store(uri: str, options: Options | None) -> LocalStore | FsspecStore:
+def zarr_store(uri: str, options: Options | None, *, read_only: bool = True) -> LocalStore | FsspecStore:
+    """The Zarr store at a path or URI."""
     if is_local(uri):
-        return LocalStore(absolute(uri), read_only=True)
+        return LocalStore(absolute(uri), read_only=read_only)
     with storage_errors(uri):
-        return FsspecStore.from_url(uri, storage_options=storage_options(uri, options), read_only=True)
+        return FsspecStore.from_url(uri, storage_options=storage_options(uri, options), read_only=read_only)
 
 
 def _multiscales(uri: str, attributes: dict[str, Any]) -> dict[str, Any]:

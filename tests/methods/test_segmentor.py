@@ -115,3 +115,60 @@ def test_pictures_are_images_of_one_range():
     assert list(pictures) == ["tumour", "label", "predicted"]
     assert all(p.shape == (2, 1, 64, 64) and p.min() >= -1 and p.max() <= 1 for p in pictures.values())
     assert set(pictures["label"].unique().tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_threshold_and_weights_are_those_of_the_recipe():
+    recipe = Recipe.model_validate(
+        {
+            "method": {
+                "name": "segmentor",
+                "segmentor_width": 1 / 16,
+                "segmentor_threshold": 0.9,
+                "segmentor_positive": 8,
+                "segmentor_negative": 3,
+            }
+        }
+    )
+    method = Segmentor.from_recipe(recipe)
+    probabilities = torch.tensor([0.5, 0.89, 0.91, 0.99]).reshape(1, 1, 1, 4)
+    method.networks["segmentor"].forward = lambda image: probabilities.logit()
+    assert method.translate({"tumour": torch.zeros(1, 1, 1, 4)}).tolist() == [[[0, 0, 1, 1]]]
+    method.networks["segmentor"].forward = lambda image: torch.zeros(1, 1, 1, 2)
+    terms, _ = method.losses("segmentor", {"tumour": torch.zeros(1, 1, 1, 2), "label": torch.tensor([[[1, 0]]])}, {})
+    assert terms["segmentation"].item() == pytest.approx((8 + 3) / 2 * math.log(2))
+
+
+def test_coarser_outputs_count_half_of_the_finer_ones():
+    method = Segmentor(network())
+    outputs = [torch.full((1, 1, 2, 2), value) for value in (0.0, 1.0, -2.0)]
+    method.network.supervised = lambda image: outputs
+    label = torch.tensor([[[1, 0], [0, 0]]])
+    data = {"tumour": torch.zeros(1, 1, 2, 2), "label": label}
+    (total,) = method.losses("segmentor", data, {})[0].values()
+    each = []
+    for logits in outputs:
+        method.network.supervised = lambda image, logits=logits: [logits]
+        each.append(method.losses("segmentor", data, {})[0]["segmentation"].item())
+    assert total.item() == pytest.approx((each[0] + each[1] / 2 + each[2] / 4) / 1.75)
+
+
+def test_dynunet_learns_as_a_segmentor_and_is_built_again_for_its_tiles():
+    recipe = Recipe.model_validate(
+        {
+            "method": {"name": "segmentor", "segmentor_width": 1 / 16, "segmentor_network": "dynunet"},
+            "tiles": {"size": [32]},
+        }
+    )
+    torch.manual_seed(0)
+    method, again = Segmentor.from_recipe(recipe), Segmentor.from_recipe(recipe)
+    again.networks.load_state_dict(method.networks.state_dict())
+    label = torch.zeros(2, 32, 32, dtype=torch.int64)
+    label[:, 4:16, 4:20] = 1
+    data = {"label": label, "tumour": label.unsqueeze(1) - 0.8 + 0.1 * torch.rand(2, 1, 32, 32)}
+    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimiser.zero_grad()
+        method.losses("segmentor", data, {})[0]["segmentation"].backward()
+        optimiser.step()
+    found = method.eval().translate(data)
+    assert 2 * (found * label).sum() / (found.sum() + label.sum()) > 0.9

@@ -3,11 +3,13 @@
 import pytest
 import yaml
 
-from metgan_dist.command_line import parse_command
+from metgan_dist.command_line import JobFlag, parse_command
 from metgan_dist.errors import UserError
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.recipe import recipe_names
-from metgan_dist.studies.study import load_study, study_names
+from metgan_dist.studies.study import asked_study, load_study, study_names
+
+STUDY_FLAG, ROWS_FLAG = (JobFlag(name, "X", "a flag of run_study.py") for name in ("study", "rows"))
 
 
 def command(*arguments):
@@ -22,8 +24,8 @@ def test_every_row_of_every_study_is_a_recipe_on_every_preset(name, recipe):
     assert list(recipes) == [row.name for row in study.rows]
 
 
-def test_the_four_studies_have_the_papers_rows():
-    assert study_names() == ["ablation", "image-synthesis", "nerves", "robustness"]
+def test_the_studies_of_methods_have_the_papers_rows():
+    assert study_names() == ["ablation", "downstream", "image-synthesis", "nerves", "robustness"]
     methods = {
         name: [recipe.method.name for recipe in load_study(name).recipes(command()).values()] for name in study_names()
     }
@@ -33,6 +35,45 @@ def test_the_four_studies_have_the_papers_rows():
     ]
     assert methods["nerves"] == ["pix2pix", "cyclegan", "metgen_cond", "metgen_cycle"]
     assert methods["robustness"] == [name for name in ("pix2pix", "cyclegan", "metgan") for _ in range(2)]
+
+
+def test_the_downstream_study_has_table_4():
+    study = load_study("downstream")
+    recipes = study.recipes(command("--segmentation.datasets", "a,b"))
+    amounts = [(recipe.segmentation.real, recipe.segmentation.synthetic) for recipe in recipes.values()]
+    synthetic = [(0, count) for count in (100, 120, 240, 480, 1000, 1800)]
+    real = [(part, 0) for part in (0.25, 0.35, 0.5, 1)]
+    assert amounts == [*synthetic, *real, (0.25, 500), (0.5, 500), (1, 500), (1, 1500)]
+    assert all(recipe.segmentation.datasets == ("a", "b") for recipe in recipes.values())
+    for row in study.rows:
+        printed = study.paper(row)
+        # The paper prints means over folds, in which the identities hold nearly.
+        assert printed["jaccard"] == pytest.approx(printed["dice"] / (2 - printed["dice"]), abs=0.007)
+    best = max(study.rows, key=lambda row: study.paper(row)["dice"])
+    assert study.paper(best) == {"dice": 0.826, "precision": 0.842, "recall": 0.811, "jaccard": 0.704}
+    assert best.ticks == {"Paper's row": "810R+500S"}
+
+
+def test_some_rows_of_a_study_are_a_study():
+    study = load_study("robustness").restricted(["metgan_shuffled", "pix2pix_shuffled", "pix2pix"])
+    assert [row.name for row in study.rows] == ["pix2pix", "pix2pix_shuffled", "metgan_shuffled"]
+    assert study.reference == "pix2pix"
+    assert [row.against for row in study.rows] == [None, "pix2pix", None]
+    assert load_study("downstream").restricted(["s100", "r100"]).reference == "r100"
+    with pytest.raises(UserError, match="--rows: no row is called 's200'; there are s100, "):
+        load_study("downstream").restricted(["s100", "s200"])
+
+
+def test_study_and_rows_are_taken_from_the_flags():
+    def asked(*arguments):
+        return asked_study(parse_command("run_study.py", "Studies.", arguments, [STUDY_FLAG, ROWS_FLAG]))
+
+    name, study = asked("--study", "downstream", "--rows", "r25,s100", "--rows", "r100")
+    assert (name, [row.name for row in study.rows]) == ("downstream", ["s100", "r25", "r100"])
+    assert len(asked("--study", "downstream")[1].rows) == 14
+    for arguments, culprit in (((), "none given"), (("--study", "nerves,ablation"), "more than one given")):
+        with pytest.raises(UserError, match=f"--study: {culprit}"):
+            asked(*arguments)
 
 
 @pytest.mark.parametrize("name", ["ablation", "nerves"])
@@ -94,6 +135,9 @@ STUDY = {"title": "T", "reference": "a", "scores": ["mae"], "rows": [ROW]}
         ({"rows": [{**ROW, "name": "a b"}]}, "letters, digits"),
         ({"rows": []}, "rows"),
         ({"scores": ["mea"]}, "scores"),
+        ({"scores": ["recall"]}, "recall is no score of train_metgan"),
+        ({"job": "segment_folds"}, "mae is no score of segment_folds"),
+        ({"job": "make_tiles"}, "job"),
         ({"colour": "red"}, "colour"),
     ],
 )

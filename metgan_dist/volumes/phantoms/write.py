@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 import zarr
-from zarr.codecs import BloscCodec
 from zarr.storage import FsspecStore, LocalStore
 
 from metgan_dist.errors import UserError
@@ -25,14 +22,14 @@ from metgan_dist.volumes.location import (
     is_local,
     join,
     storage_errors,
-    storage_options,
 )
+from metgan_dist.volumes.ome_zarr import zarr_store
+from metgan_dist.volumes.ome_zarr_writer import ARRAY_SETTINGS, regions
 from metgan_dist.volumes.phantoms.brain import BrainPhantom
 from metgan_dist.volumes.phantoms.heart import HeartPhantom
 from metgan_dist.volumes.phantoms.light_sheet import LightSheetPhantom
 from metgan_dist.volumes.phantoms.metadata import image_metadata, label_metadata
 from metgan_dist.volumes.phantoms.procedural import BLOCK, ProceduralVolume
-from metgan_dist.volumes.volume import Region
 
 CHUNKS = (32, 128, 128)
 _RECORD = "metgan_phantom"  # attribute of a complete volume: what it was drawn from
@@ -119,7 +116,7 @@ def _write_whole(volume: ProceduralVolume, uri: str, record: dict[str, Any], opt
     if not is_local(uri):
         _remove(uri, options)
         with storage_errors(uri):
-            _write_volume(volume, _store(uri, options), record)
+            _write_volume(volume, zarr_store(uri, options, read_only=False), record)
         return
     target = Path(uri)
     if target.exists() and _recorded(uri, options) is None:
@@ -129,7 +126,7 @@ def _write_whole(volume: ProceduralVolume, uri: str, record: dict[str, Any], opt
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with storage_errors(uri):
-            _write_volume(volume, _store(str(part), options), record)
+            _write_volume(volume, zarr_store(str(part), options, read_only=False), record)
         shutil.rmtree(target, ignore_errors=True)
         try:
             part.rename(target)
@@ -150,11 +147,6 @@ def _write_volume(volume: ProceduralVolume, store: LocalStore | FsspecStore, rec
     root = zarr.create_group(store, zarr_format=3)
     labels = root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": [volume.label_name]}})
     label_group = labels.create_group(volume.label_name, attributes={"ome": label_metadata(volume)})
-    settings: dict[str, Any] = {
-        "compressors": BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-        "fill_value": 0,
-        "config": {"write_empty_chunks": True},  # so that an absent chunk always means damage
-    }
     image = root.create_array(
         "s0",
         shape=(len(volume.channels), *volume.shape),
@@ -162,7 +154,7 @@ def _write_volume(volume: ProceduralVolume, store: LocalStore | FsspecStore, rec
         shards=(1, *shards) if shards else None,
         dtype=volume.dtype,
         dimension_names=["c", "z", "y", "x"],
-        **settings,
+        **ARRAY_SETTINGS,
     )
     label = label_group.create_array(
         "s0",
@@ -171,11 +163,11 @@ def _write_volume(volume: ProceduralVolume, store: LocalStore | FsspecStore, rec
         shards=shards,
         dtype="uint8",
         dimension_names=["z", "y", "x"],
-        **settings,
+        **ARRAY_SETTINGS,
     )
     # Whole blocks are drawn, so small chunks are written by as many as fit into one.
     steps = tuple(u * max(1, block // u) for u, block in zip(unit, BLOCK, strict=True))
-    for region in _regions(volume.shape, steps):
+    for region in regions(volume.shape, steps):
         drawing = volume.draw(region)
         where = tuple(slice(start, stop) for start, stop in region)
         image[(slice(None), *where)] = drawing.images
@@ -183,28 +175,11 @@ def _write_volume(volume: ProceduralVolume, store: LocalStore | FsspecStore, rec
     root.attrs.put({"ome": image_metadata(volume), _RECORD: record})
 
 
-def _regions(shape: tuple[int, ...], unit: tuple[int, ...]) -> Iterator[Region]:
-    """The grid of regions of `unit` voxels that covers a volume, those at the end cut to its size."""
-    starts = (range(0, length, edge) for length, edge in zip(shape, unit, strict=True))
-    for z, y, x in itertools.product(*starts):
-        yield (
-            (z, min(z + unit[0], shape[0])),
-            (y, min(y + unit[1], shape[1])),
-            (x, min(x + unit[2], shape[2])),
-        )
-
-
-def _store(uri: str, options: Options | None) -> LocalStore | FsspecStore:
-    if is_local(uri):
-        return LocalStore(uri)
-    return FsspecStore.from_url(uri, storage_options=storage_options(uri, options))
-
-
 def _recorded(uri: str, options: Options | None) -> dict[str, Any] | None:
     """What the volume at a URI was drawn from; None where there is no complete phantom."""
     try:
         with storage_errors(uri):
-            attributes = zarr.open_group(_store(uri, options), mode="r").attrs
+            attributes = zarr.open_group(zarr_store(uri, options), mode="r").attrs
             record: Any = attributes.get(_RECORD)
     except (FileNotFoundError, ValueError):  # nothing there, or no zarr group
         return None

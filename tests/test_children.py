@@ -12,9 +12,9 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from metgan_dist import children
+from metgan_dist.children import run_children, termination_as_interrupt
 from metgan_dist.job import ENDS_WITH_PARENT
-from metgan_dist.studies import children
-from metgan_dist.studies.children import run_children, termination_as_interrupt
 
 
 def python(code):
@@ -95,7 +95,7 @@ def test_a_job_ends_with_a_parent_that_was_killed(tmp_path):
     parent = subprocess.Popen(
         python(f"""
             import os, sys
-            from metgan_dist.studies.children import run_children
+            from metgan_dist.children import run_children
             job = [sys.executable, {str(job)!r}]
             run_children({{"a": job}}, 1, os.environ, lambda _, line: print(line, flush=True))
         """),

@@ -1,0 +1,19 @@
+"""Print where a score or a data set comes from, back to the volumes, and what a data set was used for."""
+
+import sys
+
+from metgan_dist.command_line import JobFlag
+from metgan_dist.job import run_job
+from metgan_dist.lineage.trace import trace
+
+PURPOSE = "Print the chain from a run or data set back to the volumes, and name the first link that is broken."
+REFERENCE = JobFlag(
+    "reference",
+    "RUN",
+    "a run (name under storage.path, folder, or MLflow run id), or a data set (folder of tiles, or digest)",
+    positional=True,
+)
+FORMAT = JobFlag("format", "text|json", "indented text (default), or JSON")
+
+if __name__ == "__main__":
+    sys.exit(run_job("lineage.py", PURPOSE, trace, own=[REFERENCE, FORMAT]))

@@ -1,0 +1,21 @@
+"""Whether synthetic tiles help: segmentors trained fold by fold on a mixture, scored on tiles that nothing has seen."""
+
+import sys
+from pathlib import Path
+
+from metgan_dist.command_line import Command
+from metgan_dist.experiment import run_experiment
+from metgan_dist.job import run_job
+from metgan_dist.segmentation.cross_validation import CrossValidation
+
+PURPOSE = "Train a segmentor on every fold of real and synthetic tiles, and score them lesion by lesion."
+
+
+def work(command: Command) -> str:
+    """Checks first, then the cross-validation as a run of its own, whose folds are runs of train_segmentor.py."""
+    planned = CrossValidation.planned(command, Path(__file__).with_name("train_segmentor.py"))
+    return run_experiment(command, "segment_folds", planned.carry_out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("segment_folds.py", PURPOSE, work))

@@ -1,0 +1,202 @@
+"""What a chain is made of, verified as it is fetched: runs in MLflow and their folders, tile sets, checkpoints.
+
+Everything here raises UserError in one line that begins with the link, so that a broken chain says where it broke.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from metgan_dist import tracking
+from metgan_dist.errors import UserError
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.tracking import LoggedDataset, LoggedRun
+from metgan_dist.tracking.redaction import redact
+from metgan_dist.training.checkpoint import checkpoint_digest, run_of
+from metgan_dist.volumes.location import Options, absolute, entries, exists, join, read_bytes
+
+SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
+GENERATED = "generated"
+ZARR, VOLUME_ATTRIBUTE = "zarr.json", "metgan_dist"  # where a synthetic volume says how it was made
+
+
+class Records:
+    """The records of runs: MLflow stores, and the run folders that name more of them.
+
+    Args:
+        stores: tracking URIs to ask, in this order; those that runs on disk name are asked after them.
+        options: fsspec options of the storage.
+    """
+
+    def __init__(self, stores: Iterable[str], options: Options | None) -> None:
+        self.stores, self.options = list(stores), options
+
+    def run(self, run_id: str, link: str) -> LoggedRun:
+        """A run that MLflow has and that was not deleted."""
+        found = self._ask(lambda store: [run] if (run := tracking.logged_run(store, run_id)) else [])
+        if not found:
+            raise UserError(f"{link}: MLflow has no run {run_id}; {self._looked()}")
+        return _not_deleted(found, link)
+
+    def folder_of(self, run: LoggedRun, link: str) -> dict[str, Any] | None:
+        """The `run.json` of a run's folder, with that folder under "folder"; None for a run without a folder.
+
+        A nested run may lie in the folder of its parent.
+        """
+        if run.folder is None:
+            return None
+        written = self.read_run(run.folder)
+        if written is None:
+            raise UserError(f"{link}: run {run.name} ({run.id}): its folder {run.folder} holds no run.json")
+        if written.get("mlflow_run_id") not in (run.id, run.parent):
+            raise UserError(
+                f"{link}: run {run.name} ({run.id}): its folder {run.folder} belongs to run "
+                f"{written.get('mlflow_run_id')}"
+            )
+        return written
+
+    def tiles(self, uri: str, digest: str, link: str) -> TileSet:
+        """The tile set at `uri`, after checking that its manifest, its index and its shards are those of `digest`.
+
+        `digest` is the manifest's SHA-256, whole or as MLflow has it. The pixels are not read.
+        """
+        manifest = join(absolute(uri), MANIFEST)
+        if not exists(manifest, self.options):
+            raise UserError(f"{link}: {uri}: no tiles here any more ({MANIFEST} is missing)")
+        found = hashlib.sha256(read_bytes(manifest, self.options)).hexdigest()
+        if not digest or not found.startswith(digest):
+            raise UserError(
+                f"{link}: {manifest} has SHA-256 {found[:12]}..., recorded is {digest[:12] or 'none'}...: "
+                "it was changed afterwards"
+            )
+        try:
+            tiles = TileSet.open(uri, self.options)
+        except (UserError, OSError, ValueError, KeyError) as error:
+            raise UserError(f"{link}: {error if isinstance(error, UserError) else f'{uri}: {error!r}'}") from error
+        self._check_shards(tiles, link)
+        return tiles
+
+    def digest_at(self, uri: str) -> str | None:
+        """What a data set is known by: a tile set's manifest's SHA-256, a synthetic volume's of its voxels, or None."""
+        if exists(join(uri, MANIFEST), self.options):
+            return hashlib.sha256(read_bytes(join(uri, MANIFEST), self.options)).hexdigest()
+        made = self.volume_at(uri)
+        return None if made is None else str(made["voxels_sha256"])
+
+    def volume_at(self, uri: str) -> dict[str, Any] | None:
+        """What a synthetic volume says of its making; None for everything else."""
+        if not exists(join(uri, ZARR), self.options):
+            return None
+        attributes = json.loads(read_bytes(join(uri, ZARR), self.options)).get("attributes", {})
+        made: dict[str, Any] | None = attributes.get(VOLUME_ATTRIBUTE)
+        return made
+
+    def _check_shards(self, tiles: TileSet, link: str) -> None:
+        if PARTS in tiles.manifest:  # the parts are links of their own
+            return
+        folder, needed = join(tiles.uri, "shards"), {f"{name}.zarr" for name in tiles.index["shard"].unique()}
+        there = set(entries(folder, self.options)[1]) if exists(folder, self.options) else set()
+        if missing := sorted(needed - there):
+            raise UserError(f"{link}: {folder}: {len(missing)} of {len(needed)} shards are missing, first {missing[0]}")
+
+    def checkpoint(self, uri: str, sha256: str, link: str) -> None:
+        """Check that the `state.pt` of a checkpoint is the recorded one."""
+        try:
+            found = checkpoint_digest(uri, self.options)
+        except UserError as error:
+            raise UserError(f"{link}: {error}") from error
+        if found != sha256:
+            raise UserError(
+                f"{link}: state.pt of checkpoint {uri} has SHA-256 {found[:12]}..., recorded is {sha256[:12]}...: "
+                "it was replaced afterwards"
+            )
+
+    def trained_by(self, uri: str, recorded: str | None, link: str) -> LoggedRun:
+        """The run that trained a checkpoint: the one of the folder above it, which must be the `recorded` one."""
+        written = run_of(uri, self.options)
+        if written is None and recorded is None:
+            raise UserError(f"{link}: checkpoint {uri}: no run is known that trained it")
+        if written is not None:
+            self._learn(written["folder"])
+            found = written.get("mlflow_run_id")
+            if recorded is not None and found != recorded:
+                raise UserError(f"{link}: checkpoint {uri} lies in the folder of run {found}, recorded is {recorded}")
+            recorded = found
+        return self.run(str(recorded), link)
+
+    def generated_by(self, tiles: TileSet, link: str) -> LoggedRun:
+        """The run that generated a synthetic set, found by the set's digest."""
+        above = run_of(tiles.uri, self.options)
+        if above is not None:
+            self._learn(above["folder"])
+        found = self.runs_with(tiles.digest, GENERATED)
+        if found:
+            return _not_deleted(found, link)
+        if above and above.get("mlflow_run_id"):
+            run = self.run(above["mlflow_run_id"], link)
+            for logged in run.datasets:
+                if logged.context == GENERATED and logged.uri == tiles.uri:
+                    raise UserError(
+                        f"{link}: {join(tiles.uri, MANIFEST)} has SHA-256 {tiles.digest[:12]}..., run {run.name} "
+                        f"({run.id}) logged {logged.digest[:12]}...: it was changed afterwards"
+                    )
+        raise UserError(
+            f"{link}: {tiles.uri}: no run generated a set of its SHA-256 {tiles.digest[:12]}...; {self._looked()}"
+        )
+
+    def training_data(self, run: LoggedRun, link: str) -> list[LoggedDataset]:
+        """The data sets that a run was trained on, of which there must be one."""
+        used = [logged for logged in run.datasets if logged.context == "training"]
+        if not used:
+            raise UserError(f"{link}: run {run.name} ({run.id}) has no data set logged that it was trained on")
+        return used
+
+    def runs_with(self, digest: str, context: str | None = None) -> list[LoggedRun]:
+        """Runs that logged a data set, deleted ones among them."""
+        return self._ask(lambda store: tracking.runs_with_dataset(store, digest, context))
+
+    def nested(self, run: LoggedRun) -> list[LoggedRun]:
+        """Runs shown under another, such as the folds of a study."""
+        return self._ask(lambda store: tracking.nested_runs(store, run.id))
+
+    def _ask(self, question: Callable[[str], list[LoggedRun]]) -> list[LoggedRun]:
+        """The answers of the first store that has some; a database file that does not exist has none."""
+        for store in self.stores:
+            if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists():
+                continue
+            if answer := question(store):
+                return answer
+        return []
+
+    def _looked(self) -> str:
+        stores = ", ".join(map(redact, self.stores))
+        return f"looked in {stores}" if stores else "no MLflow store is known; set tracking.uri"
+
+    def read_run(self, folder: str) -> dict[str, Any] | None:
+        """The `run.json` of a folder, with the folder under "folder"; None where there is none."""
+        if not exists(join(folder, "run.json"), self.options):
+            return None
+        self._learn(folder)
+        return {**json.loads(read_bytes(join(folder, "run.json"), self.options)), "folder": folder}
+
+    def _learn(self, folder: str) -> None:
+        """Add the MLflow store that a run says it was logged to."""
+        result = join(folder, "result.json")
+        if exists(result, self.options):
+            store = json.loads(read_bytes(result, self.options)).get("tracking_uri")
+            if store and store not in self.stores:
+                self.stores.append(store)
+
+
+def _not_deleted(runs: Sequence[LoggedRun], link: str) -> LoggedRun:
+    for run in runs:
+        if not run.deleted:
+            return run
+    raise UserError(
+        f"{link}: run {runs[0].name} ({runs[0].id}) was deleted in MLflow; "
+        f"restore it (mlflow runs restore --run-id {runs[0].id})"
+    )

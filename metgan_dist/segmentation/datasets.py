@@ -1,0 +1,47 @@
+"""The synthetic datasets of a cross-validation: opened, and refused where they may not be used for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metgan_dist.errors import UserError
+from metgan_dist.lineage import check_untouched
+from metgan_dist.recipe import Recipe
+from metgan_dist.tiles.mixture import check_fits
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.tracking import tracking_uri
+from metgan_dist.volumes.location import absolute, exists, join
+
+FIELD = "segmentation.datasets"
+
+
+def open_datasets(recipe: Recipe) -> tuple[TileSet, ...]:
+    """The datasets that the recipe trains on: none where it asks for no synthetic tiles.
+
+    Raises UserError when there is nothing to train on at all, and for a folder that is no synthetic set.
+    """
+    settings = recipe.segmentation
+    if not settings.synthetic:
+        if not settings.real:
+            raise UserError("segmentation.real: 0 real and 0 synthetic tiles leave nothing to train on; ask for some")
+        return ()
+    if not settings.datasets:
+        raise UserError(
+            f"{FIELD}: none given, but segmentation.synthetic asks for {settings.synthetic} tiles; name folders that "
+            "synthesize.py wrote"
+        )
+    sets = []
+    for uri in dict.fromkeys(absolute(uri) for uri in settings.datasets):
+        if not exists(join(uri, MANIFEST), recipe.storage.options):
+            raise UserError(f"{FIELD}: {uri}: no finished synthetic tiles here ({MANIFEST} is missing)")
+        sets.append(TileSet.open(uri, recipe.storage.options))
+        if "synthesis" not in sets[-1].manifest:
+            raise UserError(f"{FIELD}: {uri}: tiles that were not synthesised; name a folder that synthesize.py wrote")
+    return tuple(sets)
+
+
+def check_datasets(datasets: Sequence[TileSet], real: TileSet, recipe: Recipe) -> None:
+    """UserError when a dataset does not fit the real tiles, or anything behind it has seen their test tiles."""
+    for dataset in datasets:
+        check_fits(dataset, real)
+        check_untouched(FIELD, real, dataset, tracking_uri(recipe.tracking, recipe.storage))

@@ -1,0 +1,123 @@
+"""What each fold trains on, and the recipe of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from metgan_dist.errors import UserError
+from metgan_dist.methods import check_tile_size
+from metgan_dist.recipe import Recipe, Segmentation
+from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
+from metgan_dist.tiles.splits import fold_split
+from metgan_dist.tiles.tile_set import TileSet
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows of one fold: real ones to train on and to choose the checkpoint with, and those of every synthetic set."""
+
+    number: int
+    train: np.ndarray
+    val: np.ndarray
+    synthetic: tuple[np.ndarray, ...]
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Tiles to train on: `real` and `synthetic`."""
+        return {"real": len(self.train), "synthetic": sum(len(rows) for rows in self.synthetic)}
+
+
+def planned_folds(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -> list[Fold]:
+    """The folds that the recipe asks for, after checking that all of them can be trained and scored.
+
+    The validation tiles of a fold are real, whatever it is trained on. Raises UserError, naming the field, when the
+    tiles lack a channel, test tiles or the fold, or when there are fewer tiles than asked.
+    """
+    settings = recipe.segmentation
+    _check_tiles(tiles, recipe)
+    known = sorted(int(fold) for fold in tiles.index["fold"].unique() if fold >= 0)
+    folds = []
+    for number in _asked(tiles, known, settings):
+        train, val = fold_split(tiles.index, number)
+        if not len(train) or not len(val):
+            side = "train on" if not len(train) else "validate with"
+            raise UserError(
+                f"segmentation.folds: fold {number} of {tiles.uri} has no tiles to {side}; cut the tiles with fewer "
+                "tiles.folds or a smaller tiles.gap"
+            )
+        real = chosen_real(tiles, train, settings.real, "segmentation.real")
+        # Of all folds, not of those asked: what a fold trains on does not depend on the others.
+        start = known.index(number) / len(known)
+        synthetic = chosen_synthetic(datasets, settings.synthetic, start, "segmentation.synthetic")
+        if not len(real) + settings.synthetic:
+            raise UserError(
+                f"segmentation.real: {settings.real:g} of the {len(train)} tiles of fold {number} is none; ask for more"
+            )
+        folds.append(Fold(number, real, val, tuple(synthetic)))
+    return folds
+
+
+def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:
+    for role in ("tumour", "label"):
+        if role not in tiles.manifest["roles"]:
+            raise UserError(f"data.{role}: {tiles.uri}: these tiles have no {role}; name one and cut them again")
+    if not len(tiles.positions("test")):
+        raise UserError(f"data.path: {tiles.uri} has no test tiles to score on; cut the tiles with tiles.test above 0")
+    training = recipe.training.model_copy(update={"batch_size": recipe.segmentation.batch_size})
+    check_tile_size(recipe.model_copy(update={"training": training}), tiles.shape)
+
+
+def _asked(tiles: TileSet, known: Sequence[int], settings: Segmentation) -> Sequence[int]:
+    """Numbers of the folds to train: those asked for, else all that the tiles were cut for."""
+    planned = int(tiles.manifest["tiles"]["folds"])
+    if not settings.folds and len(known) < planned:
+        raise UserError(
+            f"tiles.folds: {planned} folds asked, but the training tiles of {tiles.uri} make {len(known)}: there are "
+            "too few volumes or places; cut the tiles again with fewer folds"
+        )
+    for number in settings.folds:
+        if number not in known:
+            raise UserError(
+                f"segmentation.folds: there is no fold {number} in {tiles.uri}; "
+                f"there are {', '.join(str(fold) for fold in known)}"
+            )
+    return sorted(set(settings.folds)) or known
+
+
+def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
+    """The recipe with which train_segmentor.py trains a fold on its mixed set.
+
+    Without `segmentation.validate_every`, a validation follows each pass over the training tiles. Folds start from
+    different weights and see tiles in different orders, which are the same whatever they train on.
+    """
+    settings = recipe.segmentation
+    every = settings.validate_every or sum(fold.samples.values())
+    method = {
+        "name": "segmentor",
+        "segmentor_network": settings.network,
+        "segmentor_width": settings.width,
+        "segmentor_epochs": settings.epochs,
+        "segmentor_max_steps": settings.max_steps,
+        "segmentor_batch_size": settings.batch_size,
+        "segmentor_learning_rate": settings.learning_rate,
+        "segmentor_positive": settings.positive,
+        "segmentor_negative": settings.negative,
+        "segmentor_threshold": settings.threshold,
+    }
+    training = {
+        "seed": recipe.training.seed + fold.number,
+        "batch_size": settings.batch_size,
+        "patience": settings.patience,
+        "validate_every": every,
+        "checkpoint_every": every,
+    }
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"path": mixture.uri, "volumes": []}),
+            "method": recipe.method.model_copy(update=method),
+            "training": recipe.training.model_copy(update=training),
+        }
+    )

@@ -1,0 +1,97 @@
+"""What people read of a cross-validation: tables, lists of lesions, overlays; written beside the run and to MLflow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from metgan_dist.experiment import Experiment
+from metgan_dist.job import say
+from metgan_dist.segmentation.figures import overlays
+from metgan_dist.segmentation.scoring import Scored, predict_tiles, score_folds
+from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
+from metgan_dist.tiles.shards import write_whole
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.location import join
+
+SPLITS = ("test", "unseen")
+
+
+def report_folds(experiment: Experiment, tiles: TileSet, checkpoints: Mapping[int, str], samples: str) -> None:
+    """Score the folds' checkpoints on the test tiles, and apart on unseen volumes; print, write and log the report.
+
+    `samples` says in words what the folds were trained on. Files: report.md, scores.csv (over folds), strata.csv
+    (recall by size and brightness), tiles.parquet, lesions.parquet, overlays-test.png (worst and median tiles).
+    """
+    settings, result = experiment.recipe.segmentation, experiment.result
+    scored: dict[str, Scored] = {}
+    for split in SPLITS:
+        rows = tiles.positions(split)
+        if not len(rows):
+            continue
+        with result.phase("scores"):
+            block = experiment.recipe.scores.block
+            scored[split] = score_folds(checkpoints, tiles, rows, block=block, plan=experiment.plan, report=say)
+    summaries = {split: summarise(one, settings.strata) for split, one in scored.items()}
+    result.scores |= summaries
+    text = "\n".join(_text(tiles, split, summary, samples) for split, summary in summaries.items())
+    files = {
+        "report.md": text.encode(),
+        "scores.csv": table(summaries).to_csv(index=False).encode(),
+        "strata.csv": strata_table(summaries).to_csv(index=False).encode(),
+        "tiles.parquet": _parquet({split: one.tiles for split, one in scored.items()}),
+        "lesions.parquet": _parquet({split: one.lesions for split, one in scored.items()}),
+    }
+    with result.phase("pictures"):
+        for split, one in scored.items():
+            if picture := _overlays(experiment, tiles, one, checkpoints):
+                files[f"overlays-{split}.png"] = picture
+    _keep(experiment, files)
+    say(f"\n{text}")
+
+
+def _text(tiles: TileSet, split: str, summary: dict[str, Any], samples: str) -> str:
+    volumes = tiles.index["volume"].iloc[tiles.positions(split)].nunique()
+    folds = len(summary["folds"])
+    title = f"{summary['lesions']} lesions on {summary['tiles']} {split} tiles of {volumes} volume(s), {folds} fold(s)"
+    return markdown(f"{title}; trained on {samples}", summary)
+
+
+def _parquet(frames: dict[str, pd.DataFrame]) -> bytes:
+    packed = io.BytesIO()
+    joint = pd.concat([frame.assign(split=split) for split, frame in frames.items()], ignore_index=True)
+    joint.to_parquet(packed, index=False)
+    return packed.getvalue()
+
+
+def _overlays(experiment: Experiment, tiles: TileSet, scored: Scored, checkpoints: Mapping[int, str]) -> bytes | None:
+    """The tiles with the lowest Dice and those around the median one, as the fold of median Dice sees them."""
+    ranked, count = scored.per_tile().sort_values(kind="stable"), experiment.recipe.segmentation.pictures
+    if ranked.empty:
+        return None
+    fold = sorted(scored.folds, key=lambda fold: scored.scores(fold)["dice"])[len(scored.folds) // 2]
+    worst = ranked.iloc[:count]
+    first = max(len(worst), (len(ranked) - count) // 2)
+    chosen = {"worst": worst, "median": ranked.iloc[first : first + count]}
+    rows = [int(row) for part in chosen.values() for row in part.index]
+    examples = predict_tiles(checkpoints[fold], tiles, rows, experiment.plan)
+    volumes = tiles.index["volume"]
+    return overlays(
+        {
+            f"{kind}: tile {row} of\n{volumes.iloc[row]}, Dice {dice:.2f}": examples[row]
+            for kind, part in chosen.items()
+            for row, dice in part.items()
+        }
+    )
+
+
+def _keep(experiment: Experiment, files: Mapping[str, bytes]) -> None:
+    with experiment.log() as log:
+        for name, content in files.items():
+            uri = join(experiment.run.folder, name)
+            write_whole(uri, content, experiment.recipe.storage.options)
+            log.content(content, name)
+            experiment.result.artefacts[name.replace(".", "_")] = uri

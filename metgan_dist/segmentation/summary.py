@@ -1,0 +1,115 @@
+"""From what the folds found to numbers: mean, minimum and maximum over folds, by size and brightness of lesions too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metgan_dist.evaluation.tables import aligned
+from metgan_dist.scores.lesions import strata
+from metgan_dist.segmentation.scoring import COUNTS, SCORES, Scored
+
+TITLES = {
+    "dice": "Dice",
+    "precision": "Precision",
+    "recall": "Recall",
+    "jaccard": "Jaccard",
+    "voxel_dice": "Voxel Dice",
+    "found": "Lesions found",
+    "missed": "Lesions missed",
+    "matched": "Predictions that match",
+    "false_positives": "False positives",
+}
+# What lesions are sorted by, and what the lowest and highest of them are called.
+STRATA = {"area": ("smallest", "largest"), "brightness": ("dimmest", "brightest")}
+RULE = (
+    "Lesions: connected components within a tile (pixels that touch at an edge or corner); a predicted and a true one "
+    "match when they share a pixel. Precision: predictions that match, of all; recall: lesions found, of all; Dice = "
+    "2PR/(P+R), Jaccard = Dice/(2-Dice). Voxel Dice: of pixels, pooled over tiles."
+)
+
+
+def over_folds(values: Sequence[float]) -> dict[str, float]:
+    """Mean, minimum and maximum."""
+    return {"mean": float(np.mean(values)), "min": float(np.min(values)), "max": float(np.max(values))}
+
+
+def summarise(scored: Scored, count: int) -> dict[str, Any]:
+    """The tree of numbers of a split that `result.json` and MLflow keep.
+
+    tiles; lesions; for each of SCORES and COUNTS {mean, min, max}; folds: {fold: {score: value}}; strata: {area,
+    brightness}: {1 (lowest) ... `count`: {low, high, lesions, recall: {mean, min, max}}}.
+    """
+    folds = {fold: scored.scores(fold) for fold in scored.folds}
+    lesions = scored.lesions[scored.lesions["fold"] == scored.folds[0]]
+    return {
+        "tiles": int(scored.tiles["tile"].nunique()),
+        "lesions": len(lesions),
+        **{name: over_folds([scores[name] for scores in folds.values()]) for name in (*SCORES, *COUNTS)},
+        "strata": {name: _recalls(scored, lesions[name].to_numpy(), count) for name in STRATA},
+        "folds": {str(fold): scores for fold, scores in folds.items()},
+    }
+
+
+def _recalls(scored: Scored, values: np.ndarray, count: int) -> dict[str, Any]:
+    """Recall of each stratum; every fold has the same lesions in the same order."""
+    found = np.stack([scored.lesions.loc[scored.lesions["fold"] == fold, "found"] for fold in scored.folds])
+    group = strata(values, count)
+    return {
+        str(number + 1): {
+            "low": float(values[group == number].min()),
+            "high": float(values[group == number].max()),
+            "lesions": int((group == number).sum()),
+            "recall": over_folds(found[:, group == number].mean(axis=1).tolist()),
+        }
+        for number in sorted(set(group.tolist()))
+    }
+
+
+def markdown(title: str, summary: dict[str, Any]) -> str:
+    """Scores over folds and recall by stratum as two Markdown tables, and how lesions are counted."""
+    folds = summary["folds"]
+    rows = [["Score", "mean", "min", "max", *(f"fold {fold}" for fold in folds)]]
+    for name in (*SCORES, *COUNTS):
+        ours = [summary[name][part] for part in ("mean", "min", "max")] + [folds[fold][name] for fold in folds]
+        shown = "{:.3f}" if name in SCORES else "{:.4g}"
+        rows.append([TITLES[name], *(shown.format(value) for value in ours)])
+    recall = [["Recall of the", "lesions", "from", "to", "mean", "min", "max"]]
+    for name, ends in STRATA.items():
+        groups = summary["strata"][name]
+        for number, group in groups.items():
+            cells = [f"{group[end]:.4g}" for end in ("low", "high")]
+            cells += [f"{group['recall'][part]:.3f}" for part in ("mean", "min", "max")]
+            recall.append([_called(number, len(groups), name, ends), str(group["lesions"]), *cells])
+    return f"**{title}**\n\n{aligned(rows)}\n{aligned(recall)}\n{RULE}\n"
+
+
+def _called(number: str, count: int, by: str, ends: tuple[str, str]) -> str:
+    """ "smallest", "largest", and by number what lies between."""
+    name = {"1": ends[0], str(count): ends[1]}.get(number, f"{by} group {number}")
+    return f"{name} by {by}" if count == 1 else name
+
+
+def table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Unrounded: a row for each split and score, with mean, min, max and every fold."""
+    rows = []
+    for split, summary in summaries.items():
+        for name in (*SCORES, *COUNTS):
+            folds = {f"fold_{fold}": scores[name] for fold, scores in summary["folds"].items()}
+            rows.append({"split": split, "score": name, **summary[name], **folds})
+    return pd.DataFrame(rows)
+
+
+def strata_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Unrounded: a row for each split and stratum, with its range, number of lesions and recall over folds."""
+    rows: list[dict[str, Any]] = []
+    for split, summary in summaries.items():
+        for by, groups in summary["strata"].items():
+            for number, group in groups.items():
+                own = {name: group[name] for name in ("low", "high", "lesions")}
+                recall = {f"recall_{part}": value for part, value in group["recall"].items()}
+                rows.append({"split": split, "by": by, "stratum": int(number), **own, **recall})
+    return pd.DataFrame(rows)

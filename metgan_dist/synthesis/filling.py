@@ -1,0 +1,177 @@
+"""One block of a whole volume: read its slab, generate the tiles that touch it, blend them, write its shard.
+
+Blocks are the shards of the finest level, so no two of them write to one file. Tiles lie on one grid over the whole
+volume: a tile that reaches into two blocks is generated for both, from the same voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metgan_dist.networks.unet_256 import UNet256
+from metgan_dist.recipe import Tiles
+from metgan_dist.synthesis.blending import reflected
+from metgan_dist.synthesis.replica import LEVELS, Replica
+from metgan_dist.synthesis.slabs import Layout, projected
+from metgan_dist.tiles.cut import resample
+from metgan_dist.tiles.intensity import invert, normalise
+from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.location import Options
+from metgan_dist.volumes.ome_zarr_writer import write_block
+from metgan_dist.volumes.volume import Range, Region
+
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What all blocks share, small enough to travel.
+
+    model: checkpoint; tiles: the section that its tiles were cut with; ranges: (low, high) of the anatomy of each
+    plane; tumour, dtype: (low, high) and type of what is written; target: the OME-Zarr; label: its label group; seed:
+    of what a method draws.
+    """
+
+    ref: VolumeRef
+    model: str
+    tiles: Tiles
+    layout: Layout
+    ranges: tuple[tuple[float, float], ...]
+    tumour: tuple[float, float]
+    dtype: str
+    target: str
+    label: str
+    batch_size: int
+    seed: int
+    precision: str
+    threads: int
+    device: str
+    options: Options
+
+
+class Filler:
+    """Fills blocks with one replica of the generator."""
+
+    def __init__(self, filling: Filling) -> None:
+        self._filling = filling
+        self._replica = Replica(
+            filling.model,
+            None,
+            device=filling.device,
+            precision=filling.precision,
+            threads=filling.threads,
+            options=filling.options,
+        )
+        _keep_what_generates(self._replica)
+        self._volume = filling.ref.open()
+        self._dtype = np.dtype(filling.dtype)
+
+    def fill(self, region: Region) -> dict[str, Any]:
+        """Write a region of the finest level, image and label; its tiles and the SHA-256 of its voxels."""
+        planes, rows, columns = region
+        layout = self._filling.layout
+        down, across = layout.rows.touching(rows), layout.columns.touching(columns)
+        reach = layout.rows.reach(down), layout.columns.reach(across)
+        at = [reflected(span, length) for span, length in zip(reach, self._volume.shape[1:], strict=True)]
+        box = tuple((int(places.min()), int(places.max()) + 1) for places in at)
+        anatomy, label = (
+            projected(self._volume, role, (planes, box[0], box[1]), layout.depth) for role in ("anatomy", "label")
+        )
+        mesh = np.ix_(at[0] - box[0][0], at[1] - box[1][0])
+        out = np.empty([stop - start for start, stop in region], self._dtype)
+        for number, (image, classes) in enumerate(zip(anatomy, label, strict=True)):
+            plane = planes[0] + number
+            canvas = _Canvas(image[mesh], classes[mesh], (reach[0][0], reach[1][0]))
+            out[number] = self._intensities(self._plane(canvas, plane, rows, columns))
+        filling = self._filling
+        write_block(filling.target, "s0", region, out, filling.options)
+        whole = self._volume.read("label", region)
+        write_block(filling.target, f"labels/{filling.label}/s0", region, whole, filling.options)
+        return {
+            "region": [list(span) for span in region],
+            "tiles": len(out) * len(down) * len(across),
+            "sha256": hashlib.sha256(out.tobytes()).hexdigest(),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        }
+
+    def _plane(self, canvas: _Canvas, plane: int, rows: Range, columns: Range) -> np.ndarray:
+        """The blended image (y, x) in [-1, 1] of one plane of a block."""
+        layout, filling = self._filling.layout, self._filling
+        blended = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+        cells = itertools.product(layout.rows.touching(rows), layout.columns.touching(columns))
+        for batch in _batches(cells, filling.batch_size):
+            cut = [self._cut(canvas, cell, filling.ranges[plane]) for cell in batch]
+            made, _ = self._replica.generate(
+                np.stack([image for image, _ in cut]), np.stack([label for _, label in cut]), filling.seed
+            )
+            for cell, levels in zip(batch, made, strict=True):
+                image = levels.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)
+                self._add(blended, image, cell, (rows, columns))
+        return blended
+
+    def _cut(self, canvas: _Canvas, cell: Range, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Anatomy in [-1, 1] and label of one tile, as in training: resized first, then normalised."""
+        layout, clip = self._filling.layout, self._filling.tiles.clip
+        place = tuple(
+            slice(axis.starts[number] - first, axis.starts[number] - first + axis.edge)
+            for axis, number, first in zip((layout.rows, layout.columns), cell, canvas.first, strict=True)
+        )
+        image, label = canvas.image[place], canvas.label[place]
+        if image.shape != layout.shape:
+            image = resample(image, layout.shape, is_label=False)
+            label = resample(label, layout.shape, is_label=True)
+        return normalise(image, *limits, clip=clip), label
+
+    def _add(self, blended: np.ndarray, image: np.ndarray, cell: Range, spans: tuple[Range, Range]) -> None:
+        """Add the weighted part of a tile that lies in the block."""
+        axes = self._filling.layout.rows, self._filling.layout.columns
+        if image.shape != (axes[0].edge, axes[1].edge):
+            image = resample(image, (axes[0].edge, axes[1].edge), is_label=False)
+        into, part, weights = [], [], []
+        for axis, number, (start, stop) in zip(axes, cell, spans, strict=True):
+            first = axis.starts[number]
+            low, high = max(start, first), min(stop, first + axis.edge)
+            into.append(slice(low - start, high - start))
+            part.append(slice(low - first, high - first))
+            weights.append(axis.weights[number, part[-1]])
+        blended[tuple(into)] += np.outer(*weights) * image[tuple(part)]
+
+    def _intensities(self, image: np.ndarray) -> np.ndarray:
+        """From [-1, 1] to the intensities of the training data's tumour channel, in their type."""
+        values = invert(image, *self._filling.tumour)
+        if self._dtype.kind == "f":
+            return values.astype(self._dtype)
+        limits = np.iinfo(self._dtype)
+        return np.rint(values).clip(limits.min, limits.max).astype(self._dtype)
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A plane with what reflection adds: anatomy, label, and the voxel (y, x) that its corner stands for."""
+
+    image: np.ndarray
+    label: np.ndarray
+    first: tuple[int, int]
+
+
+def _batches(cells: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(itertools.islice(cells, size)):
+        yield batch
+
+
+def _keep_what_generates(replica: Replica) -> None:
+    """Let go of discriminators and judges, and switch noise off: noise of its own would tell a tile from the next."""
+    method = replica.method
+    for name in [name for name in method.networks if name not in method.inference]:
+        del method.networks[name]
+    for module in method.modules():
+        if isinstance(module, UNet256):
+            module.stochastic = False

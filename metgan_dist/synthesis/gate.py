@@ -1,0 +1,32 @@
+"""The quality gate: a pair is kept when an independent segmentor finds the imposed label in the generated image."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from metgan_dist.scores.labels import dice
+
+KEPT, REJECTED = "train", "rejected"
+
+
+def label_dice(found: Tensor, label: Tensor, classes: int) -> np.ndarray:
+    """Dice of each tile, the mean over the foreground classes that the imposed or the found label holds.
+
+    found, label: integer label maps (N, [D,] H, W). Returns (N,) float64; 1 where both are empty.
+    """
+    scores, present = [], []
+    for k in range(1, classes):
+        in_found, in_label = (found == k).long(), (label == k).long()
+        scores.append(dice(in_found, in_label))
+        present.append(((in_found + in_label).flatten(1) > 0).any(dim=1).cpu().numpy())
+    weights = np.stack(present)
+    count = weights.sum(axis=0)
+    return np.where(count > 0, (np.stack(scores) * weights).sum(axis=0) / np.maximum(count, 1), 1.0)
+
+
+def splits(gate_dice: np.ndarray, gate: float) -> np.ndarray:
+    """ "train" for pairs that are kept, "rejected" for those below the gate; without a gate (0) all are kept."""
+    if not gate:
+        return np.full(len(gate_dice), KEPT)
+    return np.where(gate_dice >= gate, KEPT, REJECTED)

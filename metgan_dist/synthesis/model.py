@@ -1,0 +1,156 @@
+"""The generator of a synthetic set: where it is from, and which tiles and segmentor go with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from metgan_dist.errors import UserError
+from metgan_dist.experiment import check_segmentor
+from metgan_dist.methods import DIVISOR
+from metgan_dist.recipe import Recipe, Synthesis, tile_edges
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.checkpoint import (
+    checkpoint_digest,
+    checkpoint_folder,
+    checkpoint_recipe,
+    load_method,
+    run_of,
+)
+from metgan_dist.volumes.location import Options, absolute, exists, join, read_bytes
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint with the recipe and digest (of its state.pt), and what the run above it left, if there is one.
+
+    `artefacts` are those of the run's result.json: tiles, judge, segmentor; empty where it has not finished.
+    """
+
+    uri: str
+    sha256: str
+    recipe: Recipe
+    run_id: str | None
+    artefacts: dict[str, Any]
+    options: Options = field(repr=False)  # may hold a secret
+
+    def own_tiles(self) -> str:
+        """The tiles that the generator was trained on; UserError where its run does not say."""
+        if "tiles" not in self.artefacts:
+            raise UserError(
+                f"synthesis.tiles: {self.uri} lies in no finished run that says which tiles it was trained on; name "
+                "them"
+            )
+        return str(self.artefacts["tiles"])
+
+    def check_tiles(self, tiles: TileSet) -> None:
+        """UserError unless these are tiles cut from volumes, of the model's channels, classes and size."""
+        manifest = tiles.manifest
+        if "synthesis" in manifest or "parts" in manifest:
+            raise UserError(f"synthesis.tiles: {tiles.uri}: synthetic or mixed tiles; give tiles cut from volumes")
+        if "anatomy" not in manifest["roles"]:
+            raise UserError(f"synthesis.tiles: {tiles.uri}: these tiles have no anatomy")
+        for name in ("anatomy", "tumour", "classes"):
+            ours, theirs = getattr(self.recipe.data, name), manifest["data"][name]
+            if ours != theirs and (name == "classes" or name in manifest["roles"]):
+                raise UserError(
+                    f"synthesis.tiles: {tiles.uri}: data.{name} is {theirs!r}, the generator was trained with {ours!r}"
+                )
+        edges = tile_edges(self.recipe)
+        fits = len(tiles.shape) == len(edges) and all(edge % DIVISOR == 0 for edge in tiles.shape[-2:])
+        if tiles.shape != tuple(edges) and not fits:
+            raise UserError(
+                f"synthesis.tiles: {tiles.uri}: tiles of {_edges(tiles.shape)} pixels do not fit a generator trained "
+                f"on {_edges(edges)}; use tiles of that size, or of a multiple of {DIVISOR}"
+            )
+
+    def check_held_out(self, tiles: TileSet, rows: np.ndarray, options: Options) -> None:
+        """UserError when a volume that gives anatomy or labels is held out, as a whole, in the generator's tiles."""
+        own = self.artefacts.get("tiles")
+        if own is None or absolute(str(own)) == tiles.uri or not exists(join(str(own), "manifest.json"), options):
+            return
+        trained = TileSet.open(str(own), options).index
+        for volume in dict.fromkeys(tiles.index["volume"].iloc[rows]):
+            splits = set(trained["split"][trained["volume"] == volume])
+            if splits & {"test", "unseen"} and "train" not in splits:
+                raise UserError(
+                    f"synthesis.tiles: {tiles.uri}: volume {volume!r} is held out ({', '.join(sorted(splits))}) in the "
+                    f"generator's own tiles {own}; use tiles that hold it out as well"
+                )
+
+    def check_generates(self, shape: tuple[int, ...], settings: Synthesis) -> None:
+        """Try the generator on one tile: UserError when the label changes nothing, or the tile does not fit.
+
+        Also when several `samples` of a label are asked of a method that has only one.
+        """
+        method, _ = load_method(self.uri, self.options)
+        random = torch.Generator().manual_seed(0)
+        batch = {"anatomy": torch.rand((1, 1, *shape), generator=random) * 2 - 1}
+        empty = torch.zeros((1, *shape), dtype=torch.long)
+        full = torch.ones_like(empty)
+        try:
+            with torch.no_grad():
+                if settings.samples > 1:
+                    method.sample({**batch, "label": empty}, 1, random)
+                torch.manual_seed(0)
+                without = method.translate({**batch, "label": empty})
+                torch.manual_seed(0)
+                same = torch.equal(without, method.translate({**batch, "label": full}))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"synthesis.tiles: tiles of {_edges(shape)} pixels do not fit the generator {self.uri}, trained on "
+                f"{_edges(tile_edges(self.recipe))} ({str(error).splitlines()[0]})"
+            ) from error
+        if same:
+            raise UserError(
+                f"synthesis.model: {self.uri}: {self.recipe.method.name} makes the same image whatever the label; "
+                "use a generator that is conditioned on it, such as metgan"
+            )
+
+
+def find_model(settings: Synthesis, options: Options) -> Model:
+    """The generator that `synthesis.model` names; UserError where there is none, or a segmentor."""
+    if settings.model is None:
+        raise UserError("synthesis.model: none given; name a run of train_metgan.py or one of its checkpoints")
+    named = absolute(settings.model)
+    uri = absolute(checkpoint_folder(named, options))
+    recipe = checkpoint_recipe(uri, options)
+    if recipe.method.name == "segmentor":
+        raise UserError(f"synthesis.model: {named}: a segmentor; name a run of train_metgan.py or its checkpoint")
+    # A run's folder may be named whose best checkpoint lies elsewhere.
+    run = run_of(uri, options) or run_of(named, options) or {}
+    artefacts = {}
+    if run and exists(join(run["folder"], "result.json"), options):
+        artefacts = json.loads(read_bytes(join(run["folder"], "result.json"), options)).get("artefacts", {})
+    return Model(uri, checkpoint_digest(uri, options), recipe, run.get("mlflow_run_id"), artefacts, options)
+
+
+def check_gate(settings: Synthesis, model: Model, options: Options) -> str | None:
+    """The checkpoint of the gate's segmentor; None without a gate.
+
+    Raises UserError where there is none, where it is no segmentor of the model's classes, or where it is the very one
+    that the generator was trained to please.
+    """
+    if not settings.gate:
+        return None
+    named = settings.segmentor or model.artefacts.get("judge")
+    if named is None:
+        raise UserError(
+            "synthesis.segmentor: the gate needs a segmentor, and the generator's run has no judge; name one"
+        )
+    check_segmentor("synthesis.segmentor", named, model.recipe)
+    uri = absolute(checkpoint_folder(named, options))
+    own = model.artefacts.get("segmentor")
+    if own is not None and checkpoint_digest(own, options) == checkpoint_digest(uri, options):
+        raise UserError(
+            f"synthesis.segmentor: {uri}: the generator was trained to please this very segmentor; name another one"
+        )
+    return uri
+
+
+def _edges(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(edge) for edge in shape)

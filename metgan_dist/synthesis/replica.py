@@ -1,0 +1,95 @@
+"""A copy of the generator on one device, and of the gate's segmentor beside it: composed tiles in, images out."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metgan_dist.synthesis.gate import label_dice
+from metgan_dist.training.checkpoint import load_method
+
+LEVELS = 65535
+"""Images in [-1, 1] are stored as uint16: 0 is -1, LEVELS is 1."""
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Replica:
+    """Generates images batch by batch.
+
+    A batch's images follow from its tiles and seed: convolutions run by deterministic algorithms, and on a CPU by a
+    fixed number of threads. Whoever wants the same images again gives the same batches.
+
+    Args:
+        model: checkpoint of the generator.
+        segmentor: checkpoint of the gate's segmentor, if there is a gate.
+        device: "cuda" or "cpu".
+        precision: "auto" is bf16 on GPUs that have it.
+        threads: on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        segmentor: str | None,
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int = 1,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.device, self._threads = torch.device(device), threads
+        self.precision: Precision = "fp32" if precision == "fp32" else "bf16"
+        if precision == "auto" and not (self.device.type == "cuda" and torch.cuda.is_bf16_supported()):
+            self.precision = "fp32"
+        # Timing picks another algorithm from run to run, and with it other last digits.
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        method, recipe = load_method(model, options)
+        self.method, self.classes = method.to(self.device), recipe.data.classes
+        self.segmentor = None if segmentor is None else load_method(segmentor, options)[0].to(self.device)
+        self._one_at_a_time = threading.Lock()
+
+    @torch.no_grad()
+    def generate(
+        self, anatomy: np.ndarray, label: np.ndarray, seed: int, sampled: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Images of a batch, and how well the segmentor finds their labels.
+
+        Args:
+            anatomy: float32 (N, [D,] H, W) in [-1, 1].
+            label: uint8 (N, [D,] H, W).
+            seed: of whatever the method draws (latents, dropout).
+            sampled: draw a latent vector for each tile, instead of taking its mean.
+
+        Returns:
+            (N, [D,] H, W) uint16, see LEVELS; (N,) Dice, NaN without a segmentor.
+        """
+        with self._one_at_a_time:
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            batch = {
+                "anatomy": torch.from_numpy(anatomy).to(self.device, non_blocking=True).unsqueeze(1),
+                "label": torch.from_numpy(label).to(self.device, non_blocking=True).long(),
+            }
+            image = self._images(batch, seed, sampled).float().clamp(-1, 1)
+            levels = ((image + 1) * (LEVELS / 2)).round()
+            dice = np.full(len(anatomy), np.nan)
+            if self.segmentor is not None:
+                # What is judged is what is stored.
+                found = self.segmentor.translate({**batch, "tumour": levels * (2 / LEVELS) - 1})
+                dice = label_dice(found, batch["label"], self.classes)
+            return levels[:, 0].to(torch.int32).cpu().numpy().astype(np.uint16), dice
+
+    def _images(self, batch: dict[str, Tensor], seed: int, sampled: bool) -> Tensor:
+        torch.manual_seed(seed)
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with half:
+            if not sampled:
+                return self.method.translate(batch)
+            source = torch.Generator().manual_seed(seed)
+            return self.method.sample(batch, 1, source)[:, 0]

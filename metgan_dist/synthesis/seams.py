@@ -1,0 +1,127 @@
+"""Whether the borders of tiles show in a volume that was written tile by tile.
+
+The score is the mean absolute difference of neighbouring voxels that a tile border separates, over the mean of those
+that none separates, along rows and along columns. 1: a border is as smooth as the inside of a tile; a jump gives more.
+
+What makes it fair:
+
+- A border is where a tile begins or ends, whatever the blending does there, so blending cannot move the borders out of
+  sight. Every border inside the volume counts.
+- Each axis is compared with itself: tissue may be coarser along one axis than along the other.
+- The inside is taken OFF to NEAR voxels away from a border, in the same rows and planes. Tissue fills the middle of a
+  volume and background its rim, so the mean over all of the inside would depend on where the borders happen to fall;
+  and what lies closer may be part of a blurred seam.
+- It is a ratio of means, not a mean of ratios: flat background adds nothing to either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metgan_dist.volumes.location import Options
+from metgan_dist.volumes.ome_zarr_writer import open_level, where
+from metgan_dist.volumes.volume import Range, Region
+
+OFF, NEAR = 4, 12
+IN_PLANE = (1, 2)
+"""Axes (of z, y, x) that tiles have borders along."""
+
+
+@dataclass(frozen=True)
+class SeamSums:
+    """Sums and counts of absolute differences: float64 (2 axes; across a border, inside a tile). They add up."""
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @staticmethod
+    def none() -> SeamSums:
+        """Of nothing."""
+        return SeamSums(np.zeros((2, 2)), np.zeros((2, 2)))
+
+    def __add__(self, other: SeamSums) -> SeamSums:
+        return SeamSums(self.sums + other.sums, self.counts + other.counts)
+
+    def scores(self) -> dict[str, Any]:
+        """`ratio` of both axes together, each weighted by its borders; of each alone; the mean differences.
+
+        A ratio is None where there is no border, and infinite for borders in a volume that is flat inside its tiles.
+        """
+        means = self.sums / np.maximum(self.counts, 1)
+        (down, level), (down_inside, level_inside) = means[:, 0], means[:, 1]
+        expected = float((self.counts[:, 0] * means[:, 1]).sum())
+        across, inside = self.sums[:, 0].sum(), self.sums[:, 1].sum()
+        counted = self.counts.sum(axis=0)
+        return {
+            "ratio": _ratio(float(across), expected, int(counted[0])),
+            "ratio_rows": _ratio(float(down), float(down_inside), int(self.counts[0, 0])),
+            "ratio_columns": _ratio(float(level), float(level_inside), int(self.counts[1, 0])),
+            "across": float(across / max(counted[0], 1)),
+            "inside": float(inside / max(counted[1], 1)),
+        }
+
+
+@dataclass(frozen=True)
+class SeamJob:
+    """A region (z, y, x) of the finest level of an OME-Zarr, to be measured; `borders` as `seam_sums` takes them."""
+
+    uri: str
+    region: Region
+    borders: tuple[np.ndarray, np.ndarray]
+    options: Options
+
+
+def measure_seams(job: SeamJob) -> SeamSums:
+    """The sums of one region of the first channel, as it was written."""
+    array = open_level(job.uri, "s0", job.options)
+    return seam_sums(lambda region: np.asarray(array[where(region)])[0], job.region, job.borders)
+
+
+def _ratio(across: float, inside: float, count: int) -> float | None:
+    if not count:
+        return None
+    if inside == 0:
+        return 1.0 if across == 0 else float("inf")
+    return across / inside
+
+
+def seam_sums(read: Callable[[Region], np.ndarray], region: Region, borders: tuple[np.ndarray, np.ndarray]) -> SeamSums:
+    """The sums of one region of a volume; those of regions that tile the volume add up to its own.
+
+    Args:
+        read: gives voxels (z, y, x) of a region. It is asked for one row or column more before the region, where there
+            is one, because a border may lie between two regions.
+        region: half open, voxels.
+        borders: along y and along x, voxels before which a border lies (`AxisTiles.borders`), ascending.
+    """
+    sums, counts = np.zeros((2, 2)), np.zeros((2, 2))
+    for number, axis in enumerate(IN_PLANE):
+        wider = list(region)
+        wider[axis] = max(0, region[axis][0] - 1), region[axis][1]
+        across, near = _kinds(wider[axis], borders[number])
+        if not near.any() and not across.any():
+            continue
+        for plane in read((wider[0], wider[1], wider[2])):
+            difference = np.abs(np.diff(plane.astype(np.float32), axis=axis - 1))
+            along = difference.sum(axis=2 - axis, dtype=np.float64)
+            for kind, chosen in enumerate((across, near)):
+                sums[number, kind] += along[chosen].sum()
+                counts[number, kind] += chosen.sum() * difference.shape[2 - axis]
+    return SeamSums(sums, counts)
+
+
+def _kinds(span: Range, borders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the differences between neighbours in a span: which cross a border, which lie inside tiles beside one."""
+    places = np.arange(span[0] + 1, span[1])
+    if not len(borders) or not len(places):
+        return np.zeros(len(places), bool), np.zeros(len(places), bool)
+    after = np.searchsorted(borders, places)
+    following, preceding = borders[np.minimum(after, len(borders) - 1)], borders[np.maximum(after - 1, 0)]
+    distance = np.minimum(np.abs(places - following), np.abs(places - preceding))
+    # Where borders follow one another more closely than that, all that lies between them is inside.
+    off = OFF if len(borders) < 2 else min(OFF, int(np.diff(borders).max()) // 2)
+    return distance == 0, (distance >= max(off, 1)) & (distance <= NEAR)

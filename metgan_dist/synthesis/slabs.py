@@ -1,0 +1,148 @@
+"""The planes of a volume as a generator was trained to see them, read slab by slab, and their intensity ranges.
+
+A model trained on projections sees, for each plane of its output, the maximum over `depth` planes centred on it, labels
+likewise; one trained on slices sees the plane itself. Beyond its first and last plane a volume is continued by
+reflection, which adds nothing to a maximum over planes that are in it already.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from metgan_dist.recipe import Tiles
+from metgan_dist.synthesis.blending import AxisTiles
+from metgan_dist.tiles.blocks import pieces
+from metgan_dist.tiles.geometry import output_shape, target_factors
+from metgan_dist.tiles.intensity import Histogram
+from metgan_dist.tiles.ranges import range_of
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
+from metgan_dist.volumes.ome_zarr_writer import chunks_and_shards, regions
+from metgan_dist.volumes.volume import Range, Region
+
+PIECE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tiles, in voxels of the volume, a generator of 2D tiles makes of each plane.
+
+    depth: planes that a tile runs through; rows, columns: tiles along y and x; shape: pixels (H, W) of a tile as the
+    generator sees it, to and from which tiles are resized where that is not their size in voxels.
+    """
+
+    depth: int
+    rows: AxisTiles
+    columns: AxisTiles
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(tiles: Tiles, volume: LabelledVolume, overlap: float) -> Layout:
+        """From the recipe section that the model's tiles were cut with (2D ones along z).
+
+        Raises UserError for tiles of another voxel size, where the volume does not say its own.
+        """
+        at = volume.spacing
+        factors = target_factors(tiles, volume.id, (at.z, at.y, at.x) if at else None)
+        height, width = tiles.size if len(tiles.size) == 2 else tiles.size * 2
+        depth = 1 if tiles.kind == "slice" else max(1, round((tiles.depth or max(tiles.size)) * factors[0]))
+        out_height, out_width = output_shape(tiles)
+        return Layout(
+            depth,
+            AxisTiles.over(volume.shape[1], max(1, round(height * factors[1])), overlap),
+            AxisTiles.over(volume.shape[2], max(1, round(width * factors[2])), overlap),
+            (out_height, out_width),
+        )
+
+
+def projected(volume: LabelledVolume, role: Role, region: Region, depth: int) -> np.ndarray:
+    """Planes (z, y, x) of a region, each the maximum over `depth` planes centred on it: one more before, if even.
+
+    Beside the result, holds a piece of the source: PIECE_BYTES, or one of its chunks.
+    """
+    (first, last), rows, columns = region
+    below = depth // 2
+    source = max(0, first - below), min(volume.shape[0], last - 1 - below + depth)
+    dtype = volume.dtypes[role]
+    lowest = np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
+    planes = np.full((last - first, rows[1] - rows[0], columns[1] - columns[0]), lowest, dtype)
+
+    def seen_from(plane: int) -> Range:
+        return max(first, plane + below - depth + 1) - first, min(last, plane + below + 1) - first
+
+    for piece in pieces((source, rows, columns), volume.chunks, dtype.itemsize, PIECE_BYTES):
+        voxels = volume.read(role, piece)
+        y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(piece[1:], (rows, columns), strict=True))
+        # Planes that the same outputs see are joined first: most of them, where a projection is deep.
+        for (low, high), together in itertools.groupby(range(*piece[0]), key=seen_from):
+            listed = list(together)
+            part = voxels[listed[0] - piece[0][0] : listed[-1] + 1 - piece[0][0]].max(axis=0)
+            np.maximum(planes[low:high, y, x], part, out=planes[low:high, y, x])
+    return planes
+
+
+@dataclass(frozen=True)
+class SurveyJob:
+    """Planes of a volume that one task measures, in the parts that are later filled one by one."""
+
+    ref: VolumeRef
+    planes: Range
+    tiles: Tiles
+    depth: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of some planes: a histogram of all, a range for each, and how many voxels each label class has."""
+
+    planes: Range
+    histogram: Histogram
+    ranges: list[tuple[float, float]]
+    classes: np.ndarray
+
+
+def survey_planes(job: SurveyJob) -> Measured:
+    """Measure the anatomy as the generator will see it, and check every label value; UserError for a wrong one."""
+    volume = job.ref.open()
+    by_plane: list[list[Histogram]] = [[] for _ in range(*job.planes)]
+    classes = np.zeros(volume.classes, np.int64)
+    for _, rows, columns in regions((1, *volume.shape[1:]), chunks_and_shards(volume.shape)[1]):
+        region = job.planes, rows, columns
+        for listed, plane in zip(by_plane, projected(volume, "anatomy", region, job.depth), strict=True):
+            listed.append(Histogram.of_tiles([plane]))
+        classes += np.bincount(volume.read("label", region).ravel(), minlength=volume.classes)
+    planes = [Histogram.merge(listed) for listed in by_plane]
+    ranges = [range_of(histogram, job.tiles) for histogram in planes]
+    return Measured(job.planes, Histogram.merge(planes), ranges, classes)
+
+
+class Survey:
+    """What all planes of a volume have in common, gathered from parts that come in the order of their planes."""
+
+    def __init__(self, tiles: Tiles) -> None:
+        self._tiles = tiles
+        self.histogram: Histogram | None = None
+        self.classes = np.zeros(0, np.int64)
+        self._ranges: list[tuple[float, float]] = []
+
+    def add(self, part: Measured) -> None:
+        """Take the next planes in."""
+        known = [] if self.histogram is None else [self.histogram]
+        self.histogram = Histogram.merge([*known, part.histogram])
+        self.classes = part.classes if not len(self.classes) else self.classes + part.classes
+        self._ranges += part.ranges
+
+    @property
+    def over(self) -> str:
+        """What the anatomy's ranges are taken over: "plane" where the training tiles' were, else "volume".
+
+        Also where training took them over a tile: tiles with ranges of their own would not fit together.
+        """
+        return "plane" if self._tiles.normalise_over == "plane" else "volume"
+
+    def ranges(self) -> list[tuple[float, float]]:
+        """(low, high) of the anatomy of each plane, which become -1 and 1."""
+        assert self.histogram is not None
+        return self._ranges if self.over == "plane" else [range_of(self.histogram, self._tiles)] * len(self._ranges)

@@ -1,0 +1,155 @@
+"""A volume to be filled and the generator to fill it with: opened, checked to fit each other, and described."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe, Tiles, VolumeEntry
+from metgan_dist.synthesis.model import find_model
+from metgan_dist.synthesis.slabs import Layout
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.location import Options, absolute, basename
+from metgan_dist.volumes.open import open_volume
+
+
+@dataclass(frozen=True)
+class SourceVolume:
+    """What is known before the first voxel is read.
+
+    Attributes:
+        recipe: of the job.
+        model: of the generator: uri and sha256 of its checkpoint, method, run.
+        tiles: the recipe section that the generator's tiles were cut with.
+        channel: name of what it makes.
+        training: tiles that say between which intensities it was trained.
+        ref, volume: anatomy and label, as a worker opens them, and opened.
+        layout: tiles on each plane.
+    """
+
+    recipe: Recipe
+    model: dict[str, Any]
+    tiles: Tiles
+    channel: str
+    training: TileSet
+    ref: VolumeRef
+    volume: LabelledVolume
+    layout: Layout
+
+    @staticmethod
+    def of(recipe: Recipe) -> SourceVolume:
+        """Open what the recipe's section `synthesis` names.
+
+        Raises UserError (one line) for no model or one that cannot fill a volume, a volume without the channel that it
+        was trained on, a label of another shape, and tiles of other channels.
+        """
+        settings, options = recipe.synthesis, recipe.storage.options
+        model = find_model(settings, options)
+        tiles, data = model.recipe.tiles, model.recipe.data
+        _check_tiles(model.uri, tiles)
+        ref = _reference(recipe, data.anatomy, data.classes)
+        volume = ref.open()
+        layout = Layout.of(tiles, volume, settings.overlap)
+        model.check_generates(layout.shape, settings.model_copy(update={"samples": 1}))
+        training = TileSet.open(settings.tiles or model.own_tiles(), options)
+        model.check_tiles(training)
+        if "tumour" not in training.manifest["roles"]:
+            raise UserError(f"synthesis.tiles: {training.uri}: no tumour channel, whose intensities are to be written")
+        known = {"uri": model.uri, "sha256": model.sha256, "method": model.recipe.method.name, "run": model.run_id}
+        return SourceVolume(recipe, known, tiles, data.tumour, training, ref, volume, layout)
+
+    @property
+    def options(self) -> Options:
+        return self.recipe.storage.options
+
+    @property
+    def label_name(self) -> str:
+        """What the label is called in the volume that is written: its file or group, without the extension."""
+        return basename(self.ref.entry.label or "label").partition(".")[0] or "label"
+
+    @property
+    def tumour_range(self) -> tuple[float, float]:
+        """Intensities that the generator's -1 and 1 become: the median low and high of the training tiles."""
+        training = self.training.index[self.training.index["split"] == "train"]
+        return float(training["tumour_low"].median()), float(training["tumour_high"].median())
+
+    @property
+    def tumour_dtype(self) -> str:
+        """Type of the training volumes' tumour channel; one that holds them all where they differ."""
+        return str(np.result_type(*(volume["dtypes"]["tumour"] for volume in self.training.manifest["volumes"])))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the voxels follow from, and where that came from."""
+        settings, layout = self.recipe.synthesis, self.layout
+        return {
+            "model": self.model,
+            "tiles": {"uri": self.training.uri, "digest": self.training.digest},
+            "source": {
+                "volume": self.ref.paths[0],
+                "channel": self.ref.anatomy,
+                "label": self.ref.label_path() or self.ref.entry.label,
+                "shape": list(self.volume.shape),
+                "dtype": str(self.volume.dtypes["anatomy"]),
+                "affine": None if self.volume.affine is None else self.volume.affine.tolist(),
+            },
+            "settings": {
+                "overlap": settings.overlap,
+                "seed": settings.seed,
+                "batch_size": settings.batch_size,
+                "precision": self.recipe.training.precision,
+                "normalise": self.tiles.normalise,
+                "percentiles": list(self.tiles.percentiles),
+            },
+            "layout": {
+                "planes_seen": layout.depth,
+                "tile_voxels": [layout.rows.edge, layout.columns.edge],
+                "tile_pixels": list(layout.shape),
+                "shared_voxels": [layout.rows.shared, layout.columns.shared],
+            },
+        }
+
+
+def _check_tiles(model: str, tiles: Tiles) -> None:
+    """UserError for a generator whose tiles cannot be laid on the planes of a volume."""
+    what = None
+    if tiles.kind == "crop":
+        what = "3D crops; a volume is filled plane by plane, by a generator of slices or projections"
+    elif tiles.modality != "light-sheet":
+        what = f"{tiles.modality} tiles, whose volumes are preprocessed as a whole; generate tiles instead"
+    elif "z" not in tiles.views:
+        what = f"views along {', '.join(tiles.views)}; a volume is filled along z"
+    if what is not None:
+        raise UserError(f"synthesis.model: {model}: trained on {what}")
+
+
+def _reference(recipe: Recipe, anatomy: str, classes: int) -> VolumeRef:
+    """The volume and its label; the channel of the model's name, or the only one. UserError where there is neither."""
+    settings, options = recipe.synthesis, recipe.storage.options
+    assert settings.volume is not None
+    path = absolute(settings.volume)
+    channels = open_volume(path, options=options, missing_chunks=recipe.data.missing_chunks).channels
+    if anatomy not in channels and len(channels) > 1:
+        raise UserError(
+            f"synthesis.volume: {path}: no channel '{anatomy}', which the generator was trained on; its channels: "
+            f"{', '.join(channels)}"
+        )
+    name = basename(path).partition(".")[0]
+    return VolumeRef(
+        id=name,
+        organ=None,
+        patient=None,
+        split="unseen",
+        entry=VolumeEntry(id=name, path=path, label=settings.volume_label),
+        base=absolute("."),
+        anatomy=anatomy if anatomy in channels else channels[0],
+        tumour="",
+        label=None,
+        classes=classes,
+        options=options,
+        missing_chunks=recipe.data.missing_chunks,
+    )

@@ -1,0 +1,212 @@
+"""What synthesize.py does: from a trained generator and its tiles to a synthetic set, after checking that they fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+
+from metgan_dist.command_line import Command
+from metgan_dist.errors import UserError
+from metgan_dist.experiment import Experiment, run_experiment
+from metgan_dist.job import say
+from metgan_dist.recipe import Recipe, Synthesis
+from metgan_dist.synthesis.crew import Crew
+from metgan_dist.synthesis.dataset import finish_set
+from metgan_dist.synthesis.drawings import Drawing, read_drawings
+from metgan_dist.synthesis.gate import KEPT, REJECTED
+from metgan_dist.synthesis.generate import Work, generate, part_bytes
+from metgan_dist.synthesis.model import Model, check_gate, find_model
+from metgan_dist.synthesis.plan import Sources, plan_tiles
+from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, summarise, synthetic_lesions
+from metgan_dist.synthesis.whole_volume import VolumeSynthesis
+from metgan_dist.tiles.shards import remove_shards, write_whole
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.training.checkpoint import checkpoint_digest
+from metgan_dist.volumes.location import exists, filesystem, join, read_bytes
+
+# Settings that do not change what is made, and those that the manifest names in sections of their own.
+NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures", "volume", "volume_label", "overlap"}
+PLAN = "plan.json"
+MOST_PART_BYTES = 2**30
+
+
+def synthesize(command: Command) -> str:
+    """The job: tiles, or a whole volume where the recipe names one."""
+    if not command.debug:
+        # Ray's core warns on standard error of each pool of actors that Ray Data starts.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    whole = command.recipe.synthesis.volume is not None
+    planned = VolumeSynthesis.planned(command.recipe) if whole else TileSynthesis.planned(command.recipe)
+    return run_experiment(command, "synthesize", planned.carry_out, planned.tags)
+
+
+@dataclass(frozen=True)
+class TileSynthesis:
+    """A synthetic set that can be made: its generator, the tiles that give anatomy and labels, the user's drawings."""
+
+    settings: Synthesis
+    model: Model
+    tiles: TileSet
+    sources: Sources
+    drawings: list[Drawing]
+    segmentor: str | None
+    segmentor_digest: str | None
+
+    @staticmethod
+    def planned(recipe: Recipe) -> TileSynthesis:
+        """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
+        settings, options = recipe.synthesis, recipe.storage.options
+        if recipe.data.path is not None:
+            raise UserError(
+                "data.path: give the tiles as synthesis.tiles; empty, they are those of the generator's run"
+            )
+        model = find_model(settings, options)
+        tiles = TileSet.open(settings.tiles or model.own_tiles(), options)
+        model.check_tiles(tiles)
+        sources = Sources.of(tiles, settings)
+        model.check_held_out(tiles, np.union1d(sources.anatomies.rows, sources.labels.rows), options)
+        if part_bytes(settings, tiles.shape) > MOST_PART_BYTES:
+            most = settings.shard * MOST_PART_BYTES // part_bytes(settings, tiles.shape)
+            raise UserError(
+                f"synthesis.shard: {settings.shard} tiles of {tiles.shape} take too much memory; use {most}"
+            )
+        drawings: list[Drawing] = []
+        if settings.drawn:
+            assert settings.labels is not None
+            drawings = read_drawings(settings.labels, tiles.shape, model.recipe.data.classes, options)
+        model.check_generates(tiles.shape, settings)
+        segmentor = check_gate(settings, model, options)
+        digest = None if segmentor is None else checkpoint_digest(segmentor, options)
+        return TileSynthesis(settings, model, tiles, sources, drawings, segmentor, digest)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """For the MLflow run: the generator, and the run that trained it."""
+        return {
+            "generator": self.model.uri,
+            "generator.sha256": self.model.sha256,
+            **({"generator.run": self.model.run_id} if self.model.run_id else {}),
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The manifest's section `synthesis`: what the pixels follow from."""
+        return {
+            "settings": self.settings.model_dump(mode="json", exclude=NOT_CONTENT),
+            "model": {
+                "uri": self.model.uri,
+                "sha256": self.model.sha256,
+                "method": self.model.recipe.method.name,
+                "run": self.model.run_id,
+            },
+            "tiles": {"uri": self.tiles.uri, "digest": self.tiles.digest},
+            "segmentor": None if self.segmentor is None else {"uri": self.segmentor, "sha256": self.segmentor_digest},
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the facts and of the user's drawings."""
+        tree = [self.facts, [drawing.source for drawing in self.drawings]]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+    def carry_out(self, experiment: Experiment) -> None:
+        """The work of the job."""
+        result, options = experiment.result, experiment.recipe.storage.options
+        folder = join(experiment.run.folder, "tiles")
+        with experiment.log() as log:
+            name = f"tiles-{self.tiles.digest[:8]}"
+            log.dataset(name, self.tiles.uri, self.tiles.digest, "source", len(self.sources.anatomies.rows))
+        say(
+            f"generator: {self.model.recipe.method.name} in {self.model.uri}; anatomy from "
+            f"{len(self.sources.anatomies.rows)} tiles, labels from {len(self.sources.labels.rows)} and "
+            f"{len(self.drawings)} drawings"
+        )
+        with result.phase("generation"):
+            markers = self._generate(experiment, folder)
+            made = self._finished(folder, markers, options)
+        with result.phase("summary"):
+            self._report(experiment, made, markers)
+
+    def _generate(self, experiment: Experiment, folder: str) -> dict[str, dict[str, Any]]:
+        options = experiment.recipe.storage.options
+        _begin(folder, self.fingerprint, options, say)
+        with experiment.result.phase("plan"):
+            plan = self.plan()
+        crew = Crew.of(self.settings, experiment.plan, ray.available_resources())
+        return generate(
+            self.work(folder, experiment.recipe.training.precision, options), plan, self.drawings, crew, say
+        )
+
+    def plan(self) -> pd.DataFrame:
+        """The table of all tiles."""
+        return plan_tiles(self.sources, self.settings, len(self.drawings))
+
+    def work(self, folder: str, precision: str, options: dict[str, Any]) -> Work:
+        """What the tasks must know."""
+        tiles = self.tiles
+        return Work(tiles.uri, tiles.digest, self.settings, folder, self.model.uri, self.segmentor, precision, options)
+
+    def _finished(self, folder: str, markers: dict[str, dict[str, Any]], options: dict[str, Any]) -> TileSet:
+        manifest = join(folder, MANIFEST)
+        if exists(manifest, options) and json.loads(read_bytes(manifest, options))["fingerprint"] == self.fingerprint:
+            return TileSet.open(folder, options)
+        return finish_set(folder, self.tiles, markers, self.facts, self.settings.gate, self.fingerprint, options)
+
+    def _report(self, experiment: Experiment, made: TileSet, markers: dict[str, dict[str, Any]]) -> None:
+        """Pictures, summary and records; UserError at the end when the gate let nothing through."""
+        counts, result = made.manifest["counts"], experiment.result
+        result.tiles, result.artefacts["dataset"] = counts, made.uri
+        synthetic, real = synthetic_lesions(made, markers), real_lesions(self.tiles)
+        summary = summarise(made, synthetic, real)
+        files = {"summary.json": json.dumps(summary, indent=1).encode(), "lesions.png": lesion_plot(synthetic, real)}
+        for name, split in (("preview.png", KEPT), ("rejected.png", REJECTED)):
+            picture = preview(made, split, self.settings.pictures)
+            if picture is not None:
+                files[name] = picture
+        artefacts = {
+            "preview.png": "preview",
+            "rejected.png": "rejected",
+            "summary.json": "summary",
+            "lesions.png": "plot",
+        }
+        with experiment.log() as log:
+            log.dataset(f"synthetic-{made.digest[:8]}", made.uri, made.digest, "generated", counts[KEPT])
+            log.text(json.dumps(made.manifest, indent=1), "tiles/manifest.json")
+            for name, content in files.items():
+                log.content(content, name)
+                uri = join(experiment.run.folder, name)
+                write_whole(uri, content, made.options)
+                result.artefacts[artefacts[name]] = uri
+        result.scores = {"lesions": summary["lesions"], "gate": summary["gate"], "placement": summary["placement"]}
+        if not counts[KEPT]:
+            best = summary["gate"]["dice"]
+            raise UserError(
+                f"synthesis.gate: none of {counts['planned']} pairs reached a Dice of {self.settings.gate:g} (mean "
+                f"{best['mean']:.3f}, 95 % below {best['p95']:.3f}); lower it, or "
+                f"look at {result.artefacts['rejected']}"
+            )
+        dropped = f", {counts[REJECTED]} dropped by the gate" if self.settings.gate else ""
+        say(f"synthesis: {counts[KEPT]} tiles{dropped}; {made.uri}")
+        say(f"digest: {made.digest}")
+
+
+def _begin(folder: str, fingerprint: str, options: dict[str, Any], report: Callable[[str], None]) -> None:
+    """Note in the folder what is being made; what was made of something else there is removed."""
+    uri = join(folder, PLAN)
+    if exists(uri, options):
+        if json.loads(read_bytes(uri, options))["fingerprint"] == fingerprint:
+            return
+        report(f"synthesis: {folder} was begun with another generator or other tiles; it is made afresh")
+        fs, manifest = filesystem(join(folder, MANIFEST), options)
+        if fs.exists(manifest):
+            fs.rm_file(manifest)
+        remove_shards(folder, options)
+    write_whole(uri, json.dumps({"fingerprint": fingerprint}).encode(), options)

@@ -1,0 +1,248 @@
+"""A whole volume filled by a generator: the synthetic tumour channel as an OME-Zarr with pyramid and label.
+
+Four passes over blocks on Ray: the anatomy is measured, so that one intensity range holds for the volume (or one for
+each plane, where the generator was trained so); the finest level is generated from overlapping tiles; coarser levels
+are averaged from it; the seams are scored on what was written. No process holds more than a block of the volume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from metgan_dist.experiment import Experiment
+from metgan_dist.figures import image_grid
+from metgan_dist.job import say
+from metgan_dist.recipe import Recipe
+from metgan_dist.synthesis.crew import Crew
+from metgan_dist.synthesis.filling import Filling
+from metgan_dist.synthesis.passes import Pass, remove_markers
+from metgan_dist.synthesis.seams import SeamJob, SeamSums, measure_seams
+from metgan_dist.synthesis.slabs import Survey, SurveyJob, projected, survey_planes
+from metgan_dist.synthesis.source_volume import SourceVolume
+from metgan_dist.tiles.intensity import normalise
+from metgan_dist.tiles.ranges import check_volume
+from metgan_dist.tiles.shards import write_whole
+from metgan_dist.training.checkpoint import code_version
+from metgan_dist.volumes import ome_zarr_writer as ome
+from metgan_dist.volumes.location import exists, join, read_bytes
+from metgan_dist.volumes.volume import Region
+
+TARGET, MARKERS, PLAN = "synthetic.ome.zarr", "volume", "plan.json"
+ATTRIBUTE = "metgan_dist"
+PREVIEW_EDGE, PREVIEW_PLANES = 512, 4
+
+
+def fill_volume(experiment: Experiment) -> None:
+    """Check and carry out in one go; see `VolumeSynthesis`."""
+    VolumeSynthesis.planned(experiment.recipe).carry_out(experiment)
+
+
+@dataclass(frozen=True)
+class VolumeSynthesis:
+    """A whole volume that can be made: `synthetic.ome.zarr` in the run's folder.
+
+    Its channel has the name, the type and the intensities of the training data's tumour channel: the generator's -1 and
+    1 become the median low and high of the training tiles, one range for the whole volume, so that brightness
+    does not jump between planes.
+    """
+
+    source: SourceVolume
+
+    @staticmethod
+    def planned(recipe: Recipe) -> VolumeSynthesis:
+        """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
+        return VolumeSynthesis(SourceVolume.of(recipe))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """For the MLflow run: the generator, and the run that trained it."""
+        model = self.source.model
+        run = {"generator.run": model["run"]} if model["run"] else {}
+        return {"generator": model["uri"], "generator.sha256": model["sha256"], **run}
+
+    def carry_out(self, experiment: Experiment) -> None:
+        """The work of the job; what an earlier start of the run finished is not made again.
+
+        The result gets the artefacts `volume` and `preview`, the scores `seams`, and the largest memory of a replica.
+
+        Raises UserError for label values that are no class of the generator and for a volume that is constant.
+        """
+        work, result = _Work(self.source, experiment.run.folder), experiment.result
+        crew = Crew.of(experiment.recipe.synthesis, experiment.plan, ray.available_resources())
+        with result.phase("survey"):
+            plan = work.surveyed()
+        with result.phase("synthesis"):
+            blocks = work.filled(plan, crew)
+        with result.phase("pyramid"):
+            work.coarsened()
+        with result.phase("seams"):
+            seams = work.seams()
+        digest = work.finish(plan, blocks)
+        preview, picture = join(experiment.run.folder, "preview.png"), work.preview(plan)
+        write_whole(preview, picture, self.source.options)
+        with experiment.log() as log:
+            log.png(picture, "preview.png")
+            log.dataset(f"volume-{digest[:8]}", work.target, digest, "generated", self.source.volume.shape[0])
+        result.scores["seams"] = seams
+        result.artefacts |= {"volume": work.target, "voxels_sha256": digest, "preview": preview}
+        result.resources["peak_rss_bytes"] = max(block["peak_rss_bytes"] for block in blocks)
+        ratio = "there are none" if seams["ratio"] is None else f"{seams['ratio']:.3f}"
+        say(f"volume: {work.target}; gradient across tile borders against inside tiles: {ratio}")
+
+
+class _Work:
+    """The passes over one volume, in the order in which they are made."""
+
+    def __init__(self, source: SourceVolume, folder: str) -> None:
+        self.source, self.options = source, source.options
+        self.target, self.markers = join(folder, TARGET), join(folder, MARKERS)
+        self.levels = ome.plan_levels(source.volume.shape, source.volume.spacing)
+
+    def surveyed(self) -> dict[str, Any]:
+        """What is made from what and in which ranges, measured or as an earlier start noted it; the arrays exist."""
+        uri, provenance, source = join(self.markers, PLAN), self.source.provenance, self.source
+        if exists(uri, self.options):
+            plan: dict[str, Any] = json.loads(read_bytes(uri, self.options))
+            if plan["provenance"] == provenance:
+                return plan
+            say("volume: generator, volume or tiles have changed since this run began; it is started afresh")
+        remove_markers(self.markers, self.options)
+        z, step = source.volume.shape[0], ome.chunks_and_shards(source.volume.shape)[1][0]
+        spans = [(first, min(first + step, z)) for first in range(0, z, step)]
+        jobs = {f"{span[0]}": SurveyJob(source.ref, span, source.tiles, source.layout.depth) for span in spans}
+        survey = Survey(source.tiles)
+        for part in self._pass("survey", marked=False).tasks(survey_planes, jobs):
+            survey.add(part)
+        assert survey.histogram is not None
+        check_volume([survey.histogram], source.tiles, source.ref.id, "anatomy")
+        plan = {
+            "provenance": provenance,
+            "ranges": [list(limits) for limits in survey.ranges()],
+            "over": survey.over,
+            "tumour": list(source.tumour_range),
+            "dtype": source.tumour_dtype,
+            "classes": survey.classes.tolist(),
+        }
+        ome.create_image(self.target, self.levels, plan["dtype"], source.label_name, self.options)
+        write_whole(uri, json.dumps(plan).encode(), self.options)
+        return plan
+
+    def filled(self, plan: dict[str, Any], crew: Crew) -> list[dict[str, Any]]:
+        """The finest level; what was noted of each block, in the order of their regions."""
+        source, settings, regions = self.source, self.source.recipe.synthesis, self._regions(self.levels[0])
+        layout = source.layout
+        tiles = len(layout.rows.starts) * len(layout.columns.starts) * source.volume.shape[0]
+        say(f"volume: {source.volume.shape} voxels in {len(regions)} blocks, {tiles} tiles; {crew}")
+        filling = Filling(
+            source.ref,
+            source.model["uri"],
+            source.tiles,
+            layout,
+            tuple((low, high) for low, high in plan["ranges"]),
+            (plan["tumour"][0], plan["tumour"][1]),
+            plan["dtype"],
+            self.target,
+            source.label_name,
+            settings.batch_size,
+            settings.seed,
+            source.recipe.training.precision,
+            settings.threads,
+            crew.device,
+            self.options,
+        )
+        blocks = list(self._pass("synthesis").fill(filling, regions, crew))
+        return sorted(blocks, key=lambda block: block["region"])
+
+    def coarsened(self) -> None:
+        """The coarser levels of image and label, each from the one before."""
+        for finer, coarser in zip(self.levels, self.levels[1:], strict=False):
+            step = tuple(new // old for new, old in zip(coarser.factor, finer.factor, strict=True))
+            jobs = {
+                name: ome.CoarserJob(
+                    self.target,
+                    self.source.label_name,
+                    finer.path,
+                    coarser.path,
+                    region,
+                    (step[0], step[1], step[2]),
+                    self.options,
+                )
+                for name, region in self._regions(coarser).items()
+            }
+            for _ in self._pass(f"level {coarser.path}").tasks(ome.coarsen_block, jobs):
+                pass
+
+    def seams(self) -> dict[str, Any]:
+        """Scores of the written volume (see `seams`)."""
+        borders = self.source.layout.rows.borders, self.source.layout.columns.borders
+        jobs = {
+            name: SeamJob(self.target, region, borders, self.options)
+            for name, region in self._regions(self.levels[0]).items()
+        }
+        parts = self._pass("seams", marked=False).tasks(measure_seams, jobs)
+        return sum(parts, start=SeamSums.none()).scores()
+
+    def finish(self, plan: dict[str, Any], blocks: list[dict[str, Any]]) -> str:
+        """Write the metadata, which make the folder an OME-Zarr; the SHA-256 of all voxels."""
+        source, dtype, (low, high) = self.source, np.dtype(plan["dtype"]), plan["tumour"]
+        content = [list(source.volume.shape), str(dtype), *(block["sha256"] for block in blocks)]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        possible = (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" else (low, high)
+        scales = {
+            name: ome.multiscales(name, self.levels, source.volume.spacing, channel_axis=channel)
+            for name, channel in (("synthetic", True), (source.label_name, False))
+        }
+        image = ome.image_metadata(scales["synthetic"], [ome.channel(source.channel, "FF00FF", (low, high), possible)])
+        classes = {value: f"class {value}" for value in range(1, source.volume.classes)}
+        lows, highs = zip(*plan["ranges"], strict=True)
+        attributes = {
+            **plan["provenance"],
+            "intensities": {
+                "anatomy": {"over": plan["over"], "low": [min(lows), max(lows)], "high": [min(highs), max(highs)]},
+                "tumour": {"low": low, "high": high, "from": "median of the training tiles"},
+            },
+            "label_voxels": plan["classes"],
+            "voxels_sha256": digest,
+            "code": code_version(),
+        }
+        ome.finish_image(
+            self.target,
+            image,
+            source.label_name,
+            ome.label_metadata(scales[source.label_name], classes),
+            {ATTRIBUTE: attributes},
+            self.options,
+        )
+        return digest
+
+    def preview(self, plan: dict[str, Any]) -> bytes:
+        """PNG of anatomy, label and generated image in the middle of some planes."""
+        volume, (z, y, x) = self.source.volume, self.source.volume.shape
+        rows, columns = (
+            (max(0, (length - PREVIEW_EDGE) // 2), min(length, (length + PREVIEW_EDGE) // 2)) for length in (y, x)
+        )
+        written = ome.open_level(self.target, "s0", self.options)
+        pictures: dict[str, list[np.ndarray]] = {"anatomy": [], "label": [], "generated": []}
+        planes = sorted({round(at) for at in np.linspace(0, z - 1, PREVIEW_PLANES + 2)[1:-1]})
+        for plane in planes:
+            region, depth = ((plane, plane + 1), rows, columns), self.source.layout.depth
+            anatomy = projected(volume, "anatomy", region, depth)[0]
+            pictures["anatomy"].append(normalise(anatomy, *plan["ranges"][plane], clip=True))
+            pictures["label"].append(projected(volume, "label", region, depth)[0])
+            generated = np.asarray(written[ome.where(region)])[0, 0]
+            pictures["generated"].append(normalise(generated, *plan["tumour"], clip=True))
+        return image_grid(pictures, rows=[f"plane {plane}" for plane in planes])
+
+    def _pass(self, title: str, marked: bool = True) -> Pass:
+        return Pass(f"volume: {title}", self.markers if marked else None, self.options, say)
+
+    def _regions(self, level: ome.Level) -> dict[str, Region]:
+        """The blocks of a level by name: its shards."""
+        shards = ome.chunks_and_shards(level.shape)[1]
+        return {f"{level.path}-{n:06d}": region for n, region in enumerate(ome.regions(level.shape, shards))}

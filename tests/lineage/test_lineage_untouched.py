@@ -1,0 +1,212 @@
+"""Synthetic tiles behind which something saw the test tiles are refused, and so are those whose past is not known."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metgan_dist.errors import UserError
+from metgan_dist.lineage.untouched import check_untouched, overlapping
+from metgan_dist.lineage.volumes import KnownVolume
+from metgan_dist.tracking.server import connect
+
+FIELD = "segmentation.datasets"
+
+
+def refusal(test, synthetic, store=None) -> str:
+    with pytest.raises(UserError) as caught:
+        check_untouched(FIELD, test, synthetic, store)
+    text = str(caught.value)
+    assert text.startswith(f"{FIELD}: ")
+    assert "\n" not in text
+    return text
+
+
+def test_a_sound_pedigree_is_accepted_with_or_without_a_tracking_uri(study):
+    check_untouched(FIELD, study.real, study.made, study.store)
+    check_untouched(FIELD, study.real, study.made)  # the store is found through the runs' folders
+
+
+def test_an_anatomy_of_a_test_volume_is_refused(study):
+    made = study.synthetic("slipped", study.real, study.weights, study.ids["gan"], rows=[*range(16), *range(48, 64)])
+    study.run("slipped", "synthesize", generated=made)
+    text = refusal(study.real, made, study.store)
+    assert f"anatomies of synthetic tiles {made.uri} show test tiles" in text
+    assert "volume 'v3', 16 tiles, z 0-4, y 0-32, x 0-32" in text
+
+
+def test_a_label_of_a_test_volume_is_refused(study):
+    row = int(np.flatnonzero(study.real.index["volume"] == "v3")[5])
+    made = study.synthetic("label", study.real, study.weights, study.ids["gan"], labels=(0, row))
+    study.run("label", "synthesize", generated=made)
+    text = refusal(study.real, made, study.store)
+    assert f"labels of synthetic tiles {made.uri} show test tiles" in text
+    assert "volume 'v3', 1 tile, z 1-2, y 0-16, x 16-32" in text
+
+
+def test_a_gan_that_saw_the_test_volumes_is_refused(study):
+    """The same volumes, split another way: what is tested here was trained on there."""
+    other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "val"})
+    study.run("gan-2", "train_metgan", training=other)
+    weights = study.checkpoint("gan-2", b"others")
+    made = study.synthetic("by-gan-2", study.real, weights, study.ids["gan-2"])
+    study.run("by-gan-2", "synthesize", generated=made)
+    text = refusal(study.real, made, study.store)
+    assert f"training data of run gan-2 ({study.ids['gan-2']}), the generator of synthetic tiles {made.uri}," in text
+    assert "volume 'v3', 16 tiles" in text
+
+
+def test_a_gan_that_saw_the_test_tiles_through_a_mixture_or_a_synthetic_set_is_refused(study):
+    seen = study.tiles("seen", study.volumes(), {"v1": "train", "v3": "train"})
+    study.run("gan-2", "train_metgan", training=study.mixed("mixture", study.real, seen))
+    made = study.synthetic("by-gan-2", study.real, study.checkpoint("gan-2"), study.ids["gan-2"])
+    study.run("by-gan-2", "synthesize", generated=made)
+    assert "training data of run gan-2" in refusal(study.real, made, study.store)
+    study.run("gan-3", "train_metgan", training=made)
+    child = study.synthetic("by-gan-3", study.real, study.checkpoint("gan-3"), study.ids["gan-3"])
+    study.run("by-gan-3", "synthesize", generated=child)
+    assert "training data of run gan-2" in refusal(study.real, child, study.store)
+
+
+@pytest.mark.parametrize(("test_slices", "touched"), [((3,), False), ((2, 3), True)])
+def test_slabs_of_one_volume_touch_only_where_they_overlap(study, test_slices, touched):
+    """The GAN was trained on slices 0 to 2 of v0."""
+    recipe = study.volumes(("v0",))
+    trained = study.tiles("slabs", recipe, {"v0": ["train", "train", "val", "test"]})
+    study.run("gan-2", "train_metgan", training=trained)
+    made = study.synthetic("by-gan-2", trained, study.checkpoint("gan-2"), study.ids["gan-2"], rows=range(4))
+    study.run("by-gan-2", "synthesize", generated=made)
+    split = ["unseen" if z in test_slices else "train" for z in range(4)]
+    test = study.tiles("test", recipe, {"v0": split})
+    if touched:
+        assert "volume 'v0', 4 tiles, z 2-3" in refusal(test, made, study.store)
+    else:
+        check_untouched(FIELD, test, made, study.store)
+
+
+def test_a_deleted_run_is_refused(study):
+    connect(study.store).delete_run(study.ids["gan"])
+    assert f"generator of synthetic tiles {study.made.uri}: run gan ({study.ids['gan']}) was deleted" in refusal(
+        study.real, study.made, study.store
+    )
+    connect(study.store).delete_run(study.ids["synth"])
+    text = refusal(study.real, study.made, study.store)
+    assert f"synthetic tiles {study.made.uri}: run synth ({study.ids['synth']}) was deleted" in text
+
+
+def test_an_edited_manifest_is_refused_even_when_it_fits_its_index(study, edit):
+    edit(study.made, lambda manifest: manifest["synthesis"].update(settings={"count": 9}))
+    text = refusal(study.real, type(study.made).open(study.made.uri), study.store)
+    assert f"{study.made.uri}/manifest.json" in text
+    assert "run synth" in text
+    assert "changed afterwards" in text
+
+
+def test_an_edited_manifest_of_the_generators_tiles_is_refused(study, edit):
+    edit(study.real, lambda manifest: manifest["volumes"][3].update(id="v9"))
+    text = refusal(study.real, study.made, study.store)
+    assert f"source of synthetic tiles {study.made.uri}: {study.real.uri}/manifest.json" in text
+
+
+def test_a_replaced_checkpoint_is_refused(study):
+    (study.weights / "state.pt").write_bytes(b"other weights")
+    text = refusal(study.real, study.made, study.store)
+    assert f"generator of synthetic tiles {study.made.uri}: state.pt of checkpoint {study.weights}" in text
+
+
+def test_a_checkpoint_of_another_run_or_of_none_is_refused(study, tmp_path):
+    study.run("gan-2", "train_metgan", training=study.real)
+    made = study.synthetic("mislabelled", study.real, study.weights, study.ids["gan-2"])
+    study.run("mislabelled", "synthesize", generated=made)
+    assert f"folder of run {study.ids['gan']}, recorded is {study.ids['gan-2']}" in refusal(
+        study.real, made, study.store
+    )
+    shutil.copytree(study.weights, tmp_path / "copied")
+    made = study.synthetic("orphan", study.real, tmp_path / "copied", None)
+    study.run("orphan", "synthesize", generated=made)
+    assert "no run is known that trained it" in refusal(study.real, made, study.store)
+
+
+def test_missing_shards_sets_and_checkpoints_are_refused(study):
+    shutil.rmtree(Path(study.made.uri) / "shards" / "s.zarr")
+    assert "1 of 1 shards are missing, first s.zarr" in refusal(study.real, study.made, study.store)
+    made = study.synthetic("again", study.real, study.weights, study.ids["gan"])
+    study.run("again", "synthesize", generated=made)
+    shutil.move(study.weights, study.folder / "away")
+    assert f"generator of synthetic tiles {made.uri}: {study.weights}" in refusal(study.real, made, study.store)
+    shutil.rmtree(study.real.uri)
+    assert f"source of synthetic tiles {made.uri}: {study.real.uri}" in refusal(study.real, made, study.store)
+
+
+def test_tiles_that_no_run_generated_or_that_were_not_synthesised_are_refused(study):
+    made = study.synthetic("unlogged", study.real, study.weights, study.ids["gan"], labels=(3,))
+    assert "no run generated a set of its SHA-256" in refusal(study.real, made, study.store)
+    assert "not synthesised" in refusal(study.real, study.real, study.store)
+
+
+def test_a_generator_without_training_data_is_refused(study):
+    study.run("gan-2", "train_metgan")
+    made = study.synthetic("by-gan-2", study.real, study.checkpoint("gan-2"), study.ids["gan-2"])
+    study.run("by-gan-2", "synthesize", generated=made)
+    assert "no data set logged that it was trained on" in refusal(study.real, made, study.store)
+
+
+def test_the_same_volume_is_known_under_another_id_and_on_another_grid(study):
+    """A data set that was listed again, and one of a coarser level."""
+    renamed = study.tiles("renamed", study.volumes(("a", "b", "c", "d")), {"a": "train", "d": "test"})
+    assert "volume 'v0' ('a' there)" not in refusal_or_none(renamed, study)
+    renamed = study.tiles("renamed-2", study.volumes(("a", "b", "c", "d")), {"a": "test", "d": "train"})
+    assert "volume 'v0' ('a' there)" in refusal_or_none(renamed, study)
+    coarse = [{"id": "v1", "shape": [2, 16, 16]}]
+    level = study.tiles("coarse", study.volumes(), {"v1": "test"}, volumes=coarse)
+    assert "volume 'v1', on another grid" in refusal_or_none(level, study)
+
+
+def refusal_or_none(test, study) -> str:
+    try:
+        check_untouched(FIELD, test, study.made, study.store)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def known(**changes) -> KnownVolume:
+    facts = {"id": "1", "shape": (4, 8, 8), "paths": frozenset({"a.tif"}), "cut": "z", "intensities": 5}
+    return KnownVolume(**{**facts, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"cut": "x", "intensities": 6}, True),
+        ({"paths": frozenset({"b.tif"})}, True),
+        ({"shape": (2, 4, 4)}, True),
+        ({"paths": frozenset({"b.tif"}), "shape": (2, 4, 4)}, False),
+        ({"id": "2"}, True),
+        ({"id": "2", "cut": "x", "intensities": 6}, True),
+        ({"id": "2", "intensities": 6}, False),
+        ({"id": "2", "shape": (2, 4, 4)}, False),
+        ({"id": "2", "paths": frozenset({"b.tif"})}, False),
+    ],
+)
+def test_when_two_volumes_are_the_same(changes, same):
+    assert known().same(known(**changes)) is same
+    assert known(**changes).same(known()) is same
+
+
+def test_overlap_agrees_with_voxels_one_by_one():
+    random = np.random.default_rng(3)
+
+    def some(count):
+        starts = random.integers(0, 9, (count, 3))
+        return np.stack([starts, starts + random.integers(1, 4, (count, 3))], axis=-1)
+
+    these, others = some(200), some(30)
+    taken = np.zeros((12, 12, 12), bool)
+    for (z0, z1), (y0, y1), (x0, x1) in others:
+        taken[z0:z1, y0:y1, x0:x1] = True
+    expected = [taken[z0:z1, y0:y1, x0:x1].any() for (z0, z1), (y0, y1), (x0, x1) in these]
+    assert overlapping(these, others).tolist() == expected
+    assert 0 < sum(expected) < len(these)

@@ -1,0 +1,104 @@
+"""What folds train on: as much as was asked, never what they validate with, and a refusal in one line otherwise."""
+
+import numpy as np
+import pytest
+from tile_sets import write_set
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe
+from metgan_dist.segmentation.folds import fold_recipe, planned_folds
+from metgan_dist.tiles.mixture import write_mixture
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.checkpoint import segmentor_recipe
+
+
+def recipe(**segmentation):
+    return Recipe.model_validate({"segmentation": segmentation, "tiles": {"size": [64], "folds": 4}})
+
+
+def synthetic(folder, **settings):
+    return write_set(folder, **{"train": 40, "val": 0, "test": 0, "synthesis": {}, "seed": 1, **settings})
+
+
+def test_folds_validate_on_real_tiles_that_they_do_not_train_on(tmp_path):
+    tiles = write_set(tmp_path)
+    folds = planned_folds(tiles, [synthetic(tmp_path / "s")], recipe(real=0.5, synthetic=8))
+    assert [fold.number for fold in folds] == [0, 1, 2, 3]
+    for fold in folds:
+        assert fold.samples == {"real": 9, "synthetic": 8}
+        assert not set(fold.train) & set(fold.val)
+        assert set(tiles.index["split"].iloc[[*fold.train, *fold.val]]) == {"train"}
+    everywhere = np.concatenate([fold.val for fold in folds])
+    assert sorted(everywhere) == tiles.positions("train").tolist()
+
+
+def test_a_fold_trains_on_the_same_tiles_whatever_other_folds_are_asked(tmp_path):
+    tiles, other = write_set(tmp_path), synthetic(tmp_path / "s")
+    all_folds = planned_folds(tiles, [other], recipe(synthetic=5))
+    (alone,) = planned_folds(tiles, [other], recipe(synthetic=5, folds=[2]))
+    same = all_folds[2]
+    assert alone.number == same.number == 2
+    for one, two in zip((*alone.synthetic, alone.train), (*same.synthetic, same.train), strict=True):
+        assert one.tolist() == two.tolist()
+
+
+@pytest.mark.parametrize(
+    ("tiles", "segmentation", "culprit"),
+    [
+        ({}, {"folds": [1, 7]}, r"segmentation.folds: there is no fold 7 in .*; there are 0, 1, 2, 3"),
+        ({"test": 0}, {}, "data.path: .* has no test tiles"),
+        ({"volumes": 3}, {}, "tiles.folds: 4 folds asked, but the training tiles of .* make 3"),
+        ({}, {"real": 100}, "segmentation.real: 100 real tiles asked, the fold has 18"),
+        ({}, {"real": 0.001}, "segmentation.real: 0.001 of the 18 tiles of fold 0 is none"),
+        ({}, {"real": 0, "synthetic": 41}, "segmentation.synthetic: 41 of 41 synthetic tiles .* which has 40"),
+        ({"volumes": 1}, {"folds": [0]}, "segmentation.folds: fold 0 of .* has no tiles to train on"),
+        ({"edge": 96}, {}, "tiles.size: tiles of 96 pixels"),
+    ],
+)
+def test_what_cannot_be_trained_or_scored_is_refused_by_field(tmp_path, tiles, segmentation, culprit):
+    real = write_set(tmp_path / "real", **tiles)
+    with pytest.raises(UserError, match=f"^{culprit}"):
+        planned_folds(real, [synthetic(tmp_path / "s")], recipe(**segmentation))
+
+
+def test_tiles_without_a_label_are_refused(tmp_path):
+    real = write_set(tmp_path)
+    manifest = {**real.manifest, "roles": ["anatomy", "tumour"]}
+    with pytest.raises(UserError, match=r"^data\.label: "):
+        planned_folds(TileSet(real.uri, manifest, real.digest, real.index, None), [], recipe())
+
+
+def test_the_recipe_of_a_fold_is_what_the_segmentation_section_says(tmp_path):
+    settings = {
+        "network": "dynunet",
+        "width": 0.25,
+        "epochs": 7,
+        "patience": 3,
+        "batch_size": 2,
+        "learning_rate": 0.01,
+        "positive": 3,
+        "negative": 1,
+        "threshold": 0.4,
+    }
+    given, tiles = recipe(**settings), write_set(tmp_path)
+    folds = planned_folds(tiles, [], given)
+    mixture = write_mixture(str(tmp_path / "mix"), tiles, folds[2].train, folds[2].val, [], [], None)
+    own = segmentor_recipe(fold_recipe(given, folds[2], mixture))
+    method, training = own.method, own.training
+    assert own.data.path == mixture.uri
+    assert (method.name, method.segmentor_network, method.segmentor_width) == ("segmentor", "dynunet", 0.25)
+    assert (method.segmentor_positive, method.segmentor_negative, method.segmentor_threshold) == (3, 1, 0.4)
+    assert (training.epochs, training.batch_size, training.learning_rate, training.patience) == (7, 2, 0.01, 3)
+    assert (training.seed, training.validate_every, training.checkpoint_every) == (2, 18, 18)
+    often = fold_recipe(recipe(validate_every=5), folds[0], mixture).training
+    assert (often.seed, often.validate_every) == (0, 5)
+
+
+def test_tiles_next_to_a_validation_slab_are_left_out(tmp_path):
+    tiles = write_set(tmp_path, volumes=1)
+    slabs = tiles.index.assign(
+        slab_axis="z", gap=2, fold=np.where(tiles.index["split"] == "train", tiles.index["z0"] // 6, -1)
+    )
+    (fold,) = planned_folds(TileSet(tiles.uri, tiles.manifest, tiles.digest, slabs, None), [], recipe(folds=[1]))
+    assert fold.val.tolist() == list(range(6, 12))
+    assert fold.train.tolist() == [0, 1, 2, 3, *range(14, 24)]

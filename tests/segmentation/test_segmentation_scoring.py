@@ -1,0 +1,150 @@
+"""Pooled scores are those of the tiles one by one, whatever the blocks; strata and folds are summed up rightly."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tile_sets import write_set
+
+from metgan_dist.recipe import Scaling
+from metgan_dist.scores.labels import PooledDice
+from metgan_dist.scores.lesions import LesionCounts, match_lesions
+from metgan_dist.segmentation.scoring import COUNTS, SCORES, Scored, predict_block, score_block, score_folds
+from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
+from metgan_dist.training.checkpoint import load_method
+from metgan_dist.training.resources import plan_resources
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_block_counts_what_its_tiles_hold(tmp_path, segmentor, classes):
+    tiles = write_set(tmp_path, classes=classes)
+    checkpoint, rows = segmentor(classes), tiles.positions("test")
+    parts = [score_block(checkpoint, tiles.uri, part, None) for part in (rows[:4], rows[4:])]
+    scored = Scored(*(pd.concat([part[name] for part in parts]).assign(fold=0) for name in ("tiles", "lesions")))
+    method, _ = load_method(checkpoint)
+    counts, voxels, expected = LesionCounts(), PooledDice(classes), []
+    for row in rows:
+        tile = tiles.load(row)
+        predicted = method.translate({"tumour": torch.from_numpy(tile["tumour"])[None]})[0]
+        voxels.add(predicted[None], torch.from_numpy(tile["label"].astype(np.int64))[None])
+        for k in range(1, classes):
+            match = match_lesions(predicted.numpy() == k, tile["label"] == k)
+            counts += match.counts
+            bright = match.brightness(tile["tumour"][0])
+            for number, area in enumerate(match.areas):
+                inside = tile["tumour"][0][match.lesions == number + 1]
+                assert bright[number] == pytest.approx(inside.mean())
+                expected.append((row, k, number + 1, area, pytest.approx(inside.mean()), match.found[number]))
+    found = scored.scores(0)
+    assert {name: found[name] for name in COUNTS} == {name: getattr(counts, name) for name in COUNTS}
+    assert [found[name] for name in SCORES[:-1]] == [getattr(counts, name) for name in SCORES[:-1]]
+    assert found["voxel_dice"] == pytest.approx(voxels.value())
+    assert counts.found > 0
+    columns = ["tile", "label", "lesion", "area", "brightness", "found"]
+    assert [tuple(line) for line in scored.lesions[columns].itertuples(index=False)] == expected
+
+
+def test_folds_are_scored_on_the_cluster_as_in_this_process(ray_cluster, tmp_path, segmentor):
+    tiles = write_set(tmp_path)
+    rows, said = tiles.positions("test"), []
+    checkpoints = {0: segmentor(seed=0), 3: segmentor(seed=1)}
+    plan = plan_resources(Scaling(), 4, 0)
+    scored = score_folds(checkpoints, tiles, rows, block=4, plan=plan, report=said.append)
+    assert scored.folds == [0, 3]
+    for fold, checkpoint in checkpoints.items():
+        here = score_block(checkpoint, tiles.uri, rows, None)
+        for name, frame in (("tiles", scored.tiles), ("lesions", scored.lesions)):
+            ours = frame[frame["fold"] == fold].drop(columns="fold").reset_index(drop=True)
+            pd.testing.assert_frame_equal(ours, here[name])
+    assert len(said) == 2
+
+
+def test_an_example_shows_what_became_of_each_lesion(tmp_path, segmentor):
+    tiles = write_set(tmp_path)
+    rows = tiles.positions("test")[:2].tolist()
+    examples = predict_block(segmentor(), tiles.uri, rows, None)
+    assert list(examples) == rows
+    for row, example in examples.items():
+        np.testing.assert_array_equal(example.label, tiles.load(row)["label"])
+        expected = match_lesions(example.predicted, example.label).outcome()
+        np.testing.assert_array_equal(example.outcome, expected)
+
+
+def scored_by_hand():
+    """Two folds, two tiles with six lesions of areas 1..6; fold 0 finds the large half, fold 1 all but the smallest."""
+    lesions, tiles = [], []
+    for fold, found in enumerate(([0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1])):
+        for tile in range(2):
+            here = np.arange(3 * tile, 3 * tile + 3)
+            hits = np.array(found)[here].astype(bool)
+            lesions.append(
+                pd.DataFrame(
+                    {"fold": fold, "tile": tile, "label": 1, "lesion": here % 3 + 1, "area": here + 1}
+                    | {"brightness": -here / 10, "found": hits}
+                )
+            )
+            counts = {"found": hits.sum(), "missed": (~hits).sum(), "matched": hits.sum(), "false_positives": 1}
+            tiles.append({"fold": fold, "tile": tile, **counts, "overlap_1": hits.sum(), "size_1": 4})
+        tiles.append({"fold": fold, "tile": 2, **dict.fromkeys(COUNTS, 0), "overlap_1": 0, "size_1": 0})
+    return Scored(pd.DataFrame(tiles), pd.concat(lesions, ignore_index=True))
+
+
+def test_mean_minimum_and_maximum_are_over_folds():
+    summary = summarise(scored_by_hand(), 3)
+    assert (summary["tiles"], summary["lesions"]) == (3, 6)
+    assert summary["recall"] == {"mean": pytest.approx(4 / 6), "min": 0.5, "max": pytest.approx(5 / 6)}
+    assert summary["precision"]["min"] == pytest.approx(3 / 5)
+    assert summary["found"] == {"mean": 4, "min": 3, "max": 5}
+    assert summary["voxel_dice"]["max"] == pytest.approx(2 * 5 / 8)
+    assert summary["folds"]["1"]["missed"] == 1
+    json.dumps(summary)
+
+
+def test_recall_by_size_and_brightness_is_that_of_equal_groups():
+    summary = summarise(scored_by_hand(), 3)
+    area, brightness = summary["strata"]["area"], summary["strata"]["brightness"]
+    assert [(group["low"], group["high"], group["lesions"]) for group in area.values()] == [
+        (1, 2, 2),
+        (3, 4, 2),
+        (5, 6, 2),
+    ]
+    assert [group["recall"]["mean"] for group in area.values()] == [0.25, 0.75, 1.0]
+    assert area["1"]["recall"] == {"mean": 0.25, "min": 0.0, "max": 0.5}
+    # The largest are the dimmest here.
+    assert [group["recall"]["mean"] for group in brightness.values()] == [1.0, 0.75, 0.25]
+
+
+def test_tiles_with_nothing_in_them_are_no_worst_tiles():
+    ranked = scored_by_hand().per_tile()
+    assert ranked.index.tolist() == [0, 1]
+    assert ranked.tolist() == pytest.approx([(0 + 1.0) / 2, 1.5])
+
+
+def test_tables_say_all_of_it():
+    summary = summarise(scored_by_hand(), 3)
+    text = markdown("Title", summary)
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    }
+    assert cells["Recall"] == ["0.667", "0.500", "0.833", "0.500", "0.833"]
+    assert cells["False positives"] == ["2"] * 5
+    assert cells["smallest"] == ["2", "1", "2", "0.250", "0.000", "0.500"]
+    assert cells["brightest"][-3:] == ["0.250", "0.000", "0.500"]
+    assert "share a pixel" in text
+    frame = table({"test": summary})
+    assert frame.set_index("score").loc["recall", ["mean", "fold_1"]].tolist() == pytest.approx([4 / 6, 5 / 6])
+    assert len(strata_table({"test": summary, "unseen": summary})) == 12
+
+
+def test_no_lesions_at_all_is_told_and_not_divided_by():
+    scored = scored_by_hand()
+    tiles = scored.tiles.assign(found=0, missed=0, matched=0, false_positives=0, overlap_1=0, size_1=0)
+    summary = summarise(Scored(tiles, scored.lesions.iloc[:0]), 3)
+    assert summary["lesions"] == 0
+    assert summary["strata"] == {"area": {}, "brightness": {}}
+    assert summary["dice"]["mean"] == summary["voxel_dice"]["mean"] == 1
+    assert "nan" not in markdown("T", summary)

@@ -1,0 +1,146 @@
+"""Table 4 and figure 7 from the results of rows; rows that cannot be carried out are refused before any work."""
+
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+from tile_sets import write_set
+
+from metgan_dist.command_line import parse_command
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe
+from metgan_dist.segmentation import datasets
+from metgan_dist.segmentation.scoring import COUNTS, SCORES
+from metgan_dist.studies import downstream_report
+from metgan_dist.studies.downstream import DownstreamRun
+from metgan_dist.studies.study import load_study
+
+
+def result(dice, real, synthetic):
+    """What a row's result.json holds, as far as the study reads it."""
+    scores = {name: {"mean": dice, "min": dice - 0.1, "max": dice + 0.1} for name in SCORES}
+    counts = {name: {"mean": 10 * dice, "min": 1.0, "max": 9.0} for name in COUNTS}
+    groups = {
+        str(k): {"low": k, "high": k + 1, "lesions": 5, "recall": {"mean": dice / k, "min": 0.0, "max": 1.0}}
+        for k in (1, 2)
+    }
+    return {
+        "run": "r",
+        "mlflow_run_id": "0",
+        "scores": {
+            "test": {**scores, **counts, "tiles": 7, "lesions": 10, "strata": {"area": groups, "brightness": groups}}
+        },
+        "artefacts": {"samples": {"real": real, "synthetic": synthetic}, "images": 4000, "stopped_early": 2},
+        "resources": {"seconds": 120.0},
+    }
+
+
+class Log:
+    def __init__(self):
+        self.kept = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def content(self, content, name):
+        self.kept[name] = content
+
+
+@pytest.fixture
+def report(tmp_path, capsys):
+    """(experiment, files that were logged, what was said) of a study with a row of each kind and one that failed."""
+    log = Log()
+    experiment = SimpleNamespace(
+        log=lambda: log,
+        run=SimpleNamespace(folder=str(tmp_path)),
+        recipe=Recipe(),
+        result=SimpleNamespace(artefacts={}, scores={}),
+    )
+    study = load_study("downstream").restricted(["s100", "s240", "r100", "r25_s500"])
+    rows = {"s100": result(0.5, 0, 100), "r100": result(0.7, 219.4, 0), "r25_s500": result(0.8, 55, 500)}
+    downstream_report.report_rows(experiment, study, rows, {"s240": "out of memory"}, "downstream")
+    return experiment, log.kept, capsys.readouterr().out
+
+
+def test_the_table_has_the_papers_numbers_beside_ours(report, tmp_path):
+    _, kept, said = report
+    text = kept["downstream/table.md"].decode()
+    assert text.strip() in said
+    assert (tmp_path / "downstream" / "table.md").read_text() == text
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    header = next(line for line in table if line[:2] == ["Samples", "Paper's row"])
+    assert header[2:6] == ["Dice ↑", "paper", "Precision ↑", "paper"]
+    lines = {line[0]: line for line in table[table.index(header) + 2 : table.index(header) + 6]}
+    assert lines["25 % real + 500 synthetic"][1:4] == ["200R+500S", "**0.800**", "0.809"]
+    assert lines["240 synthetic"][2:4] == ["failed", "0.744"]
+    assert "240 synthetic failed: out of memory" in text
+    ranges = next(line for line in table if line[:2] == ["100 % real", "219.4"])
+    assert ranges[2:] == ["0", "0.600-0.800", "7 (1-9)", "7 (1-9)", "7 (1-9)"]
+    recalls = next(line for line in table if line == ["100 synthetic", "0.500", "0.250", "0.500", "0.250"])
+    assert recalls
+    assert "10 lesions of 7 test tiles" in text
+
+
+def test_numbers_for_other_programs(report):
+    experiment, kept, _ = report
+    rows = {row["samples"]: row for row in csv.DictReader(io.StringIO(kept["downstream/table.csv"].decode()))}
+    ours = rows["100 % real"]
+    assert [float(ours[f"dice{part}"]) for part in ("", "_low", "_high", "_paper")] == pytest.approx(
+        [0.7, 0.6, 0.8, 0.79]
+    )
+    assert (ours["real_tiles"], float(ours["found"])) == ("219.4", 7)
+    ours_kept = experiment.result.scores["test"]["r100"]["recall"]
+    assert [ours_kept[part] for part in ("mean", "min", "max")] == pytest.approx([0.7, 0.6, 0.8])
+    assert kept["downstream/figure.png"][:4] == b"\x89PNG"
+    assert experiment.result.artefacts["figure_png"].endswith("downstream/figure.png")
+    json.dumps(experiment.result.scores)
+
+
+def test_lines_of_the_figure_are_kinds_of_data():
+    rows = {"a": result(0.5, 0, 100), "b": result(0.7, 200, 0), "c": result(0.8, 50, 500), "d": result(0.6, 0, 300)}
+    curves = downstream_report._curves(rows)
+    assert list(curves) == ["Dice", "Precision", "Recall", "Jaccard"]
+    assert {kind: [point.samples for point in points] for kind, points in curves["Dice"].items()} == {
+        "synthetic": [100, 300],
+        "real": [200],
+        "real and synthetic": [550],
+    }
+    assert [point.low for point in curves["Recall"]["synthetic"]] == pytest.approx([0.4, 0.5])
+
+
+def planned(tmp_path, *arguments, rows=()):
+    study = load_study("downstream")
+    fixed = ["--storage.path", str(tmp_path / "runs")]
+    command = parse_command("run_study.py", "Studies.", [*fixed, *arguments])
+    return DownstreamRun.planned("downstream", study.restricted(rows) if rows else study, command, tmp_path)
+
+
+def test_rows_that_ask_for_more_than_there_is_are_refused_by_name(tmp_path, monkeypatch):
+    real = write_set(tmp_path / "real")
+    other = write_set(tmp_path / "s", train=150, val=0, test=0, synthesis={}, seed=1)
+    asked = []
+    monkeypatch.setattr(datasets, "check_untouched", lambda *arguments: asked.append(arguments[2].uri))
+    given = ["--data.path", real.uri, "--segmentation.datasets", other.uri]
+    assert list(planned(tmp_path, *given, rows=["s100", "s120", "r25"]).recipes) == ["s100", "s120", "r25"]
+    assert asked == [other.uri]
+    for arguments, rows, culprit in (
+        (given, (), r"row s240: segmentation.synthetic: 240 of 240 .* which has 150"),
+        (given[:2], (), "row s100: segmentation.datasets: none given"),
+        ([*given[:3], str(tmp_path)], ["r25", "s120"], "row s120: segmentation.datasets: .*: no finished synthetic"),
+        ([*given, "--segmentation.folds", "9"], ["r25"], "row r25: segmentation.folds: there is no fold 9"),
+    ):
+        with pytest.raises(UserError, match=f"^--study: {culprit}"):
+            planned(tmp_path, *arguments, rows=rows)
+
+
+def test_rows_share_their_tiles(tmp_path):
+    study = load_study("downstream").restricted(["r25"])
+    row = study.rows[0].model_copy(update={"recipe": {"tiles": {"size": 64}}})
+    command = parse_command("run_study.py", "Studies.", [])
+    with pytest.raises(UserError, match="row r25 sets tiles"):
+        DownstreamRun.planned("d", study.model_copy(update={"rows": [row]}), command, tmp_path)
