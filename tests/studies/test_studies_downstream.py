@@ -3,19 +3,26 @@
 import csv
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tile_sets import write_set
 
+from metgan_dist.child_runs import folder_of
 from metgan_dist.command_line import parse_command
-from metgan_dist.errors import UserError
+from metgan_dist.errors import TrainingStopped, UserError
+from metgan_dist.experiment import resolved
+from metgan_dist.job import Result
 from metgan_dist.recipe import Recipe
 from metgan_dist.segmentation import datasets
+from metgan_dist.segmentation.cross_validation import CrossValidation
 from metgan_dist.segmentation.scoring import COUNTS, SCORES
 from metgan_dist.studies import downstream_report
+from metgan_dist.studies import rows as rows_module
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.study import load_study
+from metgan_dist.training.resources import plan_resources
 
 
 def result(dice, real, synthetic):
@@ -49,6 +56,12 @@ class Log:
 
     def content(self, content, name):
         self.kept[name] = content
+
+    def text(self, text, name):
+        self.kept[name] = text
+
+    def dataset(self, name, uri, digest, context, rows):
+        self.kept[name] = (uri, context)
 
 
 @pytest.fixture
@@ -144,3 +157,73 @@ def test_rows_share_their_tiles(tmp_path):
     command = parse_command("run_study.py", "Studies.", [])
     with pytest.raises(UserError, match="row r25 sets tiles"):
         DownstreamRun.planned("d", study.model_copy(update={"rows": [row]}), command, tmp_path)
+
+
+def carried_out(tmp_path, monkeypatch, *arguments, rows, cpus=8, broken=()):
+    """Carry a study out with rows whose jobs go as far as a cluster; the experiment, with the recipes as `started`.
+
+    Instead of training, a row leaves the result of one, or fails.
+    """
+    started = {}
+
+    def instead(script, recipes, labels, at_once):
+        for name, recipe in recipes.items():
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(recipe.to_yaml())
+            CrossValidation.planned(parse_command(script.name, "A row.", ["--recipe", str(path)]), script)
+            started[name] = recipe
+            folder = Path(folder_of(recipe))
+            folder.mkdir(parents=True)
+            status = "failed" if name in broken else "finished"
+            tree = {"job": "segment_folds", "mlflow_run_id": "1", "recipe": resolved(recipe).model_dump(mode="json")}
+            (folder / "run.json").write_text(json.dumps(tree))
+            (folder / "result.json").write_text(json.dumps({**result(0.5, 10, 0), "status": status}))
+        started["at once"] = at_once
+        return {name: "out of memory" for name in recipes if name in broken}
+
+    monkeypatch.setattr(rows_module, "run_child_jobs", instead)
+    run = planned(tmp_path, *arguments, rows=rows)
+    log = Log()
+    recipe = resolved(
+        parse_command("run_study.py", "S.", ["--storage.path", str(tmp_path / "runs"), *arguments]).recipe
+    )
+    experiment = SimpleNamespace(
+        log=lambda: log,
+        run=SimpleNamespace(name="mine", folder=str(tmp_path / "runs" / "mine"), mlflow_run_id="0a"),
+        recipe=recipe,
+        plan=plan_resources(recipe.scaling, cpus, 0),
+        tracking_uri="sqlite:///x.db",
+        result=Result(),
+    )
+    try:
+        run.carry_out(experiment)
+    finally:
+        experiment.started, experiment.kept = started, log.kept
+        monkeypatch.undo()
+    return experiment
+
+
+def test_rows_are_runs_of_their_own_that_share_the_cluster(tmp_path, monkeypatch):
+    real = write_set(tmp_path / "real", volumes=4)
+    given = ["--data.path", real.uri, "--scaling.cpus_per_worker", "1", "--scaling.trainings", "9"]
+    done = carried_out(tmp_path, monkeypatch, *given, rows=["r25", "r50", "r100"])
+    # Nine trainings are two rows of four folds each.
+    assert done.started.pop("at once") == 2
+    assert list(done.started) == ["r25", "r50", "r100"]
+    for name, recipe in done.started.items():
+        assert (recipe.tracking.run, recipe.tracking.parent) == (f"mine-{name}", "0a")
+        assert (recipe.scaling.share, recipe.scaling.trainings) == (0.5, 4)
+        assert recipe.data.path == real.uri
+    assert [recipe.segmentation.real for recipe in done.started.values()] == [0.25, 0.5, 1]
+    assert done.kept[real.name] == (real.uri, "training")
+    assert set(done.result.scores["test"]) == {"r25", "r50", "r100"}
+    again = carried_out(tmp_path, monkeypatch, *given, rows=["r35", "r50"])
+    assert set(again.started) == {"r35", "at once"}
+    assert set(again.result.scores["test"]) == {"r35", "r50"}
+
+
+def test_a_failed_row_is_told_after_the_table_of_the_others(tmp_path, monkeypatch, capsys):
+    real = write_set(tmp_path / "real", volumes=4)
+    with pytest.raises(TrainingStopped, match=r"1 of 2 rows failed: 50 % real \(out of memory\)"):
+        carried_out(tmp_path, monkeypatch, "--data.path", real.uri, rows=["r25", "r50"], broken=["r50"])
+    assert "50 % real failed: out of memory" in capsys.readouterr().out
