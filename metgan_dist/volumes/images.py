@@ -60,13 +60,13 @@ class ImageFolders(Volume):
         separate = stated.axes == "nyx" or (stated.axes is None and (png or table is not None))
         self.source_axes = "nyx" if separate else "zyx"
         self._check_partners(separate)
-        plane = _Plane(first, options)
-        self.shape = (len(self._files[0]), *plane.shape)
-        self.dtype = plane.dtype
-        self.chunks = (1, *plane.chunks)
-        self._dtypes = [plane.dtype, *(_Plane(files[0], options).dtype for files in self._files[1:])]
+        with _Plane(first, options) as plane:
+            self.shape = (len(self._files[0]), *plane.shape)
+            self.dtype = plane.dtype
+            self.chunks = (1, *plane.chunks)
+            self.spacing = stated.spacing_or(plane.spacing)
+        self._dtypes = [self.dtype, *(_dtype(files[0], options) for files in self._files[1:])]
         self.channels = stated.channels_or(uri, tuple(folders), len(self._files))
-        self.spacing = stated.spacing_or(plane.spacing)
         if separate:
             self.names = tuple(basename(file) for file in self._files[0])
             self.table = None if table is None else _read_table(table, self.names, options)
@@ -98,28 +98,30 @@ class ImageFolders(Volume):
         (z0, z1), y, x = region
         out = np.empty([b - a for a, b in region], dtype=self._dtypes[channel])
         for position, file in enumerate(self._files[channel][z0:z1]):
-            plane = _Plane(file, self._options)
-            if plane.shape != self.shape[1:]:
-                raise UserError(
-                    f"{file}: {plane.shape[0]} x {plane.shape[1]} pixels (y, x), the others have {self.shape[1]} x "
-                    f"{self.shape[2]}; all planes must have one size"
-                )
-            if plane.dtype != out.dtype:
-                raise UserError(
-                    f"{file}: {plane.dtype} pixels, the others have {out.dtype}; all planes must have one type"
-                )
-            out[position] = plane.read(y, x)
+            with _Plane(file, self._options) as plane:
+                self._check_plane(file, plane, out.dtype)
+                out[position] = plane.read(y, x)
         return out
+
+    def _check_plane(self, file: str, plane: _Plane, dtype: np.dtype) -> None:
+        if plane.shape != self.shape[1:]:
+            raise UserError(
+                f"{file}: {plane.shape[0]} x {plane.shape[1]} pixels (y, x), the others have {self.shape[1]} x "
+                f"{self.shape[2]}; all planes must have one size"
+            )
+        if plane.dtype != dtype:
+            raise UserError(f"{file}: {plane.dtype} pixels, the others have {dtype}; all planes must have one type")
 
 
 class _Plane:
-    """One 2D file: shape (y, x), dtype, spacing, and pixels by region."""
+    """One 2D file: shape (y, x), dtype, spacing, and pixels by region. A stack has thousands: each closes its file."""
 
     def __init__(self, uri: str, options: Options | None) -> None:
         self._tiff: TiffFile | None = None
         if uri.lower().endswith(TIFF_SUFFIXES):
             self._tiff = TiffFile(uri, options=options)
             if self._tiff.shape[0] != 1 or len(self._tiff.channels) != 1:
+                self._tiff.close()
                 raise UserError(
                     f"{uri}: not one grey plane but {self._tiff.shape} voxels (z, y, x) in {len(self._tiff.channels)} "
                     "channel(s); a folder holds 2D files, a file of many pages is a volume of its own"
@@ -135,6 +137,18 @@ class _Plane:
         if self._tiff is not None:
             return self._tiff.read(self._tiff.channels[0], ((0, 1), y, x))[0]
         return self._pixels[slice(*y), slice(*x)]
+
+    def __enter__(self) -> _Plane:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._tiff is not None:
+            self._tiff.close()
+
+
+def _dtype(uri: str, options: Options | None) -> np.dtype:
+    with _Plane(uri, options) as plane:
+        return plane.dtype
 
 
 def read_image(uri: str, options: Options | None = None) -> np.ndarray:

@@ -68,6 +68,10 @@ class TiffFile(Volume):
                 ) from error
         return out
 
+    def close(self) -> None:
+        """Give the file back; nothing can be read afterwards. Without it that happens when the object is collected."""
+        self._file.close()
+
 
 def open_tiff(uri: str, options: Options | None = None, **flags: bool) -> tifffile.TiffFile:
     """A TIFF file opened on disk or in object storage; DamagedFile when it is empty or no TIFF. `flags`: tifffile's."""

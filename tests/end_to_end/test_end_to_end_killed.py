@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from user import kill_tree, run, start
+from user import kill_tree, run, start, wait_for
 
 LONG = {
     "training__max_steps": 16,
@@ -57,27 +57,37 @@ def prepared(tmp_path_factory):
     return {"data__path": made["tiles"], "method__segmentor": made["segmentor"], "method__judge": made["segmentor"]}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path, workers, prepared):
+@pytest.fixture(scope="module", params=[1, 2])
+def undisturbed(request, tmp_path_factory, prepared):
+    """The fields of a run by one or two workers, and the weights that it ends with when nothing is killed."""
+    workers = request.param
     fields = {**LONG, **prepared, "scaling__workers": workers, "training__batch_size": 2 // workers}
-    undisturbed = run("train_metgan", tmp_path / "whole", **fields)
-    assert undisturbed.code == 0, undisturbed.out + undisturbed.err
+    storage = tmp_path_factory.mktemp("undisturbed")
+    done = run("train_metgan", storage, **fields)
+    assert done.code == 0, done.out + done.err
+    return fields, weights(storage)
 
-    job = start("train_metgan", tmp_path / "worker", **fields)
-    wait_for_checkpoint(job, tmp_path / "worker")
+
+def test_a_run_whose_worker_was_killed_ends_with_the_weights_of_an_undisturbed_one(tmp_path, undisturbed):
+    fields, expected = undisturbed
+    job = start("train_metgan", tmp_path, **fields)
+    wait_for_checkpoint(job, tmp_path)
     victims = train_workers(job)
     assert victims, "no training worker found to kill"
     victims[-1].kill()
-    output, _ = job.communicate(timeout=400)
+    output = wait_for(job)
     assert job.returncode == 0, output
     assert "continuing from" in output
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "worker"))
+    assert same(expected, weights(tmp_path))
 
-    job = start("train_metgan", tmp_path / "job", **fields)
-    wait_for_checkpoint(job, tmp_path / "job")
+
+def test_a_killed_job_started_again_ends_with_the_weights_of_an_undisturbed_one(tmp_path, undisturbed):
+    fields, expected = undisturbed
+    job = start("train_metgan", tmp_path, **fields)
+    wait_for_checkpoint(job, tmp_path)
     kill_tree(job)
-    again = run("train_metgan", tmp_path / "job", **fields)
+    again = run("train_metgan", tmp_path, **fields)
     assert again.code == 0, again.out + again.err
     assert "continuing run run" in again.out
     assert "continuing from" in again.out
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "job"))
+    assert same(expected, weights(tmp_path))

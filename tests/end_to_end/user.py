@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SHARED_CLUSTER = "METGAN_TESTS_CLUSTER"
 
+# Below the time that a test has.
+TOO_LONG = 400  # seconds
+
 # Every part of the main job, as small as it goes.
 TINY = {
     "data.phantom.volumes": "5",
@@ -74,15 +77,17 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(job: str, storage: object, *extra: str, env: dict[str, str] | None = None, **fields: object) -> Finished:
-    """Run a job to its end."""
-    done = subprocess.run(
+    """Run a job to its end; one that takes too long is killed, and fails the test with what it had said."""
+    process = subprocess.Popen(
         [*command(job, storage, **fields), *extra],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=500,
         env=env or environment(),
+        start_new_session=True,
     )
-    return Finished(done.returncode, done.stdout, done.stderr)
+    out, err = _outputs(process)
+    return Finished(process.returncode, out, err)
 
 
 def run_here(job: str, storage: object, tiny: bool = True, **fields: object) -> Finished:
@@ -106,6 +111,20 @@ def start(job: str, storage: object, **fields: object) -> subprocess.Popen:
         env=environment(),
         start_new_session=True,
     )
+
+
+def wait_for(process: subprocess.Popen) -> str:
+    """All that a started job says until it ends; too long a wait is a failure, as in `run`."""
+    return _outputs(process)[0]
+
+
+def _outputs(process: subprocess.Popen) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=TOO_LONG)
+    except subprocess.TimeoutExpired:
+        kill_tree(process)
+        out, err = process.communicate()
+        pytest.fail(f"not done after {TOO_LONG} s: {process.args}\n{out}{err or ''}")
 
 
 def kill_tree(process: subprocess.Popen) -> None:

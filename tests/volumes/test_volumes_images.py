@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from PIL import Image
@@ -48,6 +51,18 @@ def test_tiff_images_are_a_stack_unless_said_to_be_separate(tmp_path, voxels):
     volume = open_volume(str(tmp_path / "set"), axes="nyx")
     assert volume.names == ("tile_1.tif", "tile_2.tif", "tile_10.tif")
     np.testing.assert_array_equal(volume.read("tumour", whole(volume)), voxels[1:4])
+
+
+def test_a_stack_leaves_no_file_open(tmp_path, voxels):
+    write(tmp_path / "set", {"anatomy": voxels[:3], "tumour": voxels[1:4]}, "tif")
+    gc.disable()  # what the collector would close is open too long in a stack of thousands
+    try:
+        volume = open_volume(str(tmp_path / "set"))
+        volume.read("tumour", whole(volume))
+        opened = [file.path for file in psutil.Process().open_files()]
+    finally:
+        gc.enable()
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
 
 
 def test_table_follows_the_images(folder, tmp_path):
