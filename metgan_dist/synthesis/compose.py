@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from cachetools import LRUCache
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Synthesis
@@ -22,6 +23,7 @@ from metgan_dist.tiles.tile_set import TileSet
 
 # How often a label is drawn anew on one anatomy, and how many anatomies are tried, before the job gives up.
 LABEL_ATTEMPTS, ANATOMY_ATTEMPTS = 4, 24
+KEPT_BYTES = 2**26
 
 
 class PlannedTile(NamedTuple):
@@ -69,11 +71,37 @@ class Composed:
     origin: dict[str, Any]
 
 
+class StoredTiles:
+    """The source tiles' pixels as they are stored.
+
+    Those that were read last are kept: a few hundred real tiles give thousands of synthetic ones.
+    """
+
+    def __init__(self, tiles: TileSet, kept: int = KEPT_BYTES) -> None:
+        self.tiles = tiles
+        self._kept: LRUCache[tuple[int, str], np.ndarray] = LRUCache(kept, getsizeof=lambda pixels: pixels.nbytes)
+
+    def read(self, row: int, role: str) -> np.ndarray:
+        """Pixels ([D,] H, W) of one role of a row of the index, not to be written to."""
+        key = (row, role)
+        if key in self._kept:
+            return self._kept[key]
+        tiles, tile = self.tiles, self.tiles.index.iloc[row]
+        pixels = read_tile(tiles.uri, tile["shard"], role, int(tile["position"]), tiles.digest, tiles.options)
+        pixels.flags.writeable = False
+        if pixels.nbytes <= self._kept.maxsize:
+            self._kept[key] = pixels
+        return pixels
+
+
 class Composer:
     """Carries out rows of the plan; each depends on itself alone, in whatever order and process they are done."""
 
-    def __init__(self, tiles: TileSet, sources: Sources, settings: Synthesis, drawings: Sequence[Drawing] = ()) -> None:
-        self._tiles, self._sources, self._settings, self._drawings = tiles, sources, settings, drawings
+    def __init__(
+        self, stored: StoredTiles, sources: Sources, settings: Synthesis, drawings: Sequence[Drawing] = ()
+    ) -> None:
+        self._stored, self._sources, self._settings, self._drawings = stored, sources, settings, drawings
+        self._tiles = stored.tiles
         self._last: tuple[tuple[int, int], Composed] | None = None
 
     def compose(self, tile: PlannedTile) -> Composed:
@@ -110,13 +138,9 @@ class Composer:
 
     def _anatomy(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         tile = self._tiles.index.iloc[row]
-        pixels = self._read(row, "anatomy")
+        pixels = self._stored.read(row, "anatomy")
         low, high = float(tile["anatomy_low"]), float(tile["anatomy_high"])
         return pixels, normalise(pixels, low, high, clip=self._tiles.reader.clip)
-
-    def _read(self, row: int, role: str) -> np.ndarray:
-        tiles, tile = self._tiles, self._tiles.index.iloc[row]
-        return read_tile(tiles.uri, tile["shard"], role, int(tile["position"]), tiles.digest, tiles.options)
 
     def _label(self, tile: PlannedTile, random: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
         """The label before it is placed, and the numbers of what was done to it."""
@@ -126,7 +150,7 @@ class Composer:
                 return drawing.pixels, {}
             label, offset = lay(drawing.pixels, self._tiles.shape, random)
             return label, {"offset": offset}
-        labels = [self._read(row, "label").astype(np.uint8) for row in tile.sources]
+        labels = [self._stored.read(row, "label").astype(np.uint8) for row in tile.sources]
         if tile.kind != "transformed":
             return merge(labels), {}
         settings = self._settings

@@ -23,7 +23,7 @@ from ray.data import ActorPoolStrategy, ExecutionResources, TaskPoolStrategy
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Synthesis
-from metgan_dist.synthesis.compose import Composer, PlannedTile, planned_tiles
+from metgan_dist.synthesis.compose import Composer, PlannedTile, StoredTiles, planned_tiles
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import marker_of, pixels_digest
 from metgan_dist.synthesis.drawings import Drawing
@@ -124,7 +124,7 @@ def _answers(
     # So many parts may wait between the stages; without a limit composing would run ahead and fill the memory.
     waiting = 2 * (at_once + 1) * crew.replicas + 4 * crew.data_tasks
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=waiting * part_bytes(work.settings, _source(work)[0].shape)
+        object_store_memory=waiting * part_bytes(work.settings, _source(work)[0].tiles.shape)
     )
     for row in dataset.iter_rows():
         if row["mistake"]:
@@ -145,14 +145,14 @@ def part_bytes(settings: Synthesis, shape: tuple[int, ...]) -> int:
 
 # A memo, not state: a worker process opens the source tiles once, not once a shard.
 @lru_cache(maxsize=2)
-def _opened(tiles: str, digest: str, settings: str, options: str) -> tuple[TileSet, Sources]:
+def _opened(tiles: str, digest: str, settings: str, options: str) -> tuple[StoredTiles, Sources]:
     source = TileSet.open(tiles, json.loads(options))
     if source.digest != digest:
         raise UserError(f"synthesis.tiles: {tiles}: these tiles changed after the work began; start it again")
-    return source, Sources.of(source, Synthesis.model_validate_json(settings))
+    return StoredTiles(source), Sources.of(source, Synthesis.model_validate_json(settings))
 
 
-def _source(work: Work) -> tuple[TileSet, Sources]:
+def _source(work: Work) -> tuple[StoredTiles, Sources]:
     return _opened(work.tiles, work.digest, work.settings.model_dump_json(), json.dumps(work.options, sort_keys=True))
 
 

@@ -118,6 +118,28 @@ def test_a_score_leads_to_the_volumes_until_a_link_breaks(storage, lineage, caps
     assert lineage(storage, "downstream")[0] == 0
 
 
+def test_tiles_behind_which_something_saw_the_test_volumes_are_refused_by_the_job(storage):
+    """The same phantom split another way: what is tested on there was trained on here, and the other way round."""
+    storage, tiles, synthesised = storage
+    cut = run_here("make_tiles", storage, tracking__run="cut-otherwise", tiles__folds=2, tiles__test=0.4)
+    assert cut.code == 0, cut.out + cut.err
+    other = cut.result["artefacts"]["tiles"]
+    held_out = held_out_volumes(other) - held_out_volumes(tiles)
+    assert held_out
+    fields = {"synthesis__model": storage / "gan", "synthesis__tiles": other, "synthesis__tissue": -0.95}
+    done = run_here("synthesize", storage, tiny=False, **fields, synthesis__count=12, tracking__run="otherwise")
+    assert done.code == 0, done.out + done.err
+    by_gan = answer(segment(storage, other, done.result["artefacts"]["dataset"], "by-gan"))
+    refused(by_gan, "segmentation.datasets: training data of run gan", "show test tiles", *held_out)
+    slipped = answer(segment(storage, other, synthesised["artefacts"]["dataset"], "slipped"))
+    refused(slipped, "segmentation.datasets: anatomies of synthetic tiles", "show test tiles")
+
+
+def held_out_volumes(tiles):
+    index = TileSet.open(tiles).index
+    return set(index["volume"][index["split"] == "test"])
+
+
 def answer(finished):
     return finished.code, finished.out, finished.err
 

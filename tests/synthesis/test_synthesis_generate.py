@@ -10,7 +10,8 @@ from PIL import Image
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.synthesis.compose import Composer, planned_tiles
+from metgan_dist.synthesis import compose
+from metgan_dist.synthesis.compose import Composer, StoredTiles, planned_tiles
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import finish_set, pixels_digest
 from metgan_dist.synthesis.generate import (
@@ -225,9 +226,23 @@ def test_more_than_two_classes_and_drawings(write_source, checkpoint, tmp_path):
     assert {1, 2, 3} >= {int(k) for row in others for k in np.unique(made.load(row)["label"])} - {0}
 
 
+def test_pixels_read_last_are_kept_up_to_a_size(source, monkeypatch):
+    asked = []
+    read = compose.read_tile
+    monkeypatch.setattr(compose, "read_tile", lambda *where: asked.append(where[2:4]) or read(*where))
+    one = read(source.uri, source.index["shard"][0], "label", 0, source.digest, {}).nbytes
+    stored = StoredTiles(source, kept=2 * one)
+    for row in (0, 1, 0, 1, 2, 2, 0):
+        np.testing.assert_array_equal(stored.read(row, "label"), source.load(row)["label"])
+    assert [position for _, position in asked] == source.index["position"][[0, 1, 2, 0]].tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        stored.read(0, "label")[:] = 0
+    StoredTiles(source, kept=1).read(0, "label")  # too large to be kept is no error
+
+
 def test_a_label_without_room_gets_another_anatomy_or_a_clear_word(model, source):
     synthesis = planned(model, tissue=0.9)
-    composer = Composer(synthesis.tiles, synthesis.sources, synthesis.settings)
+    composer = Composer(StoredTiles(synthesis.tiles), synthesis.sources, synthesis.settings)
     with pytest.raises(UserError, match=r"synthesis.tissue: tile 0: no lesion"):
         composer.compose(planned_tiles(synthesis.plan())[0])
 
