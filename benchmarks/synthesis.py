@@ -7,6 +7,7 @@ Without `--model` an untrained MetGAN of `--width` is written into the folder, w
 tiles of a phantom. Bare: as many processes as replicas, each calling `translate` on one batch of the same size again
 and again, in the same precision and with as many threads. The job: composing labels, generating, writing shards;
 counted from the first shard of each replica on, as the steady state of a long job, and as a whole, with its start.
+Both in turns, because shared machines are not equally fast from one minute to the next.
 """
 
 from __future__ import annotations
@@ -61,24 +62,24 @@ def main() -> None:
     shape = synthesis.tiles.shape
     print(f"{crew}; tiles of {shape}, batches of {args.batch}", flush=True)
 
-    bare = 0.0
-    if not args.no_bare:
-        loop = ray.remote(num_cpus=crew.cpus, num_gpus=crew.gpus)(bare_rate)
-        seconds = args.seconds
-        bare = sum(ray.get([loop.remote(work, crew.device, shape, seconds) for _ in range(crew.replicas)]))
-    shutil.rmtree(folder / "made", ignore_errors=True)
-    began = time.time()
-    markers = generate(work, synthesis.plan(), synthesis.drawings, crew, print)
-    whole = time.time() - began
-    facts = synthesis.facts, synthesis.settings.gate, synthesis.fingerprint
-    made = finish_set(work.folder, synthesis.tiles, markers, *facts, {})
-    steady = _steady_rate(folder / "made", made, crew.replicas)
+    loop = ray.remote(num_cpus=crew.cpus, num_gpus=crew.gpus)(bare_rate)
+    rounds = []
+    for _ in range(args.rounds):
+        bare = sum(ray.get([loop.remote(work, crew.device, shape, args.seconds) for _ in range(crew.replicas)]))
+        shutil.rmtree(folder / "made", ignore_errors=True)
+        began = time.time()
+        markers = generate(work, synthesis.plan(), synthesis.drawings, crew, print)
+        seconds = time.time() - began
+        facts = synthesis.facts, synthesis.settings.gate, synthesis.fingerprint
+        made = finish_set(work.folder, synthesis.tiles, markers, *facts, {})
+        steady = _steady_rate(folder / "made", made, crew.replicas)
+        rounds.append((bare, steady, steady / bare, len(made.index) / seconds))
 
-    print("\n| replicas | tiles | bare, tiles/s | generation, tiles/s | ratio | with its start, tiles/s |")
-    print("|---|---|---|---|---|---|")
-    ratio = f"{steady / bare:.2f}" if bare else "-"
-    rates = f"{bare:.2f} | {steady:.2f} | {ratio} | {len(made.index) / whole:.2f}"
-    print(f"| {crew.replicas} | {len(made.index)} | {rates} |")
+    print("\n| round | replicas | tiles | bare, tiles/s | generation, tiles/s | ratio | with its start, tiles/s |")
+    print("|---|---|---|---|---|---|---|")
+    for number, rates in enumerate([*rounds, np.median(rounds, axis=0)]):
+        name = number + 1 if number < len(rounds) else "median"
+        print(f"| {name} | {crew.replicas} | {len(made.index)} | " + " | ".join(f"{rate:.2f}" for rate in rates) + " |")
     print(f"\ndigest: {made.digest}")
 
 
@@ -95,8 +96,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--replicas", type=lambda text: text if text == "auto" else int(text), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="of a replica on a CPU")
     parser.add_argument("--cpus", type=int, default=None, help="logical CPUs of the cluster; default: the machine's")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the bare loop")
-    parser.add_argument("--no-bare", action="store_true", help="leave the bare loop out")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the bare loop in each round")
+    parser.add_argument("--rounds", type=int, default=3, help="bare loop and generation in turns; the median counts")
     return parser.parse_args()
 
 
