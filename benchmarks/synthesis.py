@@ -6,7 +6,7 @@
 Without `--model` an untrained MetGAN of `--width` is written into the folder, without `--tiles` those of its run, or
 tiles of a phantom. Bare: as many processes as replicas, each calling `translate` on one batch of the same size again
 and again, in the same precision and with as many threads. The job: composing labels, generating, writing shards;
-counted from the first shard of each replica on, as the steady state of a long job, and as a whole, with its start.
+counted after its first quarter, as the steady state of a long job, and as a whole, with its start.
 Both in turns, because shared machines are not equally fast from one minute to the next.
 """
 
@@ -72,7 +72,7 @@ def main() -> None:
         seconds = time.time() - began
         facts = synthesis.facts, synthesis.settings.gate, synthesis.fingerprint
         made = finish_set(work.folder, synthesis.tiles, markers, *facts, {})
-        steady = _steady_rate(folder / "made", made, crew.replicas)
+        steady = _steady_rate(folder / "made", made)
         rounds.append((bare, steady, steady / bare, len(made.index) / seconds))
 
     print("\n| round | replicas | tiles | bare, tiles/s | generation, tiles/s | ratio | with its start, tiles/s |")
@@ -130,15 +130,17 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _steady_rate(folder: Path, made: TileSet, replicas: int) -> float:
-    """Tiles a second between the markers of each replica's first shard and of the last one."""
+def _steady_rate(folder: Path, made: TileSet) -> float:
+    """Tiles a second between the markers of the shard that ends the first quarter and of the last one.
+
+    In the first quarter the processes that compose and write are still being started.
+    """
     written = {path.stem: path.stat().st_mtime for path in (folder / "shards").glob("*.json")}
     order = sorted(written, key=lambda name: written[name])
     sizes = made.index["shard"].value_counts()
-    if len(order) <= replicas:
-        return float("nan")
-    later = order[replicas:]
-    return float(np.sum([sizes[name] for name in later]) / (written[later[-1]] - written[order[replicas - 1]]))
+    first = len(order) // 4
+    seconds = written[order[-1]] - written[order[first]]
+    return float(np.sum([sizes[name] for name in order[first + 1 :]]) / seconds) if seconds else float("nan")
 
 
 def _untrained(folder: Path, size: int, width: float) -> str:
