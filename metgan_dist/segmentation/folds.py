@@ -48,6 +48,12 @@ def planned_folds(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -
                 f"segmentation.folds: fold {number} of {tiles.uri} has no tiles to {side}; cut the tiles with fewer "
                 "tiles.folds or a smaller tiles.gap"
             )
+        if not tiles.index["foreground"].to_numpy()[val].any():
+            raise UserError(
+                f"segmentation.folds: none of the {len(val)} validation tiles of fold {number} of {tiles.uri} holds a "
+                "lesion, so no checkpoint can be chosen by Dice; cut the tiles with fewer tiles.folds, or name the "
+                "other folds"
+            )
         real = chosen_real(tiles, train, settings.real, "segmentation.real")
         # Of all folds, not of those asked: what a fold trains on does not depend on the others.
         start = known.index(number) / len(known)

@@ -52,6 +52,7 @@ def test_a_fold_trains_on_the_same_tiles_whatever_other_folds_are_asked(tmp_path
         ({}, {"real": 0.001}, "segmentation.real: 0.001 of the 18 tiles of fold 0 is none"),
         ({}, {"real": 0, "synthetic": 41}, "segmentation.synthetic: 41 of 41 synthetic tiles .* which has 40"),
         ({"volumes": 1}, {"folds": [0]}, "segmentation.folds: fold 0 of .* has no tiles to train on"),
+        ({"volumes": 3, "folds": 3}, {}, "segmentation.folds: none of the 8 validation tiles of fold 2 of .* a lesion"),
         ({"edge": 96}, {}, "tiles.size: tiles of 96 pixels"),
     ],
 )
