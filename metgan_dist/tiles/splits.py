@@ -162,11 +162,23 @@ def _folds(index: pd.DataFrame, tiles: Tiles) -> np.ndarray:
     for _, rows in train.groupby("volume", sort=False):
         axis = rows["slab_axis"].iloc[0] or _slab_axis(rows, tiles)
         index.loc[rows.index, "slab_axis"] = axis
-        centre = _centres(rows, axis).to_numpy()
-        # Rows of tiles at one place stay together: a tile's fold is that of the first tile at its place.
-        first = np.searchsorted(np.sort(centre), centre)
-        fold.loc[rows.index] = first * tiles.folds // len(rows)
+        fold.loc[rows.index] = _slab_folds(_centres(rows, axis).to_numpy(), tiles.folds)
     return fold.to_numpy()
+
+
+def _slab_folds(centre: np.ndarray, folds: int) -> np.ndarray:
+    """Fold of each tile by its place along the slab axis; tiles at one place stay together.
+
+    Folds get equally many tiles as nearly as that allows, but each gets a place, as long as there are any.
+    """
+    places, place, count = np.unique(centre, return_inverse=True, return_counts=True)
+    fold = (np.cumsum(count) - count) * folds // len(centre)
+    # A place with many tiles would leave out the fold after its own: the number rises by one at most ...
+    for k in range(1, len(places)):
+        fold[k] = min(fold[k], fold[k - 1] + 1)
+    # ... and comes as far as it can.
+    fold = np.maximum(fold, min(folds, len(places)) - np.arange(len(places), 0, -1))
+    return np.asarray(fold[place])
 
 
 def _centres(rows: pd.DataFrame, axis: str) -> pd.Series:
