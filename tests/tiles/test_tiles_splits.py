@@ -71,7 +71,7 @@ def test_no_neighbours_on_two_sides_of_a_slab_split_or_fold(seed):
 
 @pytest.mark.parametrize(("counts", "expected"), [([9, 1, 1, 1, 9], [0, 1, 2, 3, 4]), ([9, 1, 1], [0, 1, 2])])
 def test_a_slab_with_many_tiles_leaves_no_fold_out(counts, expected):
-    """Tiles at one place are in one fold, whatever their number; by their number alone folds 1 to 3 would be skipped."""
+    """Tiles at one place are in one fold, however many; by their number alone folds 1 to 3 would be skipped."""
     tiles = Tiles(kind="slice", size=(10,), test=0, val=0, folds=5, gap=0, slab_axis="y")
     whole = index_of([("a", "", "", "auto")], (1, 10 * len(counts), 90), tiles)
     fewer = pd.concat([rows.head(count) for (_, rows), count in zip(whole.groupby("y0"), counts, strict=True)])
