@@ -30,6 +30,8 @@ class _Desk:
         self._rooms: dict[str, PlacementGroup] = {}
 
     async def report(self, key: str, row: Row) -> bool:
+        if key in self._ended:  # by an answer that another worker, lost since, had waited for
+            return False
         await self._rows[key].put(row)
         return await self._answers[key].get()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,8 @@ class Ledger(Callback):
         self.records: dict[str, TrialRecord] = {}
         self._assignment, self._objectives, self._scheduler = assignment, objectives, scheduler
         self._total, self._desk, self._say = total, desk, say
-        self._closing = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1)
+        self._closing: dict[str, Future[None]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune's hook."""
@@ -123,11 +124,11 @@ class Ledger(Callback):
         at = f"at {record.images} of {self._total} images"
         if "stopped" in last:
             self._end(record, "failed", str(last["stopped"]))
+        elif record.images >= self._total:
+            self._end(record, "whole", "")
         elif last["low_reports"] >= tuning.collapse_reports:
             low = f"loss below {tuning.collapse_loss:g} in {last['low_reports']} reports"
             self._end(record, "failed", f"discriminator collapsed ({low}) {at}")
-        elif record.images >= self._total:
-            self._end(record, "whole", "")
         elif last.get("stopped_early"):
             self._end(record, "stopped", f"no better within training.patience, {at}")
         else:
@@ -147,8 +148,11 @@ class Ledger(Callback):
         if error is not None:
             for record in self.records.values():
                 if record.outcome == "running":
-                    self._closing.submit(self._end_child, record)
-        self._closing.shutdown(wait=True)
+                    self._close(record)
+        self._pool.shutdown(wait=True)
+        for name, closing in self._closing.items():
+            if problem := closing.exception():
+                self._say(f"{name}: its MLflow run could not be ended ({problem}); the next start of the sweep does it")
 
     def get_state(self) -> dict[str, Any]:
         """What Tune keeps with its own state."""
@@ -161,7 +165,7 @@ class Ledger(Callback):
         restore_halving(self._scheduler, state["halving"])
         for record in self.records.values():
             if record.outcome != "running":
-                self._closing.submit(self._end_child, record)  # an earlier start may have died before it did so
+                self._close(record)  # an earlier start may have died before it did so
 
     def _record(self, trial: Trial) -> TrialRecord:
         record = self.records.setdefault(str(trial), TrialRecord(str(trial), {}))
@@ -171,10 +175,14 @@ class Ledger(Callback):
     def _end(self, record: TrialRecord, outcome: Outcome, reason: str) -> None:
         record.outcome, record.reason = outcome, reason
         scores = [(one.name, record.score(one)) for one in self._objectives]
-        shown = ", ".join(f"{name} {score:.4f}" for name, score in scores if score is not None)
+        reached = ", ".join(f"{name} {score:.4f}" for name, score in scores if score is not None)
         how = {"whole": "done", "stopped": f"stopped: {reason}", "failed": f"ended: {reason}", "running": ""}[outcome]
-        self._say(f"{record.name}: {how}{f' ({shown})' if shown else ''}, {duration(record.seconds)} of training")
-        self._closing.submit(self._end_child, record)
+        self._say(f"{record.name}: {how}{f' ({reached})' if reached else ''}, {duration(record.seconds)} of training")
+        self._close(record)
+
+    def _close(self, record: TrialRecord) -> None:
+        """End the trial's MLflow run while Tune's loop goes on."""
+        self._closing[record.name] = self._pool.submit(self._end_child, record)
 
     def _end_child(self, record: TrialRecord) -> None:
         """End the trial's MLflow run, if it has one; a second time changes nothing."""

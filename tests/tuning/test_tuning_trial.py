@@ -98,6 +98,15 @@ def test_a_training_waits_for_the_verdict_and_ends_by_itself(begin):
     assert begin.assigned[0].review.ended
 
 
+def test_a_training_whose_worker_was_lost_while_it_waited_still_hears_the_verdict(sweep):
+    review = Review(sweep.desk, "trial-005")
+    lost = sweep.desk.report.remote(review.key, row(10))
+    assert review.next_row(10)["images"] == 10
+    review.answer(False)
+    assert ray.get(lost) is False  # nobody is there to hear it
+    assert review.goes_on(row(20)) is False
+
+
 def test_low_discriminators_are_counted_in_a_row(begin):
     trial = begin(reports(*(row(10 * k, loss=loss) for k, loss in enumerate([0.001, 0.5, 0.001, 0.001, 0.001], 1))))
     assert [trial.step()["low_reports"] for _ in range(5)] == [1, 0, 1, 2, 3]
