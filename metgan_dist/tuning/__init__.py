@@ -1,1 +1,0 @@
-"""Ray Tune over loss weights: trials are Ray Train runs that share their tiles, segmentor and judge."""
