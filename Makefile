@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint mlflow clean
+.PHONY: demo test lint mlflow mlflow-server clean
 
 demo: $(VENV)/.installed  ## install, train the quickstart recipe, say where the result is
 	$(BIN)/python jobs/train_metgan.py --recipe quickstart
@@ -18,6 +18,9 @@ lint: $(VENV)/.installed  ## style and types
 
 mlflow: $(VENV)/.installed  ## open the runs of ./runs at http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
+
+mlflow-server: $(VENV)/.installed  ## MLflow on PostgreSQL and object storage, with passwords (docs/mlflow.md)
+	$(BIN)/mlflow --env-file mlflow.env server --app-name basic-auth
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

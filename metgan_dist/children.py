@@ -97,9 +97,17 @@ def _end(children: Sequence[Child]) -> None:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM becomes KeyboardInterrupt within the block, so that whoever ends this job ends its children too."""
+    """SIGTERM becomes KeyboardInterrupt within the block, so that whoever ends this job ends its children too.
+
+    A second one is ignored: what the first began to put in order is not left half done. In other threads than the main
+    one, where signals do not arrive, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -12,8 +12,12 @@ class UserError(Exception):
 class TrainingStopped(Exception):
     """A run that stopped itself, for example because a loss was not finite (exit code 1).
 
-    The message names the step, the player, the term and the last good checkpoint.
+    The message names the step, the player, the term and the last good checkpoint; `images` is how far the run was.
     """
+
+    def __init__(self, reason: str, images: int = 0) -> None:
+        super().__init__(reason)
+        self.images = images
 
 
 class DamagedFile(UserError):

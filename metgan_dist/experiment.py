@@ -16,6 +16,7 @@ import ray
 import torch
 
 from metgan_dist import tracking
+from metgan_dist.children import termination_as_interrupt
 from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.job import Result, say, understood
@@ -34,6 +35,12 @@ from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.location import exists, filesystem, join
 from metgan_dist.volumes.phantoms import write_phantom
 from metgan_dist.weights import weights_path
+
+VERDICTS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+}
 
 
 @dataclass
@@ -67,14 +74,18 @@ class Experiment:
 
 
 def run_experiment(
-    command: Command, job: str, work: Callable[[Experiment], None], tags: Mapping[str, str] | None = None
+    command: Command,
+    job: str,
+    work: Callable[[Experiment], None],
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """Check everything that can be checked, join a cluster, open the run, do `work`, and write `result.json`.
 
     `tags` go to the MLflow run beside the usual ones.
 
     Returns the URI of the result, or "" for a dry run. Mistakes stop it before any cluster work; whatever fails later
-    marks the MLflow run as failed, with the reason, and leaves a result that says so.
+    marks the MLflow run as failed (as killed, where someone stopped it), with the reason, and leaves a result that says
+    so.
     """
     recipe = resolved(command.recipe)
     _check_given(command, recipe)
@@ -90,15 +101,17 @@ def run_experiment(
         wait_for_room(plan, recipe.scaling, say)
         experiment = _open(command, job, plan, uri, tags or {})
         say(f"run: {experiment.run.name} in {experiment.run.folder}")
-        try:
-            work(experiment)
-        except BaseException as error:
-            reason = " ".join(str(understood(error)).split()) or type(error).__name__
+        with termination_as_interrupt():  # `ray job stop` sends SIGTERM, and kills seconds later
             try:
-                _close(experiment, command, "failed", reason)
-            except Exception as another:  # the first error is the one to see
-                say(f"the failure could not be recorded: {another}")
-            raise
+                work(experiment)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt)
+                reason = "stopped by a signal" if stopped else " ".join(str(understood(error)).split())
+                try:
+                    _close(experiment, command, "stopped" if stopped else "failed", reason or type(error).__name__)
+                except Exception as another:  # the first error is the one to see
+                    say(f"the failure could not be recorded: {another}")
+                raise
         return _close(experiment, command, "finished", None)
 
 
@@ -182,8 +195,9 @@ def _close(experiment: Experiment, command: Command, status: str, reason: str | 
         log.metrics(_numbers(experiment.result.scores), 0)
         fs, path = filesystem(location, run.options)
         log.text(fs.cat_file(path).decode(), "result.json")
-    verdict: Literal["FINISHED", "FAILED"] = "FINISHED" if status == "finished" else "FAILED"
-    patience = experiment.recipe.tracking.patience
+    verdict = VERDICTS[status]
+    # Whoever stops a job kills it soon after; what an absent server misses is in the spool.
+    patience = min(experiment.recipe.tracking.patience, 1.0 if status == "stopped" else float("inf"))
     tracking.end_run(
         experiment.tracking_uri,
         run.mlflow_run_id,
@@ -258,31 +272,46 @@ def train_segmentor(experiment: Experiment, tiles: TileSet, role: str, seed_offs
     say(f"{role}: training a segmentor on {len(tiles.positions('train'))} tiles")
     with experiment.result.phase(role):
         network = "unet" if role == "judge" else None
-        assignment = _assignment(experiment, tiles, role, segmentor_recipe(experiment.recipe, seed_offset, network))
-        trained = train_on_ray(assignment, experiment.run, say)
+        assignment = assign(experiment, tiles, role, segmentor_recipe(experiment.recipe, seed_offset, network))
+        trained = train_on_ray(assignment, say)
     experiment.result.artefacts[role] = trained.best
     experiment.result.scores[role] = {"dice": trained.score}
     return trained
 
 
-def train_method(experiment: Experiment) -> None:
-    """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
-    recipe, result = experiment.recipe, experiment.result
+@dataclass(frozen=True)
+class Prepared:
+    """What a method is trained with: tiles, the frozen segmentor where it needs one, and the judge that scores it."""
+
+    tiles: TileSet
+    segmentor: str | None
+    judge: str
+
+
+def prepare_training(experiment: Experiment, with_segmentor: bool) -> Prepared:
+    """Cut the tiles and train the segmentors, where the recipe names none."""
+    recipe = experiment.recipe
     check_tile_size(recipe, tile_edges(recipe))
     tiles = prepare_tiles(experiment)
     _need(tiles, "anatomy", "tumour", "label")
     segmentor = None
-    if method_class(recipe.method.name).needs_segmentor(recipe):
+    if with_segmentor:
         segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best
     judge = recipe.method.judge or train_segmentor(experiment, tiles, "judge", 1).best
     for field, uri in (("method.segmentor", segmentor), ("method.judge", judge)):
         if uri is not None:
             check_segmentor(field, uri, recipe)
+    return Prepared(tiles, segmentor, judge)
+
+
+def train_method(experiment: Experiment) -> None:
+    """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
+    recipe, result = experiment.recipe, experiment.result
+    prepared = prepare_training(experiment, method_class(recipe.method.name).needs_segmentor(recipe))
+    tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
     with result.phase("training"):
-        assignment = replace(
-            _assignment(experiment, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge
-        )
-        trained = train_on_ray(assignment, experiment.run, say)
+        assignment = replace(assign(experiment, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge)
+        trained = train_on_ray(assignment, say)
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
@@ -298,7 +327,8 @@ def train_method(experiment: Experiment) -> None:
         _score(experiment, tiles, trained.best, judge)
 
 
-def _assignment(experiment: Experiment, tiles: TileSet, role: str, recipe: Recipe) -> Assignment:
+def assign(experiment: Experiment, tiles: TileSet, role: str, recipe: Recipe) -> Assignment:
+    """A training of the open run, to be logged there, on all that the run's plan has."""
     assert experiment.run.mlflow_run_id is not None
     return Assignment(
         role=role,

@@ -97,7 +97,7 @@ def run_job(
     try:
         result = work(parse_command(name, purpose, arguments, own))
     except KeyboardInterrupt:
-        print("interrupted; start again with the same --tracking.run to continue", file=sys.stderr)
+        print("stopped; start again with the same --tracking.run to continue", file=sys.stderr)
         return 1
     except Exception as error:
         cause = understood(error)

@@ -20,7 +20,7 @@ from metgan_dist.tiles.shards import write_whole
 from metgan_dist.volumes.location import exists, join, read_bytes
 
 # What may change between two starts of one run without making it another experiment.
-FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every")
+FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every", "tuning.concurrent")
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,11 @@ class LabelToImage(Method):
         return "label_fidelity", "max"
 
     @classmethod
+    def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
+        terms = ("feature_matching",) + (("perceptual",) if recipe.method.perceptual else ())
+        return terms + (("kl",) if recipe.method.name.endswith("_vae") else ())
+
+    @classmethod
     def needs_perceptual(cls, recipe: Recipe) -> bool:
         return recipe.method.perceptual > 0
 

@@ -128,6 +128,12 @@ class MetGAN(Method):
         return ("mae", "min") if ROWS[recipe.method.name].pair else ("cycle_mae", "min")
 
     @classmethod
+    def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
+        row = ROWS[recipe.method.name]
+        has = {"alpha1": True, "alpha2": row.cycle, "alpha3": row.segmentor, "alpha4": row.pair, "identity": row.cycle}
+        return tuple(name for name, present in has.items() if present)
+
+    @classmethod
     def needs_segmentor(cls, recipe: Recipe) -> bool:
         return ROWS[recipe.method.name].segmentor and recipe.method.alpha3 > 0
 

@@ -30,6 +30,11 @@ class Player:
     learning_rate: float
     betas: tuple[float, float]
 
+    @property
+    def discriminates(self) -> bool:
+        """Whether the player tells real images from generated ones."""
+        return all(name.startswith("discriminator") for name in self.networks)
+
 
 class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
@@ -83,6 +88,11 @@ class Method(nn.Module, ABC):
         `mae` for methods that are trained on pairs, `label_fidelity` for those that draw images from labels alone,
         `cycle_mae` for unpaired ones, which may not look at pairs; `dice` for segmentors.
         """
+
+    @classmethod
+    def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
+        """The fields of `recipe.method` that weight the method's loss terms: what a sweep varies by default."""
+        return ()
 
     @classmethod
     def needs_segmentor(cls, recipe: Recipe) -> bool:

@@ -148,6 +148,10 @@ class SIFA(Method):
         """The cycle's error: an unpaired method may not look at pairs."""
         return "cycle_mae", "min"
 
+    @classmethod
+    def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
+        return ("alpha1", "alpha2")
+
     def players(self) -> tuple[Player, ...]:
         return tuple(Player(name, networks, self.learning_rate, BETAS) for name, networks in PLAYERS.items())
 

@@ -45,6 +45,9 @@ class Scaling(Section):
     """What the run may take of the machine or cluster."""
 
     workers: int = Field(1, ge=1, description="training processes")
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few as this while lost ones are not replaced; none: wait for all"
+    )
     gpus_per_worker: float | Literal["auto"] = Field(
         "auto", description="GPUs of one; auto: one each if the cluster has them"
     )

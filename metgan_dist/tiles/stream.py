@@ -16,6 +16,7 @@ import numpy as np
 import ray.data
 import torch
 from ray.data import ExecutionResources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
@@ -41,6 +42,7 @@ def tile_stream(
     start: int = 0,
     stop: int,
     cpus: float = 1.0,
+    within: bool = False,
 ) -> Iterator[Batch]:
     """Batches of one rank, from image `start` to image `stop` of the whole run (all ranks counted).
 
@@ -55,6 +57,7 @@ def tile_stream(
         batch_size: images on this rank in one batch.
         start, stop: images of the run.
         cpus: logical CPUs that the reading tasks of this rank may take together.
+        within: this process has reserved them with its own: the tasks run on its node and ask Ray for none.
 
     Yields:
         anatomy, tumour: float32 (N, 1, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows.
@@ -70,7 +73,7 @@ def tile_stream(
     per_task = _tiles_per_task(tiles, batch_size)
 
     def execute(part: np.ndarray) -> ray.data.Dataset:
-        return _loaded(_plan(tiles, planned_rows(rows, part, seed), part), load, per_task, cpus)
+        return _loaded(_plan(tiles, planned_rows(rows, part, seed), part), load, per_task, cpus, within)
 
     parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
     if not parts:
@@ -145,7 +148,9 @@ def _parts(positions: np.ndarray, per_task: int, most: int) -> list[np.ndarray]:
     return parts
 
 
-def _loaded(planned: Sequence[dict[str, Any]], load: _Load, per_task: int, cpus: float) -> ray.data.Dataset:
+def _loaded(
+    planned: Sequence[dict[str, Any]], load: _Load, per_task: int, cpus: float, within: bool
+) -> ray.data.Dataset:
     """One Ray Data execution, in order, within `cpus`; its tiles are in the object store when this returns.
 
     Reading batches from a running execution would be simpler, but Ray then schedules in a busy loop within the
@@ -153,10 +158,14 @@ def _loaded(planned: Sequence[dict[str, Any]], load: _Load, per_task: int, cpus:
     """
     blocks = -(-len(planned) // per_task)
     share = min(1.0, cpus)
+    place: dict[str, Any] = {"num_cpus": share}
+    if within:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        place = {"num_cpus": 0, "scheduling_strategy": here}
     dataset = ray.data.from_items(list(planned), override_num_blocks=blocks).map_batches(
         load,
         batch_size=per_task,
-        num_cpus=share,
+        **place,
         compute=ray.data.TaskPoolStrategy(size=min(blocks, max(1, int(cpus / share)))),
     )
     quiet(dataset)

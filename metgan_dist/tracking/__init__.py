@@ -5,12 +5,14 @@ writes to a journal on disk first and sends from there. A server that goes away 
 loses none of it.
 """
 
+from metgan_dist.tracking.credentials import Credentials
 from metgan_dist.tracking.logger import RunLogger, end_run, replay
 from metgan_dist.tracking.queries import LoggedDataset, LoggedRun, logged_run, nested_runs, runs_with_dataset
 from metgan_dist.tracking.runs import find_run, resume_run, run_tags, start_run
 from metgan_dist.tracking.server import check_server, tracking_uri
 
 __all__ = [
+    "Credentials",
     "LoggedDataset",
     "LoggedRun",
     "RunLogger",

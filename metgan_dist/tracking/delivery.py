@@ -22,9 +22,12 @@ _FINAL = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
     "RESOURCE_ALREADY_EXISTS",
-    "BAD_REQUEST",
     "MALFORMED_REQUEST",
 }
+# MLflow's answer to what it cannot read, but also to most errors of its database (no free connection, a transaction
+# that another one crossed), which pass.
+_DOUBTFUL = "BAD_REQUEST"
+DOUBTS = 5
 
 
 class RefusedError(Exception):
@@ -38,6 +41,7 @@ class Delivery:
         self.uri = uri
         self.run_id = run_id
         self._connected: MlflowClient | None = None
+        self._doubts = 0
 
     def send(self, entries: list[Entry], folder: Path) -> None:
         """Deliver entries of one kind; `folder` is the journal's, where the files lie.
@@ -57,11 +61,14 @@ class Delivery:
         try:
             deliver(entries, folder)
         except MlflowException as error:
-            if error.error_code in _FINAL:
+            self._doubts = self._doubts + 1 if error.error_code == _DOUBTFUL else 0
+            if error.error_code in _FINAL or self._doubts >= DOUBTS:
+                self._doubts = 0
                 raise RefusedError(short_reason(error)) from error
             raise
         except FileNotFoundError as error:
             raise RefusedError(short_reason(error)) from error
+        self._doubts = 0
 
     @property
     def _client(self) -> MlflowClient:

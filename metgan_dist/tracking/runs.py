@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Tracking
 from metgan_dist.tracking.redaction import redact, redact_value
-from metgan_dist.tracking.server import connect, quieten, short_reason, unreachable
+from metgan_dist.tracking.server import connect, quieten, short_reason, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,4 +128,4 @@ def reporting(uri: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise UserError(f"tracking.uri {redact(uri)}: {short_reason(error)}") from error
-        raise UserError(unreachable(uri, short_reason(error))) from error
+        raise UserError(unusable(uri, error)) from error

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Storage, Tracking
+from metgan_dist.tracking.credentials import PASSWORD, USERNAME, Credentials
 from metgan_dist.tracking.redaction import redact
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def tracking_uri(tracking: Tracking, storage: Storage) -> str:
     `storage.path`. Paths of SQLite files become absolute.
 
     Raises:
-        UserError: the URI is a plain folder, which MLflow no longer takes; or none is given and `storage.path` is an
-            object store, which cannot hold a SQLite file (and a file on the driver's own disk would be lost with it).
+        UserError: the URI is a plain folder, which MLflow no longer takes; or it holds a password, which would be
+            written down with it; or none is given and `storage.path` is an object store, which cannot hold a SQLite
+            file (and a file on the driver's own disk would be lost with it).
     """
     field, uri = "tracking.uri", tracking.uri
     if not uri and os.environ.get("MLFLOW_TRACKING_URI"):
@@ -56,6 +58,13 @@ def tracking_uri(tracking: Tracking, storage: Storage) -> str:
         raise UserError(
             f"{field} {redact(uri)}: MLflow does not take plain folders; "
             "use a server (http://host:5000) or sqlite:///FOLDER/mlflow.db"
+        )
+    if urlsplit(uri).password is not None:
+        where = (
+            f"{USERNAME} and {PASSWORD}" if uri.startswith("http") else "the environment (PGPASSWORD for PostgreSQL)"
+        )
+        raise UserError(
+            f"{field} {redact(uri)}: holds a password, which the run's files would show; put it into {where}"
         )
     return _absolute_sqlite(uri) if uri.startswith("sqlite:///") else uri
 
@@ -105,8 +114,23 @@ def connect(uri: str) -> MlflowClient:
 
 
 def unreachable(uri: str, reason: str) -> str:
-    """The one line for a tracking server that cannot be used."""
+    """The one line for a tracking server that does not answer."""
     return f"tracking.uri {redact(uri)}: cannot be reached ({reason}); start the server or set another tracking.uri"
+
+
+def unusable(uri: str, error: Exception) -> str:
+    """The one line for a tracking server that turned a request down, or was not there to do so."""
+    code, known = getattr(error, "error_code", None), Credentials.of_this_process()
+    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        why = f"refuses the password of {known.username}" if known.username else "refuses the token"
+        ask = f"set {USERNAME} and {PASSWORD}"
+        return f"tracking.uri {redact(uri)}: {why if known else 'asks for a user name and password'}; {ask}"
+    if code == "PERMISSION_DENIED":
+        ask = "ask its administrator for the permission EDIT, or set another tracking.experiment"
+        return (
+            f"tracking.uri {redact(uri)}: does not let {known.username or 'this user'} write to the experiment; {ask}"
+        )
+    return unreachable(uri, short_reason(error))
 
 
 def short_reason(error: BaseException) -> str:
@@ -125,7 +149,7 @@ def _ask(uri: str) -> None:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         connect(uri).search_experiments(max_results=1)
     except Exception as error:  # MLflow, SQLAlchemy, a missing database driver: each has errors of its own
-        raise UserError(unreachable(uri, short_reason(error))) from error
+        raise UserError(unusable(uri, error)) from error
 
 
 def _absolute_sqlite(uri: str) -> str:

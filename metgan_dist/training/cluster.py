@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import grpc  # type: ignore[import-untyped]
 import ray
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private.grpc_utils import init_grpc_channel
 from ray.autoscaler.sdk import request_resources
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.exceptions import AuthenticationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling
 from metgan_dist.training.resources import ResourcePlan, plan_resources
 
 LEAST_DATA_CPUS = 0.25
+NO_DASHBOARD = "http://127.0.0.1:9"
+ANSWER_SECONDS = 10.0
 
 
 @contextmanager
@@ -33,9 +41,13 @@ def cluster(scaling: Scaling) -> Iterator[None]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     try:
         if address == "local":
+            # Ray Train asks a dashboard which of its trainings are alive, and frees what the dead ones held. Ours has
+            # none; that of another cluster on this machine would know none of ours.
+            os.environ["RAY_API_SERVER_ADDRESS"] = NO_DASHBOARD
             # Local workers must resolve each other on machines whose host name is not resolvable.
             ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **quiet)
         else:
+            check_joinable(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if ray.is_initialized() or address == "local":
@@ -44,7 +56,42 @@ def cluster(scaling: Scaling) -> Iterator[None]:
     try:
         yield
     finally:
+        if scaling.grow:
+            # What was asked for stays asked for: machines would be kept, and paid, after the run.
+            with suppress(Exception):
+                request_resources(bundles=[])
         ray.shutdown()
+        if address == "local":
+            os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+
+
+def check_joinable(address: str) -> None:
+    """Ask the cluster at `address` (host:port) for an answer, where Ray by itself would knock for minutes.
+
+    Raises UserError naming scaling.cluster when nobody answers, or the token is missing or another one.
+    """
+    if not re.fullmatch(r"\S+:\d+", address) or "://" in address:
+        return  # `auto`, or something else that Ray has its own words for
+    channel = None
+    try:
+        ensure_token_if_auth_enabled(create_token_if_missing=False)
+        channel = init_grpc_channel(address)
+        gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId(
+            gcs_service_pb2.GetClusterIdRequest(), timeout=ANSWER_SECONDS
+        )
+    except (AuthenticationError, grpc.RpcError) as error:
+        if isinstance(error, AuthenticationError) or error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise UserError(
+                f"scaling.cluster: {address}: the cluster's token is missing, or is another one; set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
+            ) from error
+        raise UserError(
+            f"scaling.cluster: {address}: no Ray cluster answers there within {ANSWER_SECONDS:g} s; "
+            "check RAY_ADDRESS or scaling.cluster, and that the cluster is up"
+        ) from error
+    finally:
+        if channel is not None:
+            channel.close()
 
 
 def is_local(scaling: Scaling) -> bool:
@@ -76,7 +123,7 @@ def plan_for_cluster(scaling: Scaling, report: Callable[[str], None]) -> Resourc
             asked = True
             gpus = 0 if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
             bundle = {"CPU": 1, **({"GPU": gpus} if gpus else {})}
-            request_resources(bundles=[bundle] * (scaling.workers + 1))
+            request_resources(bundles=[bundle] * scaling.workers + [{"CPU": 1}])  # the last one reads tiles
             report(f"waiting up to {scaling.wait:g} s for the cluster to grow to {scaling.workers} worker(s)")
         time.sleep(2)
 

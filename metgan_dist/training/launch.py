@@ -6,8 +6,9 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,21 +26,23 @@ from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.recipe import Recipe
-from metgan_dist.run import Run
 from metgan_dist.tiles.shards import write_whole
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.tracking import RunLogger
+from metgan_dist.tracking import Credentials, RunLogger
 from metgan_dist.training.checkpoint import load_method
 from metgan_dist.training.loop import Length, Log, Surroundings, train
+from metgan_dist.training.preemption import Preemption
 from metgan_dist.training.progress import printed_queue, worker_voice
 from metgan_dist.training.resources import ResourcePlan
+from metgan_dist.training.review import Review
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.volumes.location import filesystem, join
 from metgan_dist.weights import weights_path
 
 SEGMENTORS = ("segmentor", "judge")
+RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 
 RESOURCES = ("seconds", "images_per_second", "peak_rss_bytes", "peak_gpu_bytes")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resident memory in
@@ -47,7 +50,12 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resi
 
 @dataclass(frozen=True)
 class Assignment:
-    """One training of a run, as its workers need it; `role` names it within the run (segmentor, judge, metgan)."""
+    """One training of a run, as its workers need it; `role` names it within the run (segmentor, judge, metgan).
+
+    `start_from`: a checkpoint folder to begin from where the training has none of its own. `keep_last`: so many of the
+    latest checkpoints are kept; without it, the best and the last. `review` sees each report and may end the training.
+    `queue` takes lines for a person; without one, the training opens its own.
+    """
 
     role: str
     recipe: Recipe
@@ -59,6 +67,10 @@ class Assignment:
     spool: str
     segmentor: str | None = None
     judge: str | None = None
+    start_from: str | None = None
+    keep_last: int | None = None
+    review: Review | None = None
+    credentials: Credentials = field(default_factory=Credentials.of_this_process)
     queue: Queue | None = None
 
     @property
@@ -76,7 +88,8 @@ class Trained:
 
     `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
     `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
-    `stopped_early`: `training.patience` ended it before its length did.
+    `stopped_early`: `training.patience` ended it before its length did. `last_scores`: what the workers reported with
+    the last checkpoint.
     """
 
     best: str
@@ -85,10 +98,13 @@ class Trained:
     images: int
     resources: dict[str, float] = field(default_factory=dict)
     stopped_early: bool = False
+    last_scores: dict[str, float] = field(default_factory=dict)
 
 
-def train_on_ray(assignment: Assignment, run: Run, report: Callable[[str], None]) -> Trained:
+def train_on_ray(assignment: Assignment, report: Callable[[str], None]) -> Trained:
     """Train, or continue, or return what an earlier start of the run finished.
+
+    A training that its review ended is not finished: the next start continues it.
 
     Raises TrainingStopped when a loss was not finite; UserErrors of the workers come out as they are.
     """
@@ -101,39 +117,45 @@ def train_on_ray(assignment: Assignment, run: Run, report: Callable[[str], None]
     fs, stopped_path = filesystem(stopped, assignment.options)
     if fs.exists(stopped_path):
         fs.rm_file(stopped_path)
-    with printed_queue(report) as queue:
+    own = printed_queue(report) if assignment.queue is None else nullcontext(assignment.queue)
+    with own as queue:
         result = _trainer(replace(assignment, queue=queue)).fit()
     if fs.exists(stopped_path):
-        raise TrainingStopped(json.loads(fs.cat_file(stopped_path))["reason"])
+        raise TrainingStopped(**json.loads(fs.cat_file(stopped_path)))
     trained = _trained(assignment, result)
-    run.write(f"train/{assignment.role}/trained.json", json.dumps(trained.__dict__))
+    if assignment.review is None or not assignment.review.ended:
+        write_whole(done, json.dumps(trained.__dict__).encode(), assignment.options)
     return trained
 
 
 def _trainer(assignment: Assignment) -> TorchTrainer:
     plan, recipe = assignment.plan, assignment.recipe
-    resources = {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
-    order = _order(recipe)
-    storage: dict[str, Any] = {"storage_path": join(assignment.run_folder, "train")}
-    if "://" in assignment.run_folder:
-        fs, path = filesystem(storage["storage_path"], assignment.options)
-        storage = {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
+    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=_order(recipe))
     return TorchTrainer(
         _worker,
         train_loop_config={"assignment": assignment},
         torch_config=TorchConfig(backend=plan.backend, timeout_s=600),
         scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=(recipe.scaling.min_workers, plan.workers) if recipe.scaling.min_workers else plan.workers,
+            use_gpu=plan.gpus_per_worker > 0,
+            resources_per_worker=plan.reserved,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         run_config=RunConfig(
             name=assignment.role,
             failure_config=FailureConfig(max_failures=recipe.training.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=order
-            ),
-            **storage,
+            checkpoint_config=CheckpointConfig(num_to_keep=assignment.keep_last) if assignment.keep_last else keep,
+            **ray_storage(join(assignment.run_folder, "train"), assignment.options),
         ),
     )
+
+
+def ray_storage(folder: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`storage_path` and, for object storage, `storage_filesystem` as Ray takes them."""
+    if "://" not in folder:
+        return {"storage_path": folder}
+    fs, path = filesystem(folder, options)
+    return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
 
 
 def _order(recipe: Recipe) -> Literal["min", "max"]:
@@ -152,7 +174,8 @@ def _trained(assignment: Assignment, result: ray.train.Result) -> Trained:
     resources = {name: last[name] for name in RESOURCES if name in last}
     where = f"{scheme}{best.path}", f"{scheme}{result.checkpoint.path}"
     early = bool(last.get("stopped_early", False))
-    return Trained(*where, metrics["score"], int(last["images"]), resources, early)
+    scores = {name: value for name, value in last.items() if isinstance(value, int | float)}
+    return Trained(*where, metrics["score"], int(last["images"]), resources, early, scores)
 
 
 class _Silence:
@@ -180,9 +203,36 @@ class _RoleLog:
         write_whole(join(self._folder, name), data, self._options)
 
 
+class _Watch:
+    """Passes numbers on to a log, and keeps what the next report adds: how far, and how the discriminators fare."""
+
+    def __init__(self, log: Log, method: Method) -> None:
+        self.images = 0
+        self._log = log
+        self._discriminators = {player.name for player in method.players() if player.discriminates}
+        self._losses: dict[str, list[float]] = {}
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self.images = step
+        for name, value in values.items():
+            if name.partition("/")[0] in self._discriminators:
+                self._losses.setdefault(name, []).append(float(value))
+        self._log.metrics(values, step)
+
+    def png(self, data: bytes, name: str) -> None:
+        self._log.png(data, name)
+
+    def report(self) -> dict[str, float]:
+        """`discriminator_loss`: the smallest mean of a discriminator's loss since the last call, if there is one."""
+        means = [sum(values) / len(values) for values in self._losses.values()]
+        self._losses = {}
+        return {"discriminator_loss": min(means)} if means else {}
+
+
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     assignment: Assignment = config["assignment"]
+    assignment.credentials.adopt()
     logging.getLogger("ray").setLevel(logging.ERROR)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -194,12 +244,15 @@ def _worker(config: dict[str, Any]) -> None:
     stepper = _stepper(assignment, device, rank, world)
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = TileSet.open(assignment.tiles, assignment.options)
-    length = Length.of(recipe.training, len(tiles.positions("train")), world)
+    length = Length.of(recipe.training, len(tiles.positions("train")), world, assignment.plan.workers)
     validator = _validator(assignment, tiles, rank, world, device)
     logger = _logger(assignment, say) if rank == 0 else None
     log: Log = _RoleLog(logger, assignment.role, assignment.run_folder, assignment.options) if logger else _Silence()
-    kept = ray.train.get_checkpoint()
-    with kept.as_directory() if kept else nullcontext(None) as folder:
+    watch = _Watch(log, stepper.method)
+    review = assignment.review if rank == 0 else None
+    if review:
+        review.enter()
+    with _earlier_checkpoint(assignment) as folder:
         around = Surroundings(
             rank=rank,
             stream=lambda start, stop: tile_stream(
@@ -212,14 +265,16 @@ def _worker(config: dict[str, Any]) -> None:
                 start=start,
                 stop=stop,
                 cpus=assignment.plan.data_cpus_per_worker,
+                within=assignment.plan.tiles_within,
             ),
             validate=validator,
-            keep=_keep,
+            keep=lambda kept, name, metrics: _keep(assignment, review, kept, name, {**metrics, **watch.report()}),
             agree=lambda reason: _agree(reason, world),
             say=say,
-            log=log,
-            resume_from=Path(folder) if folder else None,
+            log=watch,
+            resume_from=folder,
             title=assignment.role,
+            leaving=Preemption(say),
         )
         try:
             train(recipe, stepper, length, around)
@@ -227,13 +282,30 @@ def _worker(config: dict[str, Any]) -> None:
             # A restart would only stop at the same step again: the worker ends well and the driver reads the reason.
             if rank == 0:
                 fs, path = filesystem(join(assignment.folder, "stopped.json"), assignment.options)
-                fs.pipe_file(path, json.dumps({"reason": f"{assignment.role}: {error}"}).encode())
+                stopped = {"reason": f"{assignment.role}: {error}", "images": watch.images}
+                fs.pipe_file(path, json.dumps(stopped).encode())
         except Exception as error:
             say(f"{assignment.role}: a worker failed ({type(error).__name__}: {error}); it restarts if it may")
             raise
         finally:
             if logger:
                 logger.close()
+
+
+@contextmanager
+def _earlier_checkpoint(assignment: Assignment) -> Iterator[Path | None]:
+    """A local folder with the training's last checkpoint, or the one that it begins from; None where it has neither."""
+    kept = ray.train.get_checkpoint()
+    if kept is not None:
+        with kept.as_directory() as folder:
+            yield Path(folder)
+    elif assignment.start_from is not None:
+        with tempfile.TemporaryDirectory(prefix="metgan-start-") as folder:
+            fs, path = filesystem(assignment.start_from, assignment.options)
+            fs.get(f"{path}/", f"{folder}/", recursive=True)
+            yield Path(folder)
+    else:
+        yield None
 
 
 def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
@@ -284,12 +356,21 @@ def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, de
     return Validator(tiles, rows, judge, device, rank, world)
 
 
-def _keep(folder: Path, name: str, metrics: dict[str, float]) -> None:
+def _keep(assignment: Assignment, review: Review | None, folder: Path, name: str, metrics: dict[str, float]) -> bool:
+    """Store a checkpoint and report it; whether the training goes on, the same on all ranks."""
     peaks = {
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     }
     ray.train.report({**metrics, **peaks}, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+    if assignment.review is None:
+        return True
+    answer = review is None or review.goes_on({**metrics, "checkpoint": join(assignment.folder, name)})
+    if not dist.is_initialized():
+        return answer
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, answer)
+    return all(answers)
 
 
 def _agree(reason: str, world: int) -> str:

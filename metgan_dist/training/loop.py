@@ -23,6 +23,7 @@ from metgan_dist.training.progress import Progress
 from metgan_dist.training.step import Batch, Stepper
 
 NO_SCORE = 1e30
+STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
 
 
 class Log(Protocol):
@@ -40,11 +41,15 @@ class Length:
     total: int
 
     @staticmethod
-    def of(training: Training, tiles: int, workers: int) -> Length:
-        """From the recipe: `epochs` passes over `tiles` tiles in whole steps, at least one, at most `max_steps`."""
-        per_step = workers * training.batch_size * training.accumulate
+    def of(training: Training, tiles: int, workers: int, planned: int | None = None) -> Length:
+        """From the recipe: `epochs` passes over `tiles` tiles in whole steps, at least one, at most `max_steps`.
+
+        The steps that are counted are those of `planned` workers: a run that has lost some sees the same images.
+        """
+        per_worker = training.batch_size * training.accumulate
+        per_step = (planned or workers) * per_worker
         steps = max(1, training.epochs * tiles // per_step)
-        return Length(per_step, per_step * min(steps, training.max_steps or steps))
+        return Length(workers * per_worker, per_step * min(steps, training.max_steps or steps))
 
     def crosses(self, images: int, every: int) -> bool:
         """Whether the step that ended at `images` passed a multiple of `every`, or ended the run."""
@@ -63,18 +68,20 @@ class Surroundings:
 
     `stream(start, stop)` gives this rank's batches from image `start` to `stop`; `validate(stepper)` scores the
     held-out tiles, together with the other ranks, and gives the scores and a picture; `keep(folder, name, metrics)`
-    stores a checkpoint folder; `resume_from` is the folder of an earlier one.
+    stores a checkpoint folder, and ends the training by returning False; `resume_from` is the folder of an earlier one.
+    `leaving()`, asked every few steps by all ranks alike, says that a machine is about to go: time for a checkpoint.
     """
 
     rank: int
     stream: Callable[[int, int], Iterator[Batch]]
     validate: Callable[[Stepper], tuple[dict[str, float], bytes | None]]
-    keep: Callable[[Path, str, dict[str, float]], None]
+    keep: Callable[[Path, str, dict[str, float]], bool | None]
     agree: Callable[[str], str]
     say: Callable[[str], None]
     log: Log
     resume_from: Path | None = None
     title: str = "training"
+    leaving: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -125,10 +132,13 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
             with progress.pause():
                 _validate(stepper, state, around, best)
             state.stopped_early = _ends_early(state, settings, length)
-        if fresh or length.crosses(state.images, settings.checkpoint_every):
+        leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
+        if fresh or leaving or length.crosses(state.images, settings.checkpoint_every):
             state.seconds, state.rate = time.monotonic() - began, progress.rate(state.images)
             with progress.pause():
-                _save(recipe, stepper, state, around, fresh, best)
+                goes_on = _save(recipe, stepper, state, around, fresh, best)
+            if goes_on is False:
+                break
         if state.stopped_early:
             around.say(
                 f"{around.title}: stopped early at {state.images} images: {state.worse} validations without a better "
@@ -187,7 +197,10 @@ def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best)
     around.say(f"{around.title}  validation at {state.images} images: {shown}{'  (best)' if better else ''}")
 
 
-def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, best: Best) -> None:
+def _save(
+    recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, best: Best
+) -> bool | None:
+    """Store a checkpoint; False where the training is to end with it."""
     name = _checkpoint_name(state.images)
     with tempfile.TemporaryDirectory(prefix="metgan-checkpoint-") as temporary:
         folder = Path(temporary)
@@ -199,8 +212,9 @@ def _save(recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings,
         score = state.score if fresh and state.score is not None else worst
         pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
         ended = {"stopped_early": float(state.stopped_early)}
-        around.keep(folder, name, {"score": score, "images": state.images, **ended, **pace})
-    state.checkpoint = name
+        shown = {f"validation/{key}": value for key, value in state.scores.items()} if fresh else {}
+        state.checkpoint = name
+        return around.keep(folder, name, {"score": score, "images": state.images, **ended, **pace, **shown})
 
 
 def _checkpoint_name(images: int) -> str:

@@ -17,7 +17,11 @@ LEAST_WORKER_CPUS = 0.25
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """How a training run is laid out on a cluster; CPUs and GPUs are Ray's logical ones."""
+    """How a training run is laid out on a cluster; CPUs and GPUs are Ray's logical ones.
+
+    `tiles_within`: a worker reserves the CPUs of its tile tasks with its own and keeps them on its node. Runs side by
+    side then cannot hold the CPUs that another's tasks wait for, even on a cluster that has lost a node.
+    """
 
     workers: int
     cpus_per_worker: float
@@ -26,6 +30,13 @@ class ResourcePlan:
     cluster_cpus: float
     cluster_gpus: float
     shares_cores: bool = False
+    tiles_within: bool = False
+
+    @property
+    def reserved(self) -> dict[str, float]:
+        """What Ray sets aside for one worker."""
+        cpus = round(self.cpus_per_worker + (self.data_cpus_per_worker if self.tiles_within else 0.0), 3)
+        return {"CPU": cpus, **({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})}
 
     @property
     def backend(self) -> str:
@@ -65,6 +76,8 @@ def plan_resources(scaling: Scaling, cluster_cpus: float, cluster_gpus: float) -
     """
     cluster_cpus, cluster_gpus = cluster_cpus * scaling.share, cluster_gpus * scaling.share
     workers = scaling.workers
+    if (scaling.min_workers or 1) > workers:
+        raise UserError(f"scaling.min_workers: {scaling.min_workers} is more than scaling.workers, {workers}")
     if workers > cluster_cpus:
         raise UserError(
             f"scaling.workers: {workers} workers do not fit a cluster of {cluster_cpus:g} CPU(s); "

@@ -6,10 +6,13 @@ import time
 
 import boto3
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from moto.server import ThreadedMotoServer
 
 from metgan_dist.recipe import Tracking
 from metgan_dist.tracking import RunLogger, replay, start_run
+from metgan_dist.tracking.delivery import DOUBTS
 from metgan_dist.tracking.journal import Journal
 from metgan_dist.tracking.server import connect
 
@@ -104,6 +107,30 @@ def test_what_mlflow_refuses_is_kept_and_does_not_stop_the_rest(uri, run_id, spo
     assert len(lines) == 1
     assert "refused metrics" in lines[0]
     assert json.loads((spool / run_id / "refused.jsonl").read_text())["values"] == {"../up": 1}
+
+
+class Moody:
+    """A client whose server says BAD_REQUEST the first `times`, as MLflow does when its database has no connection."""
+
+    def __init__(self, times):
+        self.times, self.stored = times, []
+
+    def log_batch(self, run_id, metrics, synchronous):
+        if self.times > 0:
+            self.times -= 1
+            raise MlflowException("QueuePool limit of size 5 overflow 10 reached", error_code=BAD_REQUEST)
+        self.stored += [(metric.key, metric.value) for metric in metrics]
+
+
+@pytest.mark.parametrize(("times", "stored"), [(DOUBTS - 1, [("loss", 1)]), (DOUBTS, [])])
+def test_a_database_out_of_sorts_is_tried_again_before_its_answer_is_believed(spool, monkeypatch, times, stored):
+    monkeypatch.setattr("metgan_dist.tracking.logger.FIRST_WAIT", 0.01)
+    client = Moody(times)
+    monkeypatch.setattr("metgan_dist.tracking.delivery.connect", lambda uri: client)
+    with RunLogger("http://moody", "0" * 32, spool, report=[].append) as log:
+        log.metrics({"loss": 1}, 0)
+    assert client.stored == stored
+    assert (spool / ("0" * 32) / "refused.jsonl").exists() == (not stored)
 
 
 def leave_behind(spool, run_id, *entries):

@@ -1,0 +1,20 @@
+"""Search over the loss weights, or any field that changes a training: many small trials, and the best as a recipe."""
+
+import sys
+
+from metgan_dist.command_line import Command
+from metgan_dist.experiment import run_experiment
+from metgan_dist.job import run_job
+from metgan_dist.tuning.sweep import PlannedSweep
+
+PURPOSE = "Search over loss weights by Ray Tune; started again under its name, it continues."
+
+
+def work(command: Command) -> str:
+    """Checks first, then the sweep as a run of its own, whose trials are runs under it."""
+    planned = PlannedSweep.planned(command)
+    return run_experiment(command, "tune_loss_weights", planned.carry_out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("tune_loss_weights.py", PURPOSE, work))

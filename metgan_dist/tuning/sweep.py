@@ -1,0 +1,204 @@
+"""What tune_loss_weights.py does: prepare what trials share, let Ray Tune run them, say what came of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import ray
+import torch
+from ray import tune
+from ray.tune.experiment import Trial
+
+from metgan_dist.child_runs import is_finished
+from metgan_dist.command_line import Command
+from metgan_dist.errors import TrainingStopped, UserError
+from metgan_dist.experiment import Experiment, Prepared, assign, prepare_training
+from metgan_dist.job import say
+from metgan_dist.methods import method_class
+from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.tuning import Score
+from metgan_dist.training.cluster import is_local, plan_for_cluster
+from metgan_dist.training.launch import Assignment, ray_storage
+from metgan_dist.training.loop import Length
+from metgan_dist.training.progress import printed_queue
+from metgan_dist.training.resources import ResourcePlan
+from metgan_dist.training.review import open_desk
+from metgan_dist.tuning.child_run import JOB
+from metgan_dist.tuning.findings import Findings
+from metgan_dist.tuning.ledger import Ledger, TrialRecord
+from metgan_dist.tuning.plan import plan_trials
+from metgan_dist.tuning.report import report_sweep
+from metgan_dist.tuning.search import build_scheduler, build_searcher, check_search, trial_name
+from metgan_dist.tuning.space import Space, applied, search_space, tune_domains
+from metgan_dist.tuning.trial import Objective, Sweep
+from metgan_dist.tuning.trial import Trial as Trainable
+from metgan_dist.volumes.location import filesystem, join
+
+HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity")
+# Whoever drives trials sits where nothing is taken away: on the cluster's head, or nodes that offer this.
+DRIVERS, HEAD, ONE_DRIVER = "TRAIN_DRIVER", "node:__internal_head__", 0.001
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C ends this job as it ends any other; Tune would go on to say that all is well.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A killed sweep goes on from its last record: at most this many seconds of decisions are made again.
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which would announce itself even when it is to be silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def objectives_of(recipe: Recipe) -> tuple[Objective, ...]:
+    """The scores to improve: as the recipe says, else the method's own criterion, with label fidelity for pareto.
+
+    UserError where the method is not validated by them.
+    """
+    method = method_class(recipe.method.name)
+    own = method.criterion(recipe)[0]
+    if own not in get_args(Score):
+        raise UserError(f"method.name: {recipe.method.name} makes no images; sweeps are over methods that do")
+    image = "mae" if own == "label_fidelity" else own
+    names = recipe.tuning.objectives or ((image, "label_fidelity") if recipe.tuning.search == "pareto" else (own,))
+    if "cycle_mae" in names and "alpha2" not in method.loss_weights(recipe):
+        raise UserError(f"tuning.objectives: cycle_mae: {recipe.method.name} has no cycle; use mae or label_fidelity")
+    return tuple(Objective(name, "max" if name in HIGHER_IS_BETTER else "min") for name in names)
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """A sweep that can be carried out."""
+
+    space: Space
+    objectives: tuple[Objective, ...]
+
+    @staticmethod
+    def planned(command: Command) -> PlannedSweep:
+        """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
+        recipe = command.recipe
+        check_search(recipe)
+        space = search_space(recipe)
+        if ray.is_initialized():
+            _plan_here(recipe)
+        elif is_local(recipe.scaling):
+            cpus = os.cpu_count() or 1
+            plan_trials(recipe, cpus, torch.cuda.device_count(), cpus)
+        if recipe.tracking.run:
+            is_finished(JOB, recipe)  # refuses a name that belongs to a sweep over another space
+        return PlannedSweep(space, objectives_of(recipe))
+
+    def carry_out(self, experiment: Experiment) -> None:
+        """The work of the job; raises TrainingStopped at its end when no trial came to anything."""
+        at_once, plan = _plan_here(experiment.recipe)
+        prepared = prepare_training(experiment, self._needs_segmentor(experiment.recipe))
+        if not len(prepared.tiles.positions("val")):
+            raise UserError("tiles.val: no tiles to validate on, by which trials are compared; hold some out")
+        recipe, length, every = _trial_recipe(experiment.recipe, len(prepared.tiles.positions("train")))
+        say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}; {at_once} at once")
+        say(f"plan of a trial: {plan}")
+        base = _assignment(experiment, prepared, recipe, plan)
+        with experiment.result.phase("trials"), printed_queue(say) as queue:
+            records = self._run(replace(base, queue=queue), experiment.run.name, length, every, at_once)
+        findings = Findings(experiment.recipe, self.space, self.objectives, records, length.total)
+        report_sweep(experiment, findings)
+        if not findings.ranked:
+            reasons = "; ".join(f"{record.name} ({record.reason})" for record in records)
+            raise TrainingStopped(f"no trial came to anything: {reasons}")
+
+    def _needs_segmentor(self, recipe: Recipe) -> bool:
+        """Whether any trial needs one: its method, or its weight of the segmentation loss, may be varied."""
+        ends = {field: values if isinstance(values, list) else [values.high] for field, values in self.space.items()}
+        variants = [recipe, *(applied(recipe, {field: value}) for field in ends for value in ends[field])]
+        return any(method_class(one.method.name).needs_segmentor(one) for one in variants)
+
+    def _run(self, base: Assignment, name: str, length: Length, every: int, at_once: int) -> list[TrialRecord]:
+        """All trials, or those that an earlier start of the sweep left."""
+        recipe = base.recipe
+        scheduler = build_scheduler(recipe, self.space, self.objectives[0], length.total, every)
+        desk = open_desk()
+        ledger = Ledger(base, self.objectives, scheduler, length.total, desk, say)
+        sweep = Sweep(name, base, self.objectives, desk)
+        naming = functools.partial(trial_name, 0 if recipe.tuning.search == "random" else 1)
+        with _tune_settings(), ledger:
+            analysis = tune.run(
+                tune.with_resources(tune.with_parameters(Trainable, sweep=sweep), _driver()),
+                name="tune",
+                config=tune_domains(self.space),
+                num_samples=recipe.tuning.trials,
+                search_alg=build_searcher(recipe, self.space, self.objectives, at_once),
+                scheduler=scheduler,
+                stop={"low_reports": recipe.tuning.collapse_reports},
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
+                max_failures=recipe.training.max_failures,
+                callbacks=[ledger],
+                trial_name_creator=naming,
+                trial_dirname_creator=naming,
+                resume="AUTO+ERRORED" if _begun(base) else None,
+                raise_on_failed_trial=False,
+                verbose=0,
+                **ray_storage(base.run_folder, base.options),
+            )
+        unfinished = [str(trial) for trial in analysis.trials if trial.status not in (Trial.TERMINATED, Trial.ERROR)]
+        if unfinished:
+            raise TrainingStopped(f"Ray Tune ended before its trials: {', '.join(unfinished)}; start the sweep again")
+        return sorted(ledger.records.values(), key=lambda record: record.name)
+
+
+def _plan_here(recipe: Recipe) -> tuple[int, ResourcePlan]:
+    scaling, asked = recipe.scaling, recipe.tuning.concurrent
+    if scaling.grow and asked != "auto":  # an autoscaling cluster is asked for what all of them take
+        plan_for_cluster(scaling.model_copy(update={"workers": scaling.workers * asked}), say)
+    have = ray.cluster_resources()
+    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    return plan_trials(recipe, have.get("CPU", 0), have.get("GPU", 0), largest)
+
+
+def _trial_recipe(recipe: Recipe, tiles: int) -> tuple[Recipe, Length, int]:
+    """The recipe of a whole trial, its length, and the images between its reports."""
+    tuning, training = recipe.tuning, recipe.training
+    if tuning.images is not None:
+        step = Length.of(training, tiles, recipe.scaling.workers).step
+        steps = max(1, tuning.images // step)
+        training = training.model_copy(update={"max_steps": min(steps, training.max_steps or steps)})
+    length = Length.of(training, tiles, recipe.scaling.workers)
+    every = -(-length.total // tuning.reports)
+    training = training.model_copy(update={"validate_every": every, "checkpoint_every": every})
+    return recipe.model_copy(update={"training": training}), length, every
+
+
+def _assignment(experiment: Experiment, prepared: Prepared, recipe: Recipe, plan: ResourcePlan) -> Assignment:
+    return replace(
+        assign(experiment, prepared.tiles, "trial", recipe),
+        plan=plan,
+        segmentor=prepared.segmentor,
+        judge=prepared.judge,
+    )
+
+
+def _begun(base: Assignment) -> bool:
+    """Whether Tune has left a state to go on from."""
+    fs, path = filesystem(join(base.run_folder, "tune"), base.options)
+    return bool(fs.glob(f"{path}/experiment_state-*.json"))
+
+
+def _driver() -> Mapping[str, Any]:
+    """What a trial's own actor takes: it starts the training and waits."""
+    return {DRIVERS if DRIVERS in ray.cluster_resources() else HEAD: ONE_DRIVER}
+
+
+@contextmanager
+def _tune_settings() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _SETTINGS}
+    os.environ.update(_SETTINGS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,68 @@
+"""What a sweep decides before it trains anything: its objectives, and the length of its trials."""
+
+import pytest
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe
+from metgan_dist.tuning.sweep import PlannedSweep, _trial_recipe, objectives_of
+
+
+def recipe(method="metgan", training=None, **tuning):
+    return Recipe.model_validate({"method": {"name": method}, "training": training or {}, "tuning": tuning})
+
+
+@pytest.mark.parametrize(
+    ("method", "tuning", "objectives"),
+    [
+        ("metgan", {}, [("mae", "min")]),
+        ("cyclegan", {}, [("cycle_mae", "min")]),
+        ("spade", {}, [("label_fidelity", "max")]),
+        ("metgan", {"search": "pareto", "scheduler": "none"}, [("mae", "min"), ("label_fidelity", "max")]),
+        ("spade", {"search": "pareto", "scheduler": "none"}, [("mae", "min"), ("label_fidelity", "max")]),
+        ("metgan", {"objectives": ["ssim"]}, [("ssim", "max")]),
+    ],
+)
+def test_a_sweep_improves_what_its_method_is_validated_by(method, tuning, objectives):
+    assert [(one.name, one.mode) for one in objectives_of(recipe(method, **tuning))] == objectives
+
+
+@pytest.mark.parametrize(
+    ("method", "tuning", "line"),
+    [
+        ("pix2pix", {"objectives": ["cycle_mae"]}, "pix2pix has no cycle"),
+        ("segmentor", {}, "segmentor makes no images"),
+    ],
+)
+def test_scores_that_a_method_does_not_have_are_refused(method, tuning, line):
+    with pytest.raises(UserError, match=line):
+        objectives_of(recipe(method, **tuning))
+
+
+@pytest.mark.parametrize(
+    ("training", "tuning", "total", "every"),
+    [
+        ({"batch_size": 4, "epochs": 2}, {"reports": 10}, 200, 20),
+        ({"batch_size": 4, "epochs": 2}, {"reports": 9, "images": 80}, 80, 9),
+        ({"batch_size": 4, "epochs": 2}, {"images": 10_000}, 200, 23),
+        ({"batch_size": 4, "max_steps": 5}, {"images": 80}, 20, 3),
+        ({"batch_size": 4, "accumulate": 2}, {"images": 3}, 8, 1),
+    ],
+)
+def test_a_trial_is_as_long_as_asked_and_never_longer_than_the_recipe(training, tuning, total, every):
+    made, length, between = _trial_recipe(recipe(training=training, **tuning), tiles=100)
+    assert (length.total, between) == (total, every)
+    assert made.training.validate_every == made.training.checkpoint_every == every
+    assert total / every <= made.tuning.reports
+
+
+@pytest.mark.parametrize(
+    ("space", "needed"),
+    [
+        ({"method.alpha1": {"low": 0.1, "high": 10}}, False),
+        ({"method.alpha3": [0.0, 100.0]}, True),
+        ({"method.alpha3": {"low": 0, "high": 100, "log": False}}, True),
+    ],
+)
+def test_a_segmentor_is_trained_where_any_trial_needs_it(space, needed):
+    made = Recipe.model_validate({"method": {"alpha3": 0.0}, "tuning": {"space": space}})
+    assert PlannedSweep(made.tuning.space, ())._needs_segmentor(made) is needed
