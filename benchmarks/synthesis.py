@@ -13,7 +13,6 @@ Both in turns, because shared machines are not equally fast from one minute to t
 from __future__ import annotations
 
 import argparse
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ import ray
 import torch
 
 from metgan_dist.methods import build_method
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, Scaling
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import finish_set
 from metgan_dist.synthesis.generate import Work, generate
@@ -32,6 +31,7 @@ from metgan_dist.synthesis.synthesis import TileSynthesis
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import save_rank, save_state
+from metgan_dist.training.cluster import cluster
 from metgan_dist.training.resources import plan_resources
 from metgan_dist.training.step import Stepper
 from metgan_dist.volumes.phantoms import write_phantom
@@ -41,8 +41,12 @@ WARM_UP = 2
 
 def main() -> None:
     args = _arguments()
-    folder = Path(args.folder).absolute()
-    ray.init(address="local", num_cpus=args.cpus, include_dashboard=False, logging_level=logging.ERROR)
+    with cluster(Scaling(cluster="local")):
+        compare(args, Path(args.folder).absolute())
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Print a line a round: the bare loop, the generation, their ratio."""
     settings = {
         "count": args.count,
         "batch_size": args.batch,
@@ -55,8 +59,8 @@ def main() -> None:
         settings["tiles"] = args.tiles or _phantom_tiles(folder, args.size)
     recipe = Recipe.model_validate({"synthesis": settings})
     synthesis = TileSynthesis.planned(recipe)
-    cluster = ray.cluster_resources()
-    plan = plan_resources(recipe.scaling, cluster.get("CPU", 0), cluster.get("GPU", 0))
+    have = ray.cluster_resources()
+    plan = plan_resources(recipe.scaling, have.get("CPU", 0), have.get("GPU", 0))
     crew = Crew.of(synthesis.settings, plan, ray.available_resources())
     work = synthesis.work(str(folder / "made"), recipe.training.precision, {})
     shape = synthesis.tiles.shape
@@ -95,7 +99,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shard", type=int, default=64, help="tiles in a shard")
     parser.add_argument("--replicas", type=lambda text: text if text == "auto" else int(text), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="of a replica on a CPU")
-    parser.add_argument("--cpus", type=int, default=None, help="logical CPUs of the cluster; default: the machine's")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the bare loop in each round")
     parser.add_argument("--rounds", type=int, default=3, help="bare loop and generation in turns; the median counts")
     return parser.parse_args()

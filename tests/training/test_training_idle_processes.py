@@ -1,0 +1,22 @@
+"""Processes that wait for the next task stay: starting others costs seconds of imports, again and again."""
+
+import os
+import time
+
+import psutil
+import ray
+
+MANY = 6  # more than the cluster has CPUs, which Ray keeps anyway
+PAUSE = 4.0  # seconds; by itself Ray ends idle processes after one
+
+
+def test_idle_processes_are_there_for_the_next_task(ray_cluster):
+    @ray.remote(num_cpus=0.25)
+    def process():
+        time.sleep(2)  # so that all run at once, each in a process of its own
+        return os.getpid()
+
+    processes = set(ray.get([process.remote() for _ in range(MANY)]))
+    time.sleep(PAUSE)
+    assert len(processes) == MANY
+    assert all(psutil.pid_exists(pid) for pid in processes)
