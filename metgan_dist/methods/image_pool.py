@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metgan_dist.networks.eager import eager
+
 
 class ImagePool:
     """The last `size` generated images; keeps a discriminator from forgetting what it has learned.
@@ -31,7 +33,7 @@ class ImagePool:
         self.random.manual_seed(seed)
 
     # Its state changes in every call, which a compiler would answer with a new compilation each time.
-    @torch.compiler.disable
+    @eager
     def query(self, *images: Tensor) -> tuple[Tensor, ...]:
         """Exchange a batch: tensors (N, ...), one per part of an entry, for as many of the same shapes, detached."""
         fresh = [image.detach() for image in images]

@@ -12,6 +12,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.methods.label_to_image import FeatureWeights, LabelToImage
 from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
+from metgan_dist.networks.eager import eager
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.redgan_generator import RedGanGenerator
 from metgan_dist.networks.xavier import initialise_xavier
@@ -126,7 +127,7 @@ class RedGan(LabelToImage):
 
 
 # On a GPU an index out of range ends the process without a word on the cause; this comparison is worth its wait.
-@torch.compiler.disable
+@eager
 def _check_range(organ: Tensor, global_classes: int) -> None:
     lowest, highest = (int(value) for value in organ.aminmax())
     if lowest < 0 or highest >= global_classes:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.eager import eager
 
 STYLE = 512
 
@@ -104,7 +105,7 @@ class MeanStyle(nn.Module):
         self.register_buffer("regions", torch.zeros(classes))
 
     # A collective and a state that changes in every call: neither belongs into a compiled graph.
-    @torch.compiler.disable
+    @eager
     @torch.no_grad()
     def update(self, styles: Tensor, label: Tensor) -> None:
         """Take in the styles (N, classes, style) of a batch with labels (N, H, W).

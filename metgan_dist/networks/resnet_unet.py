@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
 
 from metgan_dist.networks.dimensions import scaled
 
@@ -83,6 +82,10 @@ class ResNetUNet(nn.Module):
 
 def _residual_stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
     """torchvision's residual blocks; the first changes channels and edge, its shortcut then is a 1x1 convolution."""
+    from torchvision.models.resnet import (
+        BasicBlock,  # loads torch's compiler: not in each process that knows of methods
+    )
+
     shortcut = None
     if stride != 1 or in_channels != out_channels:
         shortcut = nn.Sequential(

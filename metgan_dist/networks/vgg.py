@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import vgg19
 
 from metgan_dist.errors import UserError
 
@@ -33,6 +32,8 @@ class Vgg19Features(nn.Module):
 
     def __init__(self, weights: str | Path) -> None:
         super().__init__()
+        from torchvision.models import vgg19  # loads torch's compiler: not in each process that knows of methods
+
         with torch.device("meta"):  # without memory for the classifier's 120 million weights
             layers = vgg19(weights=None).features[: TAPS[-1] + 1]
         self.layers = cast(nn.Sequential, layers)
