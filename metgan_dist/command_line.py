@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
@@ -63,6 +64,7 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser whose mistakes are UserErrors instead of a usage page."""
 
     def error(self, message: str) -> NoReturn:
+        """A mistake as a UserError of one line; argparse would print the usage and exit."""
         raise UserError(f"command line: {message}; --help lists every field")
 
 
@@ -75,6 +77,7 @@ class _RecipeSettings(Recipe, BaseSettings):
     def settings_customise_sources(  # type: ignore[override]
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in; pydantic-settings itself puts the flags before it."""
         return (init_settings,)
 
 
@@ -87,19 +90,23 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
     chosen: dict[str, Any] = {}
 
     def parse(parser: argparse.ArgumentParser, texts: Sequence[str]) -> argparse.Namespace:
+        """Parse as the settings source asks, and keep a copy of all that was given in `chosen`."""
         parsed = parser.parse_args(texts)
         chosen.update(vars(parsed))  # the source goes on to change what it gets
         return parsed
 
-    source = CliSettingsSource[Any](
-        _RecipeSettings,
-        root_parser=_parser(job, purpose, own),
-        parse_args_method=parse,
-        cli_parse_args=list(arguments),
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_prog_name=job,
-    )
+    try:
+        source = CliSettingsSource[Any](
+            _RecipeSettings,
+            root_parser=_parser(job, purpose, own),
+            parse_args_method=parse,
+            cli_parse_args=list(arguments),
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_prog_name=job,
+        )
+    except SettingsError as error:  # a value that is to be JSON and is none
+        raise UserError(f"command line: {_uncapitalised(str(error))}; see --help for an example") from error
     tree = recipe_tree(chosen["recipe"])
     try:
         settings = _RecipeSettings(_cli_settings_source=source, **tree)
@@ -170,9 +177,13 @@ def _first_mistake(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         line = f"{field}: no such field in a recipe; --help lists them all"
     else:
-        message = first["msg"].removeprefix("Value error, ")
-        line = f"{field}: {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+        message = _uncapitalised(first["msg"].removeprefix("Value error, "))
+        line = f"{field}: {_shown(first['input'])}: {message}"
     return line + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _shown(value: Any) -> str:

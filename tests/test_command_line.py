@@ -59,6 +59,7 @@ def test_metastases_is_the_paper():
         (["--training.precision", "fp8"], "training.precision"),
         (["--recipe", "nothing"], "nothing"),
         (["--training.epochs"], "training.epochs"),
+        (["--tuning.space", '{"method.alpha1": {'], "tuning.space"),
     ],
 )
 def test_a_mistake_is_one_line_naming_the_culprit(arguments, culprit):

@@ -11,14 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+import ray
 from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @contextmanager
 def printed_queue(report: Callable[[str], None]) -> Iterator[Queue]:
     """A queue whose lines are passed to `report` by a thread of the driver until the block ends."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # Here, where nobody takes its machine away before the job ends.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     done = threading.Event()
 
     def drain() -> None:
