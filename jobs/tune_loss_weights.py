@@ -4,7 +4,8 @@ import sys
 
 from metgan_dist.command_line import Command
 from metgan_dist.experiment import run_experiment
-from metgan_dist.job import run_job
+from metgan_dist.job import run_job, say
+from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.sweep import PlannedSweep
 
 PURPOSE = "Search over loss weights by Ray Tune; started again under its name, it continues."
@@ -13,7 +14,10 @@ PURPOSE = "Search over loss weights by Ray Tune; started again under its name, i
 def work(command: Command) -> str:
     """Checks first, then the sweep as a run of its own, whose trials are runs under it."""
     planned = PlannedSweep.planned(command)
-    return run_experiment(command, "tune_loss_weights", planned.carry_out)
+    result = run_experiment(command, JOB, planned.carry_out)
+    if command.dry_run:
+        say(str(planned))
+    return result
 
 
 if __name__ == "__main__":

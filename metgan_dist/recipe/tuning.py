@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from metgan_dist.recipe.section import Section, comma_list
 
@@ -27,6 +27,13 @@ class Range(Section):
         return self
 
 
+# Told apart by their looks, so that a mistake in one is not also reported as a bad other.
+Values = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[list[Any], Tag("list")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "range"),
+]
+
+
 class Tuning(Section):
     """Search over loss weights (tune_loss_weights.py)."""
 
@@ -39,7 +46,7 @@ class Tuning(Section):
         description="asha: bad trials are stopped at a fraction of their length; pbt: they go on from a good one's "
         "checkpoint with other values; none: all run to their end",
     )
-    space: dict[str, Range | list[Any]] = Field(
+    space: dict[str, Values] = Field(
         {},
         description='fields and their values, e.g. {"method.alpha1": {"low": 0.1, "high": 10, "log": true}, '
         '"method.backbone": ["metgen", "resnet-9"]}; empty: the method\'s loss weights, each from a tenth to ten times '

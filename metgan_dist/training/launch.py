@@ -236,6 +236,9 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    review = assignment.review if rank == 0 else None
+    if review:
+        review.enter()
     recipe, device = assignment.recipe, get_device()
     say = worker_voice(assignment.queue if rank == 0 else None) if rank == 0 else (lambda _line: None)
     if device.type == "cpu":
@@ -249,9 +252,6 @@ def _worker(config: dict[str, Any]) -> None:
     logger = _logger(assignment, say) if rank == 0 else None
     log: Log = _RoleLog(logger, assignment.role, assignment.run_folder, assignment.options) if logger else _Silence()
     watch = _Watch(log, stepper.method)
-    review = assignment.review if rank == 0 else None
-    if review:
-        review.enter()
     with _earlier_checkpoint(assignment) as folder:
         around = Surroundings(
             rank=rank,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
@@ -13,65 +15,107 @@ ROOM = 1.0
 LEAST_ROOM = 2 * LEAST_WORKER_CPUS
 
 
-def plan_trials(recipe: Recipe, cpus: float, gpus: float, node_cpus: float) -> tuple[int, ResourcePlan]:
-    """How many trials to run at once on a cluster of so many CPUs and GPUs, and the plan of each.
+@dataclass(frozen=True)
+class Node:
+    """A machine's logical CPUs and GPUs: a worker lies on one, and takes both there."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+def plan_trials(recipe: Recipe, nodes: Sequence[Node]) -> tuple[int, ResourcePlan]:
+    """How many trials to run at once on a cluster of these nodes, and the plan of each.
 
     A worker reserves the CPUs of its tile tasks with its own, on its node (`tiles_within`), so that trials side by side
-    never hold what another's tasks wait for, whatever becomes of the cluster. `node_cpus` is the size of the largest
-    node. GPUs are shared only where there are fewer of them than workers.
+    never hold what another's tasks wait for, whatever becomes of the cluster. GPUs are shared only where there are
+    fewer of them than workers.
 
     Raises UserError naming `tuning.concurrent` or `scaling.workers` when that is more than the cluster has.
     """
-    scaling, asked = recipe.scaling, recipe.tuning.concurrent
-    cpus, gpus = cpus * scaling.share, gpus * scaling.share
-    most = min(_by_cpu(recipe, cpus), _by_gpu(recipe, gpus))
+    workers, asked = recipe.scaling.workers, recipe.tuning.concurrent
+    cluster = _Cluster.of(recipe, nodes)
+    most = min(cluster.places(_cpus_needed(recipe, LEAST_ROOM)), _places_by_gpu(recipe, cluster.gpus)) // workers
+    has = f"a cluster of {cluster.cpus:g} CPU and {cluster.gpus:g} GPU"
     if most < 1:
         raise UserError(
-            f"scaling.workers: a trial of {scaling.workers} worker(s) does not fit a cluster of {cpus:g} CPU and "
-            f"{gpus:g} GPU; lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker"
+            f"scaling.workers: a trial of {workers} worker(s) does not fit {has}; "
+            "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker"
         )
     if asked == "auto":
-        at_once = min(recipe.tuning.trials, _comfortable(recipe, cpus, gpus), most)
+        at_once = min(recipe.tuning.trials, _comfortable(recipe, cluster), most)
     elif asked > most:
         raise UserError(
-            f"tuning.concurrent: {asked} trials of {scaling.workers} worker(s) do not fit a cluster of {cpus:g} CPU "
-            f"and {gpus:g} GPU at once; at most {most} do, auto takes what has room"
+            f"tuning.concurrent: {asked} trials of {workers} worker(s) do not fit {has} at once; at most {most} do, "
+            "auto takes what has room"
         )
     else:
         at_once = min(recipe.tuning.trials, asked)
-    return at_once, _each(recipe, cpus, gpus, node_cpus, at_once)
+    return at_once, _each(recipe, cluster, at_once)
 
 
-def _by_cpu(recipe: Recipe, cpus: float) -> int:
+@dataclass(frozen=True)
+class _Cluster:
+    """The nodes that workers lie on, and `share` of what these have."""
+
+    nodes: Sequence[Node]
+    share: float
+
+    @staticmethod
+    def of(recipe: Recipe, nodes: Sequence[Node]) -> _Cluster:
+        """A worker with a GPU lies where there is one: the CPUs of other nodes are none that it could have."""
+        with_gpu = [node for node in nodes if node.gpus] if recipe.scaling.gpus_per_worker else []
+        return _Cluster(with_gpu or list(nodes), recipe.scaling.share)
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes) * self.share
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes) * self.share
+
+    def places(self, cpus: float) -> int:
+        """Workers of so many CPUs that have room, each on one node."""
+        by_node = sum(int(node.cpus / cpus + 1e-6) for node in self.nodes)
+        return min(by_node, int(self.cpus / cpus + 1e-6))
+
+    def room(self, workers: int) -> float:
+        """The most CPUs that each of so many workers can have, each on one node."""
+        parts = {node.cpus / count for node in self.nodes for count in range(1, workers + 1)} | {self.cpus / workers}
+        best = max(part for part in parts if part and self.places(part) >= workers)
+        return math.floor(1000 * best + 1e-6) / 1000
+
+
+def _cpus_needed(recipe: Recipe, least: float) -> float:
+    """By a worker with its tile tasks; `least` where the recipe leaves that to the plan."""
     given = recipe.scaling.cpus_per_worker
-    need = LEAST_ROOM if given == "auto" else float(given) + LEAST_WORKER_CPUS
-    return int(cpus / (recipe.scaling.workers * need) + 1e-6)
+    return least if given == "auto" else float(given) + LEAST_WORKER_CPUS
 
 
-def _by_gpu(recipe: Recipe, gpus: float) -> int:
+def _places_by_gpu(recipe: Recipe, gpus: float) -> int:
+    """Workers that the GPUs take, by the recipe's word: as many as there can be where it has none."""
     given = recipe.scaling.gpus_per_worker
     if given == "auto" or not given:
-        return recipe.tuning.trials
+        return recipe.tuning.trials * recipe.scaling.workers
     per_gpu = int(1 / given + 1e-6) if given < 1 else 1 / given
-    return int(gpus * per_gpu / recipe.scaling.workers + 1e-6)
+    return int(gpus * per_gpu + 1e-6)
 
 
-def _comfortable(recipe: Recipe, cpus: float, gpus: float) -> int:
+def _comfortable(recipe: Recipe, cluster: _Cluster) -> int:
     """Trials that have a CPU for each worker, and a GPU where there are any."""
-    workers, given = recipe.scaling.workers, recipe.scaling.cpus_per_worker
-    need = ROOM if given == "auto" else float(given) + LEAST_WORKER_CPUS
-    by_cpu = int(cpus / (workers * need) + 1e-6)
-    by_gpu = int(gpus / workers) if gpus and recipe.scaling.gpus_per_worker == "auto" else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    places = cluster.places(_cpus_needed(recipe, ROOM))
+    if cluster.gpus and recipe.scaling.gpus_per_worker == "auto":
+        places = min(places, int(cluster.gpus))
+    return max(1, places // recipe.scaling.workers)
 
 
-def _each(recipe: Recipe, cpus: float, gpus: float, node_cpus: float, at_once: int) -> ResourcePlan:
+def _each(recipe: Recipe, cluster: _Cluster, at_once: int) -> ResourcePlan:
     workers, given = recipe.scaling.workers, recipe.scaling.cpus_per_worker
-    room = math.floor(1000 * min(cpus / at_once / workers, node_cpus)) / 1000
+    room = cluster.room(workers * at_once)
     if given == "auto":
         data = min(1.0, room / 2)
         own = room - data
-        own = round(own, 3) if own < 1 else (1.0 if gpus else float(int(own)))
+        own = round(own, 3) if own < 1 else (1.0 if cluster.gpus else float(int(own)))
     else:
         own = float(given)
     data = round(min(1.0, room - own), 3)
@@ -80,9 +124,9 @@ def _each(recipe: Recipe, cpus: float, gpus: float, node_cpus: float, at_once: i
             f"scaling.cpus_per_worker: {own:g} CPU leave {data:g} of the {room:g} that a trial's worker has for "
             "reading tiles; lower it, or tuning.concurrent"
         )
-    return ResourcePlan(
-        workers, own, _gpus(recipe, gpus, at_once), data * workers, cpus / at_once, gpus / at_once, True, True
-    )
+    gpus = _gpus(recipe, cluster.gpus, at_once)
+    cpus_of_one, gpus_of_one = cluster.cpus / at_once, cluster.gpus / at_once
+    return ResourcePlan(workers, own, gpus, data * workers, cpus_of_one, gpus_of_one, True, True)
 
 
 def _gpus(recipe: Recipe, gpus: float, at_once: int) -> float:

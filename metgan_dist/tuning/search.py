@@ -35,7 +35,7 @@ def build_searcher(recipe: Recipe, space: Space, objectives: Sequence[Objective]
     """Tune's searcher, which begins with the recipe's own values."""
     tuning, own = recipe.tuning, [point_of(recipe, space)]
     if tuning.search == "random":
-        return BasicVariantGenerator(points_to_evaluate=own, random_state=tuning.seed, max_concurrent=at_once)
+        return _Random(points_to_evaluate=own, random_state=tuning.seed, max_concurrent=at_once)
     optuna = importlib.import_module("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     several = len(objectives) > 1
@@ -45,7 +45,18 @@ def build_searcher(recipe: Recipe, space: Space, objectives: Sequence[Objective]
         points_to_evaluate=own,
         seed=tuning.seed,
     )
-    return ConcurrencyLimiter(search, max_concurrent=at_once)
+    return _Limited(search, max_concurrent=at_once)
+
+
+# A sweep that is started again may find another cluster: it runs as many trials at once as this one has room for.
+class _Random(BasicVariantGenerator):
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state({**state, "max_concurrent": self.max_concurrent})
+
+
+class _Limited(ConcurrencyLimiter):
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state({**state, "max_concurrent": self.max_concurrent})
 
 
 def build_scheduler(recipe: Recipe, space: Space, objective: Objective, total: int, every: int) -> TrialScheduler:
@@ -62,10 +73,12 @@ def build_scheduler(recipe: Recipe, space: Space, objective: Objective, total: i
             **common,
         )
     if tuning.scheduler == "pbt":
-        return PopulationBasedTraining(
+        domains = tune_domains(space)
+        return Population(
             perturbation_interval=grace,
             burn_in_period=grace,
-            hyperparam_mutations=tune_domains(space),
+            # Of a list PBT takes a neighbour; a choice, to Tune, is a number that it multiplies.
+            hyperparam_mutations={name: v if isinstance(v, list) else domains[name] for name, v in space.items()},
             custom_explore_fn=functools.partial(clamped, space),
             **common,
         )
@@ -79,6 +92,14 @@ class Halving(ASHAScheduler):
         """Stop a trial that is not among the best so far; see `tuning.reduction`."""
         action: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if str(trial) == FIRST else action
+
+
+class Population(PopulationBasedTraining):
+    """PBT (Jaderberg et al. 2017) for all trials but the first, from which others may take over."""
+
+    def _quantiles(self) -> tuple[list[Trial], list[Trial]]:
+        worst, best = super()._quantiles()
+        return [trial for trial in worst if str(trial) != FIRST], best
 
 
 def halving_state(scheduler: TrialScheduler) -> bytes | None:

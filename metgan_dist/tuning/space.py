@@ -144,8 +144,19 @@ def clamped(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
     return inside
 
 
+def described(space: Space) -> str:
+    """The space in a line for a person."""
+    return "; ".join(f"{field} {_described(values)}" for field, values in space.items())
+
+
+def _described(values: Range | list[Any]) -> str:
+    if not isinstance(values, Range):
+        return f"of {', '.join(shown(value) for value in values)}"
+    return f"from {shown(values.low)} to {shown(values.high)}{'' if values.log else ' (not log)'}"
+
+
 def shown(value: Any) -> str:
-    """A value for a person: numbers with three digits, or all of a large one's before the point."""
+    """A value for a person: numbers with three digits, or all before the point where these are a few more."""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,10 +32,10 @@ from metgan_dist.training.review import open_desk
 from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.findings import Findings
 from metgan_dist.tuning.ledger import Ledger, TrialRecord
-from metgan_dist.tuning.plan import plan_trials
+from metgan_dist.tuning.plan import Node, plan_trials
 from metgan_dist.tuning.report import report_sweep
 from metgan_dist.tuning.search import build_scheduler, build_searcher, check_search, trial_name
-from metgan_dist.tuning.space import Space, applied, search_space, tune_domains
+from metgan_dist.tuning.space import Space, applied, described, search_space, tune_domains
 from metgan_dist.tuning.trial import Objective, Sweep
 from metgan_dist.tuning.trial import Trial as Trainable
 from metgan_dist.volumes.location import filesystem, join
@@ -71,35 +72,42 @@ def objectives_of(recipe: Recipe) -> tuple[Objective, ...]:
 
 @dataclass(frozen=True)
 class PlannedSweep:
-    """A sweep that can be carried out."""
+    """A sweep that can be carried out; str() says in lines what it searches, and how where that is known already."""
 
     space: Space
     objectives: tuple[Objective, ...]
+    layout: tuple[int, ResourcePlan] | None = None
 
     @staticmethod
     def planned(command: Command) -> PlannedSweep:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
         recipe = command.recipe
         check_search(recipe)
-        space = search_space(recipe)
+        space, objectives, layout = search_space(recipe), objectives_of(recipe), None
         if ray.is_initialized():
-            _plan_here(recipe)
+            layout = _plan_here(recipe)
         elif is_local(recipe.scaling):
-            cpus = os.cpu_count() or 1
-            plan_trials(recipe, cpus, torch.cuda.device_count(), cpus)
+            layout = plan_trials(recipe, [Node(os.cpu_count() or 1, torch.cuda.device_count())])
         if recipe.tracking.run:
             is_finished(JOB, recipe)  # refuses a name that belongs to a sweep over another space
-        return PlannedSweep(space, objectives_of(recipe))
+        return PlannedSweep(space, objectives, layout)
+
+    def __str__(self) -> str:
+        goals = " and ".join(f"{one.name} ({one.mode})" for one in self.objectives)
+        lines = [f"search: {described(self.space)}", f"objective: validation {goals}"]
+        if self.layout is not None:
+            lines.append(f"trials at once: {self.layout[0]}, each of {self.layout[1]}")
+        return "\n".join(lines)
 
     def carry_out(self, experiment: Experiment) -> None:
         """The work of the job; raises TrainingStopped at its end when no trial came to anything."""
-        at_once, plan = _plan_here(experiment.recipe)
+        at_once, plan = layout = _plan_here(experiment.recipe)
+        say(str(replace(self, layout=layout)))
         prepared = prepare_training(experiment, self._needs_segmentor(experiment.recipe))
         if not len(prepared.tiles.positions("val")):
             raise UserError("tiles.val: no tiles to validate on, by which trials are compared; hold some out")
         recipe, length, every = _trial_recipe(experiment.recipe, len(prepared.tiles.positions("train")))
-        say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}; {at_once} at once")
-        say(f"plan of a trial: {plan}")
+        say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}")
         base = _assignment(experiment, prepared, recipe, plan)
         with experiment.result.phase("trials"), printed_queue(say) as queue:
             records = self._run(replace(base, queue=queue), experiment.run.name, length, every, at_once)
@@ -152,9 +160,8 @@ def _plan_here(recipe: Recipe) -> tuple[int, ResourcePlan]:
     scaling, asked = recipe.scaling, recipe.tuning.concurrent
     if scaling.grow and asked != "auto":  # an autoscaling cluster is asked for what all of them take
         plan_for_cluster(scaling.model_copy(update={"workers": scaling.workers * asked}), say)
-    have = ray.cluster_resources()
-    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    return plan_trials(recipe, have.get("CPU", 0), have.get("GPU", 0), largest)
+    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return plan_trials(recipe, [Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in have])
 
 
 def _trial_recipe(recipe: Recipe, tiles: int) -> tuple[Recipe, Length, int]:
@@ -195,7 +202,10 @@ def _tune_settings() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _SETTINGS}
     os.environ.update(_SETTINGS)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A trial's actor is not used again for another: starting its training takes far longer than it does.
+            warnings.filterwarnings("ignore", "Consider boosting PBT")
+            yield
     finally:
         for name, value in before.items():
             if value is None:

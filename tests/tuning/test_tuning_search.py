@@ -93,6 +93,34 @@ def test_other_schedulers_have_no_memory_to_keep():
     assert halving_state(scheduler) is None
 
 
+def population():
+    """PBT over a weight and a list, and its four trials with a report each, the first of which is the worst."""
+    space = {"method.alpha1": {"low": 0.1, "high": 10}, "method.backbone": ["metgen", "unet-256", "resnet-9"]}
+    made = recipe(scheduler="pbt", search="random", space=space)
+    scheduler = build_scheduler(made, search_space(made), MAE, 900, 100)
+    trials = [FakeTrial(number) for number in range(1, 5)]
+    for trial in trials:
+        trial.config = point_of(made, search_space(made))
+        trial.is_finished = lambda: False
+        scheduler._trial_state[trial] = SimpleNamespace(last_score=-1.0 if trial is trials[0] else 0.0)
+    return scheduler, trials
+
+
+def test_values_that_pbt_changes_stay_in_the_space():
+    scheduler, (_, donor, *_) = population()
+    for _ in range(50):
+        changed, _ = scheduler._get_new_config(donor, donor)
+        assert 0.1 <= changed["method.alpha1"] <= 10
+        assert changed["method.backbone"] in ("metgen", "unet-256", "resnet-9")
+
+
+def test_the_recipes_own_values_are_not_given_up_for_others_however_bad():
+    scheduler, trials = population()
+    worst, best = scheduler._quantiles()
+    assert trials[0] not in worst
+    assert best
+
+
 @pytest.mark.parametrize("search", ["random", "optuna", "pareto"])
 def test_the_first_point_is_the_recipes_own(search):
     made = recipe(search=search, scheduler="none", trials=4)
@@ -109,6 +137,14 @@ def test_the_first_point_is_the_recipes_own(search):
     drawn = searcher.suggest("b")
     assert drawn != pytest.approx(point_of(made, space))
     assert all(space[field].low <= value <= space[field].high for field, value in drawn.items())
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_sweep_that_is_started_again_runs_as_many_at_once_as_it_now_may(search):
+    made = recipe(search=search)
+    before, after = (build_searcher(made, search_space(made), (MAE,), at_once) for at_once in (8, 2))
+    after.set_state(before.get_state())
+    assert after.max_concurrent == 2
 
 
 def test_without_optuna_random_still_works(monkeypatch):

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Tuning
 from metgan_dist.recipe.tuning import Range
-from metgan_dist.tuning.space import applied, clamped, digest, point_of, search_space, shown
+from metgan_dist.tuning.space import applied, clamped, described, digest, point_of, search_space, shown
 
 
 def recipe(space=None, **sections):
@@ -79,8 +79,9 @@ def test_a_space_that_cannot_be_searched_is_one_line(space, line):
     ],
 )
 def test_reversed_and_impossible_bounds_are_refused(values, line):
-    with pytest.raises(ValidationError, match=line):
+    with pytest.raises(ValidationError, match=line) as refused:
         Tuning(space={"method.alpha1": values})
+    assert refused.value.error_count() == 1  # not also that it is no list
 
 
 def test_a_linear_range_may_start_at_zero():
@@ -122,9 +123,27 @@ def test_searches_that_a_scheduler_cannot_go_with_are_refused(fields, line):
         Tuning(**fields)
 
 
+def test_a_space_is_described_in_a_line():
+    space = {
+        "method.alpha1": {"low": 0.1, "high": 10},
+        "method.identity": {"low": 0, "high": 5, "log": False},
+        "method.backbone": ["metgen", "resnet-9"],
+    }
+    line = "method.alpha1 from 0.1 to 10; method.identity from 0 to 5 (not log); method.backbone of metgen, resnet-9"
+    assert described(search_space(recipe(space))) == line
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1000.0, "1000"), (161.23, "161"), (0.70357, "0.704"), (1.0, "1"), (7, "7"), ("metgen", "metgen")],
+    [
+        (1234.5, "1234"),
+        (1e30, "1e+30"),
+        (161.23, "161"),
+        (0.70357, "0.704"),
+        (1.0, "1"),
+        (7, "7"),
+        ("metgen", "metgen"),
+    ],
 )
 def test_values_are_short(value, text):
     assert shown(value) == text

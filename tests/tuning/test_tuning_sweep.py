@@ -1,7 +1,12 @@
 """What a sweep decides before it trains anything: its objectives, and the length of its trials."""
 
-import pytest
+import os
 
+import pytest
+import ray
+import torch
+
+from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.tuning.sweep import PlannedSweep, _trial_recipe, objectives_of
@@ -24,6 +29,19 @@ def recipe(method="metgan", training=None, **tuning):
 )
 def test_a_sweep_improves_what_its_method_is_validated_by(method, tuning, objectives):
     assert [(one.name, one.mode) for one in objectives_of(recipe(method, **tuning))] == objectives
+
+
+def test_a_plan_says_what_is_searched_and_how(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    made = Recipe.model_validate({"scaling": {"workers": 1, "cluster": "local"}, "method": {"name": "pix2pix"}})
+    lines = str(PlannedSweep.planned(Command(made, "quickstart", True, False))).splitlines()
+    assert lines[:2] == [
+        "search: method.alpha1 from 0.1 to 10; method.alpha4 from 10 to 1000",
+        "objective: validation mae (min)",
+    ]
+    assert lines[2].startswith("trials at once: 2, each of 1 worker(s) x 0.5 CPU")
 
 
 @pytest.mark.parametrize(
