@@ -107,6 +107,7 @@ def termination_as_interrupt() -> Iterator[None]:
         return
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt once; from then on SIGTERM is ignored."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 

@@ -35,18 +35,22 @@ class TrainedRun:
 
     @property
     def method(self) -> str:
+        """`method.name` of its recipe."""
         return self.recipe.method.name
 
     @property
     def checkpoint(self) -> str:
+        """URI of its best checkpoint."""
         return str(self.result["artefacts"]["best_checkpoint"])
 
     @property
     def judge(self) -> str:
+        """URI of the checkpoint of the segmentor that judges label fidelity."""
         return str(self.result["artefacts"]["judge"])
 
     @property
     def tiles(self) -> str:
+        """URI of the tile set that it was trained on."""
         return str(self.result["artefacts"]["tiles"])
 
 

@@ -146,6 +146,7 @@ def _submitter(
     common = ray.put(task)
 
     def submit(job: tuple[str, np.ndarray]) -> ray.ObjectRef:
+        """Start the task of one block of tiles (rows), of a method by its label."""
         label, part = job
         return remote.remote(checkpoints.get(label), common, part, show)
 
@@ -238,6 +239,7 @@ class _Progress:
         self._began = self._last = time.monotonic()
 
     def add(self, label: str, tiles: int) -> None:
+        """Count a finished task of `tiles` tiles; report it if the method is done or `every` seconds have passed."""
         self._done = tiles + (self._done if label == self._label else 0)
         self._label, self._tasks_done = label, self._tasks_done + 1
         now = time.monotonic()

@@ -28,6 +28,7 @@ class Column:
 
     @property
     def arrow(self) -> str:
+        """Shown beside the title: ↓ where lower is better, ↑ where higher is."""
         return "↓" if self.better == "min" else "↑"
 
 
@@ -93,10 +94,12 @@ class Table:
 
     @property
     def tick_names(self) -> list[str]:
+        """Headings of the columns of ticks, in the lines' order of first use."""
         return list(dict.fromkeys(name for line in self.lines for name in line.ticks))
 
     @property
     def paper_columns(self) -> set[str]:
+        """Names of the scores of which a line has the printed value of a paper."""
         return {name for line in self.lines for name in line.paper}
 
     def markdown(self) -> str:
@@ -174,6 +177,7 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     widths = [max(3, *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
 
     def line(cells: Sequence[str]) -> str:
+        """One row, each cell padded to its column's width."""
         padded = [c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(cells, widths, strict=True))]
         return f"| {' | '.join(padded)} |\n"
 

@@ -34,6 +34,7 @@ class Walk:
         """Tiles or a synthetic volume, checked against the digest that is recorded, with what they were made from."""
 
         def follow(found: Link) -> None:
+            """Down a synthetic volume where one is recorded at `uri`, else down tiles."""
             made = self._records.volume_at(uri)
             if made is None:
                 self._follow_tiles(found, digest, link)
@@ -137,6 +138,7 @@ class Walk:
 
     def _checkpoint(self, role: str, model: dict[str, Any], link: str) -> Link:
         def follow(found: Link) -> None:
+            """The file against its recorded digest, then the run that trained it; UserError where they do not fit."""
             found.facts |= {"method": model.get("method"), "sha256": model["sha256"]}
             self._records.checkpoint(model["uri"], model["sha256"], link)
             run = self._records.trained_by(model["uri"], model.get("run"), link)

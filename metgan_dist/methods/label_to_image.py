@@ -90,14 +90,16 @@ class LabelToImage(Method):
 
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
-        terms = ("feature_matching",) + (("perceptual",) if recipe.method.perceptual else ())
-        return terms + (("kl",) if recipe.method.name.endswith("_vae") else ())
+        """`feature_matching`, and `perceptual` unless it is 0: any other weight needs VGG19."""
+        return ("feature_matching",) + (("perceptual",) if recipe.method.perceptual else ())
 
     @classmethod
     def needs_perceptual(cls, recipe: Recipe) -> bool:
+        """Where `method.perceptual` is above 0."""
         return recipe.method.perceptual > 0
 
     def players(self) -> tuple[Player, ...]:
+        """The generator, with all that is trained beside it, then the discriminator at four times its rate."""
         makers = tuple(name for name in self.networks if name not in ("discriminator", *self.frozen))
         return (
             Player("generator", makers, GENERATOR_RATE * self.learning_rate, BETAS),

@@ -125,19 +125,23 @@ class MetGAN(Method):
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:
+        """`mae` in rows with the pair loss, else `cycle_mae`."""
         return ("mae", "min") if ROWS[recipe.method.name].pair else ("cycle_mae", "min")
 
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
+        """Of alpha1 to alpha4 and `identity` those whose terms the row has."""
         row = ROWS[recipe.method.name]
         has = {"alpha1": True, "alpha2": row.cycle, "alpha3": row.segmentor, "alpha4": row.pair, "identity": row.cycle}
         return tuple(name for name, present in has.items() if present)
 
     @classmethod
     def needs_segmentor(cls, recipe: Recipe) -> bool:
+        """In rows with the segmentation loss, unless `method.alpha3` is 0."""
         return ROWS[recipe.method.name].segmentor and recipe.method.alpha3 > 0
 
     def players(self) -> tuple[Player, ...]:
+        """Generators, then discriminators; the reverse in pix2pix rows. No discriminators where alpha1 is 0."""
         names = ("generator", "inverse") if self.row.cycle else ("generator",)
         generators = Player("generators", names, self.learning_rate, BETAS)
         judges = tuple(name for name in self.networks if name.startswith("discriminator_"))

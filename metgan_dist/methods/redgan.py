@@ -96,6 +96,7 @@ class RedGan(LabelToImage):
 
     @classmethod
     def needs_segmentor(cls, recipe: Recipe) -> bool:
+        """Always: it is the third player."""
         return True
 
     def generate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,15 +7,12 @@ says of the image takes the place of the label at the generator's coarsest featu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from metgan_dist.methods.adversarial_features import kl_divergence
-from metgan_dist.methods.label_to_image import PAPER_WEIGHTS, FeatureWeights, LabelToImage
-from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
+from metgan_dist.methods.variational import Variational
 from metgan_dist.networks import region_style
 from metgan_dist.networks.image_encoder import ImageEncoder
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
@@ -23,90 +20,41 @@ from metgan_dist.networks.region_style import MeanStyle, StyleEncoder
 from metgan_dist.networks.sean import ClassLinear
 from metgan_dist.networks.sean_generator import SeanGenerator
 from metgan_dist.networks.xavier import initialise_xavier
-from metgan_dist.recipe import tile_edges
-
-if TYPE_CHECKING:
-    from metgan_dist.recipe import Recipe
 
 GAIN = 0.02
 
 
-class Sean(LabelToImage):
+class Sean(Variational):
     """Generator from the label and the style of each of its regions; the styles come from images.
 
     In training an image gives the styles for its own label. At inference there is no tumour image, so `translate` takes
-    the mean style of each class over the training, which the network `mean_style` keeps; with `vae` it takes the mean
-    of z's prior, 0, and `sample` draws z. The norms' noise is left out in eval mode: an output depends on its
-    label alone. `encode_styles`, `mix_styles` and `generate_from_styles` are SEAN's editing.
+    the mean style of each class over the training, which the network `mean_style` keeps; `sample` draws z alone, in the
+    same mean styles. The norms' noise is left out in eval mode: an output depends on its label alone. `encode_styles`,
+    `mix_styles` and `generate_from_styles` are SEAN's editing.
 
-    Args:
-        vae: SEAN+VAE.
-        channels: channels of the tumour images.
-        classes: label classes, background included.
-        edges: edges of the tiles in pixels; needed with `vae`, whose linear layers depend on them.
-        width: multiplier of all channel numbers (the length of a style, too) but `latent`.
-        latent: numbers of z.
-        kl: weight of the Kullback-Leibler divergence, a sum over z and a mean over the batch.
-        weights, perceptual, adversarial, learning_rate: see `LabelToImage`.
+    Args: see `Variational`; `vae` makes it SEAN+VAE, and `width` multiplies the length of a style, too.
     """
 
     inference = ("generator", "style_encoder", "mean_style")
 
-    def __init__(
-        self,
-        *,
-        vae: bool = False,
-        channels: int = 1,
-        classes: int = 2,
-        edges: Sequence[int] | None = None,
-        width: float = 1.0,
-        latent: int = 256,
-        kl: float = 0.05,
-        weights: FeatureWeights = PAPER_WEIGHTS,
-        perceptual: nn.Module | None = None,
-        adversarial: AdversarialForm = "hinge",
-        learning_rate: float = 2e-4,
-    ) -> None:
-        generator = SeanGenerator(channels, classes, width=width, latent=latent if vae else None, edges=edges)
+    @classmethod
+    def build(
+        cls, channels: int, classes: int, *, width: float, latent: int | None, edges: Sequence[int] | None
+    ) -> dict[str, nn.Module]:
+        """Also `style_encoder` and `mean_style`; see `Variational.build`."""
+        generator = SeanGenerator(channels, classes, width=width, latent=latent, edges=edges)
         networks: dict[str, nn.Module] = {
             "generator": generator,
             "style_encoder": StyleEncoder(channels, classes, width=width),
             "mean_style": MeanStyle(classes, generator.style),
         }
-        if vae:
+        if latent is not None:
             assert edges is not None  # SeanGenerator has asked for them
             networks["encoder"] = ImageEncoder(channels, edges, latent=latent, width=width)
         networks["discriminator"] = MultiscaleDiscriminator(
             channels, condition_channels=classes, layers=3, last_stride=2, width=width
         )
-        super().__init__(
-            {name: _initialised(network) for name, network in networks.items()},
-            classes=classes,
-            weights=weights,
-            perceptual=perceptual,
-            adversarial=adversarial,
-            learning_rate=learning_rate,
-        )
-        self.vae, self.latent, self.kl = vae, latent, kl
-
-    @classmethod
-    def from_recipe(
-        cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
-    ) -> Self:
-        """`method.name` sean or sean_vae, as the sections `method`, `data`, `tiles` and `training` describe it."""
-        method = recipe.method
-        return cls(
-            vae=method.name == "sean_vae",
-            classes=recipe.data.classes,
-            edges=tile_edges(recipe),
-            width=method.width,
-            latent=method.latent,
-            kl=method.kl,
-            weights=FeatureWeights(method.feature_matching, method.perceptual),
-            perceptual=perceptual,
-            adversarial=method.adversarial,
-            learning_rate=recipe.training.learning_rate,
-        )
+        return {name: _initialised(network) for name, network in networks.items()}
 
     def generate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of `label` in the styles of `tumour`; with `vae` z of `tumour` and the term `kl`.
@@ -117,11 +65,7 @@ class Sean(LabelToImage):
         styles = self.networks["style_encoder"](image, label)
         if self.training:
             self._mean_style().update(styles, label)
-        if not self.vae:
-            return self.networks["generator"](label, styles), {}
-        mean, log_variance = (full_precision(part) for part in self.networks["encoder"](image))
-        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        terms = {"kl": self.kl * kl_divergence(mean, log_variance)} if self.kl else {}
+        z, terms = self.encode(image) if self.vae else (None, {})
         return self.networks["generator"](label, styles, z), terms
 
     @torch.no_grad()
@@ -148,25 +92,9 @@ class Sean(LabelToImage):
             latent = styles.new_zeros(len(label), self.latent)
         return self.networks["generator"](label, styles, latent)
 
-    def translate(self, batch: Batch) -> Tensor:
-        """Tumour images (N, C, H, W) in [-1, 1] from `label` alone, in the mean styles; with `vae` at z = 0."""
-        label = batch["label"]
-        return self.generate_from_styles(label, self.mean_styles(len(label)))
-
-    @torch.no_grad()
-    def sample(self, batch: Batch, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """`count` tumour images for each label, (N, count, C, H, W), in the mean styles, each with its own z.
-
-        z is drawn from N(0, 1) by `generator`, or from torch's global random state on the CPU; the same seed gives the
-        same images. Raises UserError without `vae`.
-        """
-        if not self.vae:
-            return super().sample(batch, count, generator)
-        label = batch["label"]
-        styles = self.mean_styles(len(label))
-        source = torch.device("cpu") if generator is None else generator.device
-        draws = torch.randn(count, len(label), self.latent, generator=generator, device=source).to(label.device)
-        return torch.stack([self.generate_from_styles(label, styles, z) for z in draws], dim=1)
+    def from_label(self, label: Tensor, z: Tensor | None) -> Tensor:
+        """In the mean styles; see `Variational.from_label`."""
+        return self.generate_from_styles(label, self.mean_styles(len(label)), z)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -123,6 +123,7 @@ class Segmentor(Method):
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:
+        """The Dice score, higher being better."""
         return ("dice", "max")
 
     @classmethod
@@ -143,11 +144,13 @@ class Segmentor(Method):
 
     @property
     def network(self) -> SegmentorNetwork:
+        """The network that is trained, the only one."""
         network = self.networks["segmentor"]
         assert isinstance(network, SegmentorNetwork)
         return network
 
     def players(self) -> tuple[Player, ...]:
+        """One: Adam with its usual betas."""
         return (Player("segmentor", ("segmentor",), self.learning_rate, (0.9, 0.999)),)
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:

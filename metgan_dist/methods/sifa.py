@@ -150,9 +150,11 @@ class SIFA(Method):
 
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
+        """Adversarial and cycle; the other `Weights` are the release's and no fields of a recipe."""
         return ("alpha1", "alpha2")
 
     def players(self) -> tuple[Player, ...]:
+        """The seven of the module's table, all with the same rate and betas."""
         return tuple(Player(name, networks, self.learning_rate, BETAS) for name, networks in PLAYERS.items())
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:

@@ -34,6 +34,7 @@ class LabelPath(nn.Module):
         wide, c64, c32, c16, c8 = (scaled(channels, width) for channels in (128, 64, 32, 16, 8))
 
         def block(in_channels: int, out_channels: int) -> SpadeBlock:
+            """A SPADE block that takes the one-hot label, its hidden channels scaled as the path's."""
             return SpadeBlock(in_channels, out_channels, classes, hidden=hidden, dimensions=dimensions)
 
         self.first = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)

@@ -43,6 +43,7 @@ class PatchFeatures(nn.Module):
         self.stages.append(layers.convolution(incoming, 1, kernel_size=4, padding=2))
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Each stage's output (N, C, h, w) for `x` (N, channels, H, W): features, and last the logits, with C = 1."""
         features = []
         for stage in self.stages:
             x = stage(x)

@@ -30,6 +30,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to the same shape; no activation after the sum."""
         return x + self.branch(x)
 
 

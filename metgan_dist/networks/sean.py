@@ -126,6 +126,7 @@ class SeanBlock(nn.Module):
         middle = min(in_channels, out_channels)
 
         def norm(channels: int) -> SeanNorm:
+            """SEAN for features of `channels`, with the block's classes, style and hidden channels."""
             return SeanNorm(channels, classes, style, hidden=hidden)
 
         self.norm_0, self.norm_1 = norm(in_channels), norm(middle)

@@ -46,6 +46,7 @@ class ResidualBlock(nn.Module):
         self.padding = (0, 0, 0, 0, before, out_channels - in_channels - before)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
         shortcut = functional.pad(x, self.padding) if any(self.padding) else x
         return functional.relu(self.branch(x) + shortcut)
 

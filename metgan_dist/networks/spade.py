@@ -58,6 +58,7 @@ class SpadeBlock(nn.Module):
         middle = min(in_channels, out_channels)
 
         def norm(channels: int) -> SpadeNorm:
+            """SPADE for features of `channels`, with the block's label and hidden channels."""
             return SpadeNorm(channels, label_channels, hidden=hidden, dimensions=dimensions)
 
         self.norm_0, self.norm_1 = norm(in_channels), norm(middle)

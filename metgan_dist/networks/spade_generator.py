@@ -60,16 +60,72 @@ class SpadeTrunk(nn.Module):
         return torch.tanh(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
 
-class SpadeGenerator(nn.Module):
-    """Label map (and, as part of a VAE, latent vector) to image. 92,028,481 parameters at one channel, two classes.
+class LabelGenerator(nn.Module):
+    """Label map (and, as part of a VAE, latent vector) to image: what the generators of SPADE and SEAN have in common.
+
+    SPADE's trunk behind one layer, `first`, that takes the label, or the latent vector in its place, to the coarsest
+    features. A subclass says of which blocks the trunk is.
 
     Args:
         channels: channels of the image.
         classes: label classes, background included.
-        width: multiplier of all channel numbers (at least 2; SPADE's hidden channels at least 8); 1 is the paper.
+        block: see `SpadeTrunk`.
+        width: multiplier of all channel numbers; 1 is the paper.
         latent: numbers of the latent vector; None for a generator that starts from the label alone.
-        edges: edges of the images, needed with `latent`: its linear layer gives each place of the coarsest grid weights
-            of its own, so such a generator makes images of this size only. Without, any multiples of 32 do.
+        edges: edges of the images, needed with `latent` (else ValueError): its linear layer gives each place of the
+            coarsest grid weights of its own, so such a generator makes images of this size only. Without, any multiples
+            of `divisor` (32) do.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        block: Callable[[int, int, int], nn.Module],
+        *,
+        width: float,
+        latent: int | None,
+        edges: Sequence[int] | None,
+        dimensions: int = 2,
+    ) -> None:
+        super().__init__()
+        self.classes, self.latent, self.divisor = classes, latent, DIVISOR
+        self.grid: tuple[int, ...] | None = None
+        wide = scaled(WIDEST, width)
+        if latent is None:
+            self.first: nn.Module = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)
+        else:
+            if edges is None:
+                raise ValueError("a generator with a latent vector needs the edges of its images")
+            self.grid = coarsest_grid(edges)
+            self.first = nn.Linear(latent, wide * math.prod(self.grid))
+        self.trunk = SpadeTrunk(channels, block, width=width, dimensions=dimensions)
+
+    def _image(self, label: Tensor, z: Tensor | None, *conditions: Tensor) -> Tensor:
+        """Image (N, channels, H, W) in [-1, 1]; the blocks are given the one-hot label, then `conditions`.
+
+        Raises ValueError where `z` is there without `latent` or missing with it, or where the label's edges do not fit.
+        """
+        if (z is None) != (self.latent is None):
+            raise ValueError(f"a latent vector of {self.latent} numbers expected, got {None if z is None else z.shape}")
+        grid = coarsest_grid(label.shape[1:])
+        dtype = next(self.parameters()).dtype
+        one_hot = one_hot_label(label, self.classes, dtype)
+        if z is None:
+            coarsest = self.first(functional.interpolate(one_hot, size=grid, mode="nearest"))
+        elif grid == self.grid:
+            coarsest = self.first(z.to(dtype)).unflatten(1, (-1, *grid))
+        else:
+            raise ValueError(f"labels of 32 times {self.grid} pixels expected, got {tuple(label.shape[1:])}")
+        return self.trunk(coarsest, one_hot, *conditions)
+
+
+class SpadeGenerator(LabelGenerator):
+    """Label map (and, as part of a VAE, latent vector) to image. 92,028,481 parameters at one channel, two classes.
+
+    Args:
+        width: multiplier of all channel numbers (at least 2; SPADE's hidden channels at least 8); 1 is the paper.
+        channels, classes, latent, edges: see `LabelGenerator`.
     """
 
     def __init__(
@@ -82,22 +138,14 @@ class SpadeGenerator(nn.Module):
         edges: Sequence[int] | None = None,
         dimensions: int = 2,
     ) -> None:
-        super().__init__()
-        self.classes, self.latent, self.divisor = classes, latent, DIVISOR
-        self.grid: tuple[int, ...] | None = None
         hidden = scaled(HIDDEN, width, least=8)
-        wide = scaled(WIDEST, width)
-        if latent is None:
-            self.first: nn.Module = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)
-        else:
-            if edges is None:
-                raise ValueError("a generator with a latent vector needs the edges of its images")
-            self.grid = coarsest_grid(edges)
-            self.first = nn.Linear(latent, wide * math.prod(self.grid))
-        self.trunk = SpadeTrunk(
+        super().__init__(
             channels,
+            classes,
             lambda i, o, level: SpadeBlock(i, o, classes, hidden=hidden, dimensions=dimensions),
             width=width,
+            latent=latent,
+            edges=edges,
             dimensions=dimensions,
         )
 
@@ -107,16 +155,7 @@ class SpadeGenerator(nn.Module):
         `z` (N, latent), normally distributed, is there if and only if the generator has a latent vector. Raises
         ValueError when it is not, or when the edges are not multiples of 32 or not those of the linear layer.
         """
-        if (z is None) != (self.latent is None):
-            raise ValueError(f"a latent vector of {self.latent} numbers expected, got {None if z is None else z.shape}")
-        grid = coarsest_grid(label.shape[1:])
-        dtype = next(self.parameters()).dtype
-        one_hot = one_hot_label(label, self.classes, dtype)
-        if z is None:
-            return self.trunk(self.first(functional.interpolate(one_hot, size=grid, mode="nearest")), one_hot)
-        if grid != self.grid:
-            raise ValueError(f"labels of 32 times {self.grid} pixels expected, got {tuple(label.shape[1:])}")
-        return self.trunk(self.first(z.to(dtype)).unflatten(1, (-1, *grid)), one_hot)
+        return self._image(label, z)
 
 
 def coarsest_grid(edges: Sequence[int]) -> tuple[int, ...]:

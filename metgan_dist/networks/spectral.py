@@ -27,6 +27,7 @@ class _Float32Weight(_Convolution):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """As torch's, with the weight taken outside autocast."""
         with torch.autocast(x.device.type, enabled=False):
             weight = self.weight
         return self._conv_forward(x, weight, self.bias)

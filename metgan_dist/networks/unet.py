@@ -40,6 +40,7 @@ class DecoderStage(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """`x` (N, C, h, w) and its `skip` (N, C_skip, H, W) to (N, out_channels, H, W); the same in 3D."""
         x = functional.interpolate(x, size=skip.shape[2:], mode=self.mode, align_corners=False)
         return self.convolutions(torch.cat([x, skip], dim=1))
 

@@ -39,6 +39,7 @@ class DecoderStage(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, noise: bool) -> Tensor:
+        """(N, C, H, W) to (N, out_channels, 2H, 2W); `noise` switches the dropout on, whatever the mode."""
         x = self.norm(self.up(functional.relu(x)))
         return functional.dropout(x, 0.5, training=noise) if self.dropout else x
 

@@ -86,6 +86,7 @@ class LesionMatch:
 
     @property
     def counts(self) -> LesionCounts:
+        """True components found and missed, predicted ones matched and false."""
         found, matched = int(self.found.sum()), int(self.matched.sum())
         return LesionCounts(found, len(self.found) - found, matched, len(self.matched) - matched)
 

@@ -64,6 +64,7 @@ class _PixelSample:
         self.pairs = np.empty((2, 0))
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Offer the pixels of a tile, anatomy `x` and tumour `y` (n,) each."""
         keys = self.random.random(len(x))
         if len(self.keys) == self.size:
             may_stay = keys < self.keys.max()
@@ -120,6 +121,7 @@ def fit_least_absolute(x: np.ndarray, y: np.ndarray) -> AffineMap:
     """
 
     def cost(slope: float) -> float:
+        """Mean |y - slope * x - intercept| at the best intercept."""
         remainder = y - slope * x
         return float(np.abs(remainder - np.median(remainder)).mean())
 

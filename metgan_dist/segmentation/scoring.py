@@ -43,6 +43,7 @@ class Scored:
 
     @property
     def folds(self) -> list[int]:
+        """Numbers of the folds that were scored, ascending."""
         return sorted(int(fold) for fold in self.tiles["fold"].unique())
 
     def scores(self, fold: int) -> dict[str, float]:

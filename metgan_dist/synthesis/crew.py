@@ -27,6 +27,7 @@ class Crew:
 
     @property
     def device(self) -> str:
+        """The torch device on which each replica generates."""
         return "cuda" if self.gpus else "cpu"
 
     @staticmethod

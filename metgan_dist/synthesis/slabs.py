@@ -70,6 +70,7 @@ def projected(volume: LabelledVolume, role: Role, region: Region, depth: int) ->
     planes = np.full((last - first, rows[1] - rows[0], columns[1] - columns[0]), lowest, dtype)
 
     def seen_from(plane: int) -> Range:
+        """Output planes [low, high), counted from `first`, whose maximum takes in `plane` of the source."""
         return max(first, plane + below - depth + 1) - first, min(last, plane + below + 1) - first
 
     for piece in pieces((source, rows, columns), volume.chunks, dtype.itemsize, PIECE_BYTES):

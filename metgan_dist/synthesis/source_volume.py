@@ -64,6 +64,7 @@ class SourceVolume:
 
     @property
     def options(self) -> Options:
+        """The job's fsspec options, with which its files are opened."""
         return self.recipe.storage.options
 
     @property

@@ -63,6 +63,7 @@ class Histogram:
 
     @property
     def pixels(self) -> float:
+        """All the pixels that it stands for: the sum of `counts`."""
         return float(self.counts.sum())
 
     def percentile(self, percent: float) -> float:

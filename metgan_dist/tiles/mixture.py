@@ -137,6 +137,7 @@ def check_fits(part: TileSet, real: TileSet) -> None:
     """UserError unless tiles of `part` can be trained on beside those of `real`: channels, classes and shape."""
 
     def facts(tiles: TileSet) -> dict[str, Any]:
+        """What must be equal, by the name that the error gives it."""
         names = ("anatomy", "tumour", "classes")
         own = {f"data.{name}": tiles.manifest["data"][name] for name in names}
         return {"channels": sorted(tiles.manifest["roles"]), "tile shape": list(tiles.shape), **own}

@@ -210,6 +210,7 @@ class _Progress:
         self._start = self._last = time.monotonic()
 
     def add(self, tiles: int) -> None:
+        """Count finished tiles; report if REPORT_SECONDS have passed since the last line."""
         self._done += tiles
         now = time.monotonic()
         if now - self._last < REPORT_SECONDS:

@@ -73,6 +73,7 @@ def tile_stream(
     per_task = _tiles_per_task(tiles, batch_size)
 
     def execute(part: np.ndarray) -> ray.data.Dataset:
+        """The tiles of a part of the stream, all of them in the object store when this returns."""
         return _loaded(_plan(tiles, planned_rows(rows, part, seed), part), load, per_task, cpus, within)
 
     parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
@@ -129,6 +130,7 @@ class _Load:
         return self.stack({key: values[place] for key, values in batch.items()} for place in range(count))
 
     def stack(self, planned: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Planned tiles as a batch: each role (N, ...) and `tile` (N,), their rows; augmented if there is a seed."""
         loaded, numbers = [], []
         for tile in planned:
             pixels = self._reader.load(tile)

@@ -81,6 +81,7 @@ def check_server(uri: str) -> None:
     outcome: list[UserError] = []
 
     def ask() -> None:
+        """Ask in the thread; a UserError goes to `outcome`, as a thread cannot raise it in its caller."""
         try:
             _ask(uri)
         except UserError as error:

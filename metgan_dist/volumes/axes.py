@@ -36,6 +36,7 @@ class CanonicalAxes:
 
     @property
     def channels(self) -> int:
+        """Number of channels; 1 without a channel axis."""
         return 1 if self.channel is None else self.sizes[self.channel]
 
     def along(self, values: Sequence[Any], absent: Any) -> tuple[Any, Any, Any]:

@@ -89,9 +89,11 @@ class ImageFolders(Volume):
                 )
 
     def dtype_of(self, channel: str) -> np.dtype:
+        """The dtype of the channel's own first file; UserError for an unknown channel."""
         return self._dtypes[self.channel_number(channel)]
 
     def uri_of(self, channel: str) -> str:
+        """The channel's own folder; UserError for an unknown channel."""
         return self._folders[self.channel_number(channel)]
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
@@ -134,6 +136,7 @@ class _Plane:
         self.dtype, self.spacing, self.chunks = self._pixels.dtype, None, self.shape
 
     def read(self, y: tuple[int, int], x: tuple[int, int]) -> np.ndarray:
+        """Pixels (rows, columns) of the region `y`, `x`, each first and past the last."""
         if self._tiff is not None:
             return self._tiff.read(self._tiff.channels[0], ((0, 1), y, x))[0]
         return self._pixels[slice(*y), slice(*x)]

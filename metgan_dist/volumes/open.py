@@ -77,9 +77,11 @@ class JoinedChannels(Volume):
         self.affine = first.affine
 
     def dtype_of(self, channel: str) -> np.dtype:
+        """The dtype in the file that the channel comes from; UserError for an unknown channel."""
         return self._dtypes[self.channel_number(channel)]
 
     def uri_of(self, channel: str) -> str:
+        """The file that the channel comes from; UserError for an unknown channel."""
         return self._parts[self.channel_number(channel)].uri_of(self._sources[self.channel_number(channel)])
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
