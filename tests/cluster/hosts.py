@@ -1,8 +1,9 @@
-"""Machines on one machine: network namespaces on a bridge, each with its own processes, /tmp and home, and an sshd."""
+"""Machines on one machine: network namespaces on a bridge, each with its own processes and home, and an sshd."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -25,11 +26,15 @@ PermitRootLogin prohibit-password
 Subsystem sftp internal-sftp
 """
 
-# Ray stops and counts what it finds running: a host has to see its own processes only.
+# Ray stops and counts what it finds running: a host has to see its own processes and sessions only. The rest of /tmp
+# is the disk that they share.
 BOOT = """
 mount --make-rprivate /
-mount --bind {home} /root && mount --bind {temporary} /tmp && mkdir -p /run/sshd
-hostname {name}; ip link set lo up
+mkdir -p /tmp/ray /run/sshd
+mount --bind {own}/ray /tmp/ray
+mount --bind {own}/home {folder}/home
+mount --bind {folder}/passwd /etc/passwd
+hostname {name}
 exec {sshd} -D -e -f {folder}/sshd_config
 """
 
@@ -64,50 +69,52 @@ class Hosts:
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
-        self.key = folder / "key"
+        self.key, self.home = folder / "key", folder / "home"
         self.hosts: list[Host] = []
 
     def __enter__(self) -> Hosts:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         for key in (self.key, self.folder / "host_key"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
         (self.folder / "sshd_config").write_text(SSHD.format(folder=self.folder))
+        # root's home here may hold the very Python that the hosts run: theirs is another folder.
+        passwd = Path("/etc/passwd").read_text()
+        (self.folder / "passwd").write_text(re.sub(r"(?m)^(root:.*:)[^:]*:[^:]*$", rf"\1{self.home}:/bin/bash", passwd))
+        self.home.mkdir()
         self._clear()
         _run("ip", "link", "add", BRIDGE, "type", "bridge")
         _run("ip", "address", "add", f"{HERE}/24", "dev", BRIDGE)
         _run("ip", "link", "set", BRIDGE, "up")
-        self.hosts = [self._host(number) for number in range(1, self.count + 1)]
+        for number in range(1, self.count + 1):
+            self.hosts.append(self._host(number))
         for host in self.hosts:
             self._wait_for_sshd(host)
-        return self
 
     def _host(self, number: int) -> Host:
         name, address = f"{BRIDGE}-{number}", f"{NETWORK}.{number}"
-        home, temporary = self.folder / name / "root", self.folder / name / "tmp"
-        for place in (home, temporary):
-            place.mkdir(parents=True)
-        temporary.chmod(0o1777)
-        shutil.copy("/root/.bashrc", home) if Path("/root/.bashrc").exists() else (home / ".bashrc").touch()
+        own = self.folder / name
+        (own / "ray").mkdir(parents=True)
+        shutil.copytree("/etc/skel", own / "home")
         _run("ip", "netns", "add", name)
         _run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         _run("ip", "link", "set", name, "master", BRIDGE, "up")
         inside = ("ip", "netns", "exec", name)
         _run(*inside, "ip", "address", "add", f"{address}/24", "dev", "eth0")
-        _run(*inside, "ip", "link", "set", "eth0", "up")
-        boot = BOOT.format(name=name, home=home, temporary=temporary, folder=self.folder, sshd=_which("sshd"))
-        unshare = (
-            "unshare",
-            "--mount",
-            "--uts",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child",
-            "bash",
-            "-ec",
-            boot,
-        )
+        for device in ("lo", "eth0"):
+            _run(*inside, "ip", "link", "set", device, "up")
+        # Leads nowhere, but Ray takes the address of the way out for the host's own.
+        _run(*inside, "ip", "route", "add", "default", "dev", "eth0")
+        boot = BOOT.format(name=name, own=own, folder=self.folder, sshd=_which("sshd"))
+        apart = ("unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-ec", boot)
         with (self.folder / f"{name}.log").open("w") as log:
-            return Host(name, address, subprocess.Popen([*inside, *unshare], stdout=log, stderr=log))
+            return Host(name, address, subprocess.Popen([*inside, *apart], stdout=log, stderr=log))
 
     def ssh(self, host: Host, command: str, timeout: float = 60) -> str:
         """Run a command on a host; its output."""

@@ -44,6 +44,8 @@ def unsafe_in_stack(stack):
             found += [f"{name}: {why}" for rule in rules.get("SecurityGroupIngress", []) for why in _open(rule)]
         elif part["Type"] == "AWS::EC2::SecurityGroupIngress":
             found += [f"{name}: {why}" for why in _open(rules)]
+        elif part["Type"] == "AWS::EC2::LaunchTemplate" and not rules["LaunchTemplateData"].get("SecurityGroupIds"):
+            found.append(f"{name}: no security group: Ray would open SSH to the world")
     return found
 
 

@@ -1,6 +1,7 @@
 """docs/kuberay.yaml against KubeRay's own schema, and that it opens nothing."""
 
 import os
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import jsonschema
 import pytest
 import yaml
 from open_ports import CLUSTER, KUBERAY, unsafe_text
+
+GUIDE = KUBERAY.with_name("cluster.md")
 
 # KubeRay's ray.io_rayclusters.yaml (ray-operator/config/crd/bases in its repository), nearly a megabyte.
 CRD = "METGAN_KUBERAY_CRD"
@@ -72,12 +75,20 @@ def test_it_asks_for_a_token_and_opens_nothing(manifest):
 
 def test_it_is_the_cluster_of_cluster_yaml(manifest):
     ours = yaml.safe_load(CLUSTER.read_text())["available_node_types"]
-    groups = {group["groupName"]: group for group in manifest["spec"]["workerGroupSpecs"]}
-    assert {"head", *groups} == set(ours)
-    for name, group in groups.items():
-        assert group["priority"] == ours[name]["priority"]
-        assert (group["minReplicas"], group["maxReplicas"]) == (ours[name]["min_workers"], ours[name]["max_workers"])
+    groups = manifest["spec"]["workerGroupSpecs"]
+    assert {"head", *(group["groupName"].partition("-")[0] for group in groups)} == set(ours)
+    for group in groups:
+        same = ours[group["groupName"].partition("-")[0]]
+        assert (group["minReplicas"], group["maxReplicas"]) == (same["min_workers"], same["max_workers"])
     head = manifest["spec"]["headGroupSpec"]["resources"]
     assert {name: int(amount) for name, amount in head.items()} == {
         name: amount for name, amount in ours["head"]["resources"].items() if name != "GPU"
     }
+
+
+def test_spot_is_asked_first_and_given_up_while_a_job_still_waits(manifest):
+    groups = {group["groupName"]: group for group in manifest["spec"]["workerGroupSpecs"]}
+    assert groups["gpu-spot"]["priority"] > groups["gpu-on-demand"]["priority"]
+    given = {entry["name"]: entry["value"] for entry in manifest["spec"]["autoscalerOptions"]["env"]}
+    patience = int(given["RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"])
+    assert patience < int(re.search(r"--scaling.wait (\d+)", GUIDE.read_text())[1])

@@ -2,49 +2,17 @@
 
 import subprocess
 import threading
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from ec2_metadata import Metadata, notice
 
 from metgan_dist.training import spot_notice
-
-TOKEN = "IMDSv2"
 
 
 @pytest.fixture
 def metadata():
-    """EC2's metadata service; `notice` is what it says of the instance's end, None for 404."""
-
-    class Service(BaseHTTPRequestHandler):
-        def do_PUT(self):
-            asks = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-            self.answer(TOKEN if asks else None)
-
-        def do_GET(self):
-            allowed = self.headers["X-aws-ec2-metadata-token"] == TOKEN
-            found = self.path == "/latest/meta-data/spot/instance-action"
-            self.answer(self.server.notice if allowed and found else None)
-
-        def answer(self, text):
-            self.send_response(404 if text is None else 200)
-            self.end_headers()
-            self.wfile.write((text or "").encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    server.notice = None
-    server.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-
-
-def notice(seconds):
-    ends = datetime.now(UTC) + timedelta(seconds=seconds)
-    return f'{{"action": "terminate", "time": "{ends:%Y-%m-%dT%H:%M:%SZ}"}}'
+    with Metadata() as service:
+        yield service
 
 
 def test_no_notice_and_no_metadata_service(metadata):

@@ -1,10 +1,13 @@
 """cluster.yaml: what Ray makes of it, what it asks of EC2, and that it opens nothing to the world."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import boto3
@@ -13,17 +16,20 @@ import pytest
 import yaml
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models import EC2Backend
 from moto.ssm.models import ssm_backends
 from open_ports import CLUSTER, ROOT, STACK, read_stack, unsafe_in_cluster, unsafe_in_stack
 from ray.autoscaler._private import cli_logger, commands
-from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.aws import node_provider
 from ray.autoscaler._private.aws.utils import client_cache, resource_cache
+from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 
 REGION, HOME_ADDRESS = "us-east-1", "203.0.113.7/32"
-WORKERS = {"gpu-spot": 1, "gpu-on-demand": 1, "cpu-spot": 1}
+WORKERS = {"gpu": 1, "cpu": 1}
 
 
 @pytest.fixture
@@ -31,20 +37,28 @@ def text():
     return CLUSTER.read_text()
 
 
+@pytest.fixture(scope="module")
+def session():
+    """boto3's session, which has read EC2's long description once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+            patch.delenv(name, raising=False)
+        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+        patch.setattr(boto3, "DEFAULT_SESSION", boto3.Session(**keys, region_name=REGION))
+        # So has Ray, of every type of instance that there is.
+        patch.setattr(node_provider, "list_ec2_instances", cache(node_provider.list_ec2_instances))
+        yield
+
+
 @pytest.fixture
-def aws(monkeypatch, tmp_path):
+def aws(session, monkeypatch, tmp_path):
     """An empty AWS account, as far as moto has one, and a home folder of our own for Ray's SSH key."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    with mock_aws():
+    with mock_aws(config={"core": {"reset_boto3_session": False}}):
         yield boto3.client("ec2", region_name=REGION)
-    for cache in (client_cache, resource_cache):
-        cache.cache_clear()
+    for known in (client_cache, resource_cache):
+        known.cache_clear()
 
 
 def make_stack(ec2, address=HOME_ADDRESS):
@@ -84,11 +98,11 @@ class Recorder:
 
 
 def bring_up(text):
-    """`ray up` and then the autoscaler's launches, in this process; returns what was sent over SSH to the head."""
+    """`ray up`, then the autoscaler's launches, in this process; what went over SSH to the head, and EC2's refusals."""
     cli_logger.cli_logger.configure(log_style="record", verbosity=-1)
     resolved = commands._bootstrap_config(yaml.safe_load(text), no_config_cache=True)
     over_ssh = Recorder()
-    provider = AWSNodeProvider(resolved["provider"], resolved["cluster_name"])
+    provider = _get_node_provider(resolved["provider"], resolved["cluster_name"], use_cache=False)
     commands.get_or_create_head_node(
         deepcopy(resolved), str(CLUSTER), False, False, True, None, _provider=provider, _runner=over_ssh
     )
@@ -101,8 +115,7 @@ def bring_up(text):
     launcher.launch(WORKERS, "first")
     launcher._main_executor.shutdown()
     launcher._node_launcher_executors.shutdown()
-    assert launcher.poll_errors() == []
-    return over_ssh.calls
+    return over_ssh.calls, launcher.poll_errors()
 
 
 def instances(ec2):
@@ -115,6 +128,11 @@ def instances(ec2):
     return found
 
 
+def lifecycles(nodes):
+    """{node type: how its instances were bought}; None is on demand."""
+    return {name: {instance.get("InstanceLifecycle") for instance in found} for name, found in nodes.items()}
+
+
 def test_ray_accepts_the_file(text):
     raw = yaml.safe_load(text)
     prepared = prepare_config(raw)
@@ -123,7 +141,8 @@ def test_ray_accepts_the_file(text):
     assert set(types) == {"head", *WORKERS}
     assert types["head"]["max_workers"] == 0
     assert prepared["idle_timeout_minutes"] == raw["idle_timeout_minutes"] > 0
-    assert types["gpu-spot"]["priority"] > types["gpu-on-demand"]["priority"]
+    assert types["head"]["resources"]["CPU"] == types["head"]["resources"]["GPU"] == 0
+    assert {name: types[name]["min_workers"] for name in WORKERS} == dict.fromkeys(WORKERS, 0)
 
 
 def test_ray_refuses_the_file_with_a_field_that_it_does_not_know(text):
@@ -147,15 +166,15 @@ def test_the_versions_that_the_nodes_install_are_the_packages_own(text, tmp_path
 
 def test_ec2_is_asked_for_what_the_file_says(aws, text):
     image = make_stack(aws)
-    over_ssh = bring_up(text)
+    over_ssh, refused = bring_up(text)
+    assert refused == []
     nodes = instances(aws)
     assert {name: len(found) for name, found in nodes.items()} == {"head": 1, **WORKERS}
     described = {name: found[0]["InstanceType"] for name, found in nodes.items()}
     assert described == {
         name: node["node_config"]["InstanceType"] for name, node in yaml.safe_load(text)["available_node_types"].items()
     }
-    lifecycles = {name: {i.get("InstanceLifecycle") for i in found} for name, found in nodes.items()}
-    assert lifecycles == {"head": {None}, "gpu-on-demand": {None}, "gpu-spot": {"spot"}, "cpu-spot": {"spot"}}
+    assert lifecycles(nodes) == {"head": {None}, "gpu": {"spot"}, "cpu": {"spot"}}
     for name, found in nodes.items():
         for node in found:
             assert node["ImageId"] == image
@@ -180,6 +199,58 @@ def test_ec2_is_asked_for_what_the_file_says(aws, text):
     assert outside["Ipv6Ranges"] == outside["UserIdGroupPairs"] == []
     assert inside["IpRanges"] == inside["Ipv6Ranges"] == []
     assert [pair["GroupId"] for pair in inside["UserIdGroupPairs"]] == [used]
+
+
+@pytest.fixture
+def without_spot(monkeypatch):
+    """Has EC2 refuse spot machines, with the given code."""
+
+    def refuse(code):
+        usual = EC2Backend.run_instances
+
+        def run_instances(self, *args, **kwargs):
+            if kwargs.get("instance_market_options"):
+                raise EC2ClientError(code, "no")
+            return usual(self, *args, **kwargs)
+
+        monkeypatch.setattr(EC2Backend, "run_instances", run_instances)
+
+    return refuse
+
+
+def test_machines_are_started_on_demand_where_the_spot_market_has_none(aws, text, without_spot):
+    make_stack(aws)
+    without_spot("InsufficientInstanceCapacity")
+    assert bring_up(text)[1] == []
+    nodes = instances(aws)
+    assert {name: len(found) for name, found in nodes.items()} == {"head": 1, **WORKERS}
+    assert lifecycles(nodes) == {"head": {None}, "gpu": {None}, "cpu": {None}}
+
+
+def test_another_refusal_is_no_reason_to_pay_more(aws, text, without_spot):
+    make_stack(aws)
+    without_spot("UnauthorizedOperation")
+    assert {refusal.node_type for refusal in bring_up(text)[1]} == set(WORKERS)
+    assert set(instances(aws)) == {"head"}
+
+
+def test_the_head_can_load_what_starts_the_machines(text, tmp_path):
+    """Of the package, the head has this one file until a job brings the rest."""
+    cluster = yaml.safe_load(text)
+    for remote, local in cluster["file_mounts"].items():
+        place = tmp_path / Path(remote).relative_to("~")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((ROOT / local).read_bytes())
+    start = next(command for command in cluster["head_start_ray_commands"] if "ray start" in command)
+    given = re.search(r"PYTHONPATH=\$HOME(\S+)", start)[1]
+    module, _, name = cluster["provider"]["module"].rpartition(".")
+    code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; import {module} as m; "
+    code += f"print(m.__file__, m.{name}.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}{given}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [f"{tmp_path}{given}/{module.replace('.', '/')}.py", name]
 
 
 def test_without_the_stack_nothing_is_started_and_nothing_opened(aws, text):
@@ -223,7 +294,7 @@ RULE = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp
             ),
             "opens ports 8265",
         ),
-        (lambda c: c["available_node_types"]["cpu-spot"]["node_config"].pop("LaunchTemplate"), "SSH to the world"),
+        (lambda c: c["available_node_types"]["cpu"]["node_config"].pop("LaunchTemplate"), "SSH to the world"),
         (lambda c: c["head_start_ray_commands"].append("ray start --head --dashboard-host=0.0.0.0"), "loopback"),
         (lambda c: c["worker_start_ray_commands"].append("ray start --address=x:6379"), "without token"),
         (lambda c: c["setup_commands"].append("export AWS_SECRET_ACCESS_KEY=abcdefgh12345678"), "secret"),
@@ -245,6 +316,7 @@ def test_a_cluster_file_that_opens_something_is_refused(text, change, complaint)
         ("FromPort: 22, ToPort: 22", "FromPort: 22, ToPort: 8265", "opens ports 22 to 8265"),
         ("/(2[4-9]|3[0-2])$", "/[0-9]+$", "whole internet"),
         ("SourceSecurityGroupId: !GetAtt Group.GroupId", "CidrIp: 0.0.0.0/0", "opens to 0.0.0.0/0"),
+        ("SecurityGroupIds: [!GetAtt Group.GroupId]", "EbsOptimized: true", "SSH to the world"),
     ],
 )
 def test_a_stack_that_opens_something_is_refused(old, new, complaint):
