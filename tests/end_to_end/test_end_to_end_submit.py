@@ -3,9 +3,11 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -52,11 +54,14 @@ def head(tmp_path_factory):
         PATH=f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
     )
     port, gcs_port = free_port(), free_port()
+    # Ray's job agent finds its own cluster by a file in this folder, which another cluster would write over. Short,
+    # for the sockets in it.
+    place = tempfile.mkdtemp(prefix="ray-")
     process = subprocess.Popen(
         [
             f"{bin_folder}/ray", "start", "--head", "--block", "--port", str(gcs_port), "--num-cpus", "3",
             "--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(port),
-            "--disable-usage-stats",
+            "--disable-usage-stats", "--temp-dir", place,
             # Another cluster on this machine holds the default ports; without its own, the job agent stays away.
             "--dashboard-agent-listen-port", str(free_port()), "--dashboard-agent-grpc-port", str(free_port()),
             "--metrics-export-port", str(free_port()), "--ray-client-server-port", str(free_port()),
@@ -77,6 +82,7 @@ def head(tmp_path_factory):
             break
     yield Head(address, f"127.0.0.1:{gcs_port}", env, process.pid)
     kill_tree(process)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def ray_job(head, *arguments, env=None):
