@@ -7,7 +7,7 @@ import logging
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from metgan_dist.errors import TrainingStopped
@@ -31,12 +31,14 @@ from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import Credentials, RunLogger
 from metgan_dist.training.checkpoint import load_method
-from metgan_dist.training.loop import Length, Log, Surroundings, train
+from metgan_dist.training.logs import Log, RunLog, Watch
+from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.preemption import Preemption
+from metgan_dist.training.process_group import ReachableTorchConfig
 from metgan_dist.training.progress import printed_queue, worker_voice
 from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.training.review import Review
-from metgan_dist.training.step import Stepper
+from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.volumes.location import filesystem, join
 from metgan_dist.weights import weights_path
@@ -75,10 +77,12 @@ class Assignment:
 
     @property
     def folder(self) -> str:
+        """Where the training keeps its checkpoints and how it ended."""
         return join(self.run_folder, "train", self.role)
 
     @property
     def options(self) -> dict[str, Any]:
+        """What the file system of the run's folder needs."""
         return self.recipe.storage.options
 
 
@@ -134,7 +138,7 @@ def _trainer(assignment: Assignment) -> TorchTrainer:
     return TorchTrainer(
         _worker,
         train_loop_config={"assignment": assignment},
-        torch_config=TorchConfig(backend=plan.backend, timeout_s=600),
+        torch_config=ReachableTorchConfig(backend=plan.backend, timeout_s=600),
         scaling_config=ScalingConfig(
             num_workers=(recipe.scaling.min_workers, plan.workers) if recipe.scaling.min_workers else plan.workers,
             use_gpu=plan.gpus_per_worker > 0,
@@ -178,57 +182,6 @@ def _trained(assignment: Assignment, result: ray.train.Result) -> Trained:
     return Trained(*where, metrics["score"], int(last["images"]), resources, early, scores)
 
 
-class _Silence:
-    """The log of every rank but the first."""
-
-    def metrics(self, values: Any, step: int) -> None:
-        pass
-
-    def png(self, data: bytes, name: str) -> None:
-        pass
-
-
-class _RoleLog:
-    """Rank 0's MLflow log; a run's segmentors put their role before each name, its method has the plain names."""
-
-    def __init__(self, logger: RunLogger, role: str, run_folder: str, options: dict[str, Any]) -> None:
-        self._logger, self._prefix = logger, f"{role}/" if role in SEGMENTORS else ""
-        self._folder, self._options = run_folder, options
-
-    def metrics(self, values: Any, step: int) -> None:
-        self._logger.metrics({f"{self._prefix}{name}": value for name, value in values.items()}, step)
-
-    def png(self, data: bytes, name: str) -> None:
-        self._logger.png(data, name)
-        write_whole(join(self._folder, name), data, self._options)
-
-
-class _Watch:
-    """Passes numbers on to a log, and keeps what the next report adds: how far, and how the discriminators fare."""
-
-    def __init__(self, log: Log, method: Method) -> None:
-        self.images = 0
-        self._log = log
-        self._discriminators = {player.name for player in method.players() if player.discriminates}
-        self._losses: dict[str, list[float]] = {}
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self.images = step
-        for name, value in values.items():
-            if name.partition("/")[0] in self._discriminators:
-                self._losses.setdefault(name, []).append(float(value))
-        self._log.metrics(values, step)
-
-    def png(self, data: bytes, name: str) -> None:
-        self._log.png(data, name)
-
-    def report(self) -> dict[str, float]:
-        """`discriminator_loss`: the smallest mean of a discriminator's loss since the last call, if there is one."""
-        means = [sum(values) / len(values) for values in self._losses.values()]
-        self._losses = {}
-        return {"discriminator_loss": min(means)} if means else {}
-
-
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     assignment: Assignment = config["assignment"]
@@ -248,26 +201,13 @@ def _worker(config: dict[str, Any]) -> None:
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = TileSet.open(assignment.tiles, assignment.options)
     length = Length.of(recipe.training, len(tiles.positions("train")), world, assignment.plan.workers)
-    validator = _validator(assignment, tiles, rank, world, device)
     logger = _logger(assignment, say) if rank == 0 else None
-    log: Log = _RoleLog(logger, assignment.role, assignment.run_folder, assignment.options) if logger else _Silence()
-    watch = _Watch(log, stepper.method)
+    watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment) as folder:
         around = Surroundings(
             rank=rank,
-            stream=lambda start, stop: tile_stream(
-                tiles,
-                recipe,
-                split="train",
-                rank=rank,
-                world=world,
-                batch_size=recipe.training.batch_size,
-                start=start,
-                stop=stop,
-                cpus=assignment.plan.data_cpus_per_worker,
-                within=assignment.plan.tiles_within,
-            ),
-            validate=validator,
+            stream=_stream(assignment, tiles, rank, world),
+            validate=_validator(assignment, tiles, rank, world, device),
             keep=lambda kept, name, metrics: _keep(assignment, review, kept, name, {**metrics, **watch.report()}),
             agree=lambda reason: _agree(reason, world),
             say=say,
@@ -281,15 +221,33 @@ def _worker(config: dict[str, Any]) -> None:
         except TrainingStopped as error:
             # A restart would only stop at the same step again: the worker ends well and the driver reads the reason.
             if rank == 0:
-                fs, path = filesystem(join(assignment.folder, "stopped.json"), assignment.options)
-                stopped = {"reason": f"{assignment.role}: {error}", "images": watch.images}
-                fs.pipe_file(path, json.dumps(stopped).encode())
+                _leave_reason(assignment, error, watch.images)
         except Exception as error:
             say(f"{assignment.role}: a worker failed ({type(error).__name__}: {error}); it restarts if it may")
             raise
         finally:
             if logger:
                 logger.close()
+
+
+def _leave_reason(assignment: Assignment, error: TrainingStopped, images: int) -> None:
+    fs, path = filesystem(join(assignment.folder, "stopped.json"), assignment.options)
+    fs.pipe_file(path, json.dumps({"reason": f"{assignment.role}: {error}", "images": images}).encode())
+
+
+def _stream(assignment: Assignment, tiles: TileSet, rank: int, world: int) -> Callable[[int, int], Iterator[Batch]]:
+    return lambda start, stop: tile_stream(
+        tiles,
+        assignment.recipe,
+        split="train",
+        rank=rank,
+        world=world,
+        batch_size=assignment.recipe.training.batch_size,
+        start=start,
+        stop=stop,
+        cpus=assignment.plan.data_cpus_per_worker,
+        within=assignment.plan.tiles_within,
+    )
 
 
 @contextmanager
@@ -318,6 +276,13 @@ def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
         system_metrics=True,
         report=say,
     )
+
+
+def _log(assignment: Assignment, logger: RunLogger | None) -> Log:
+    if logger is None:
+        return Log()
+    prefix = f"{assignment.role}/" if assignment.role in SEGMENTORS else ""
+    return RunLog(logger, prefix, assignment.run_folder, assignment.options)
 
 
 def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int) -> Stepper:

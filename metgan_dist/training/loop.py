@@ -10,27 +10,21 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from metgan_dist.errors import TrainingStopped
+from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.methods.method import Best
 from metgan_dist.recipe import Recipe, Training
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
+from metgan_dist.training.logs import Log
 from metgan_dist.training.progress import Progress
 from metgan_dist.training.step import Batch, Stepper
 
 NO_SCORE = 1e30
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
-
-
-class Log(Protocol):
-    """Where numbers and pictures go; MLflow on rank 0, nowhere on the others."""
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
-    def png(self, data: bytes, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -170,6 +164,14 @@ def _step(stepper: Stepper, batches: Sequence[Batch], state: _State, around: Sur
         reason = around.agree(str(error))
         raise TrainingStopped(
             f"step {state.steps + 1}: {reason}; the last good checkpoint is {state.checkpoint}"
+        ) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        count = len(batches[0]["anatomy"])
+        raise UserError(
+            f"training.batch_size: a step of {count} image{'s' * (count > 1)} leaves one value per channel of the "
+            "innermost features, too few for batch statistics; use more images, more workers or a larger tiles.size"
         ) from error
 
 

@@ -68,10 +68,12 @@ class _Cluster:
 
     @property
     def cpus(self) -> float:
+        """The share of all nodes' CPUs."""
         return sum(node.cpus for node in self.nodes) * self.share
 
     @property
     def gpus(self) -> float:
+        """The share of all nodes' GPUs."""
         return sum(node.gpus for node in self.nodes) * self.share
 
     def places(self, cpus: float) -> int:

@@ -8,6 +8,7 @@ from concurrent import futures
 import grpc
 import pytest
 from ray.core.generated import gcs_service_pb2
+from servers import free_port
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling
@@ -81,9 +82,7 @@ def test_a_missing_or_wrong_token_is_said_at_once(gcs, credentials, mode, token)
 
 def test_an_address_where_nobody_listens_is_said_at_once(credentials):
     credentials("disabled")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     began = time.monotonic()
     with pytest.raises(UserError, match=f"scaling.cluster: {address}: no Ray cluster answers"):
         joining.check_joinable(address)

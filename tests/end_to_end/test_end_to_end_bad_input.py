@@ -1,10 +1,9 @@
 """A user's mistake is one line on standard error that names the culprit, exit code 2, and no traceback."""
 
-import socket
-
 import numpy as np
 import pytest
 import tifffile
+from servers import free_port
 from user import environment, run, run_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -140,9 +139,7 @@ def test_tile_that_the_networks_cannot_halve(tmp_path):
 
 
 def test_unreachable_tracking_server(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    uri = f"http://127.0.0.1:{free_port()}"
     refused(run("train_metgan", tmp_path, tracking__uri=uri), "tracking.uri", uri)
 
 

@@ -5,12 +5,10 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import boto3
 import pytest
 from mlflow.exceptions import MlflowException
 from moto.server import ThreadedMotoServer
+from servers import LONG_ENOUGH, free_port, wait_until_up
 from user import ROOT, environment, kill_tree, run, start, wait_for
 
 from metgan_dist.errors import UserError
@@ -30,19 +29,12 @@ ADMIN, ANNA, BEN = (
     ("anna", "annas-long-password"),
     ("ben", "bens-long-password"),
 )
-LONG_ENOUGH = 180  # seconds for a server to come up on a busy machine
 
 LOSS = "segmentor/segmentor/segmentation"
 STEPS, BATCH, EVERY = 32, 3, 48  # the training's steps, its batch, and the images between two validations
 
 FILES = {"mlflow.env": "PGPASSWORD=", "mlflow-auth.ini": "[mlflow]\ndefault_permission"}
 DOCUMENTATION = ROOT / "docs" / "mlflow.md"
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def program(name):
@@ -123,15 +115,7 @@ class Server:
             )
 
     def wait(self):
-        deadline = time.monotonic() + LONG_ENOUGH
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                going = self.process.poll() is None and time.monotonic() < deadline
-                assert going, (self.folder / "server.log").read_text()
-                time.sleep(0.2)
+        wait_until_up(f"{self.uri}/health", self.process, self.folder / "server.log")
 
     def kill(self):
         if self.process is not None:

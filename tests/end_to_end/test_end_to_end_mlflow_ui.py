@@ -4,22 +4,19 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
+from servers import free_port, wait_until_up
 from user import ROOT, Finished, environment
 
 from metgan_dist.recipe import Tracking
 from metgan_dist.tracking import RunLogger, check_server, end_run, start_run
 
 CHILDREN = 12  # more than the page of a run shows at first
-LONG_ENOUGH = 180  # seconds for a server to come up on a busy machine
 
 
 def png(edge=64):
@@ -54,9 +51,7 @@ def ui(tmp_path_factory):
     damaged = log("damaged", pictures=[("plots/pareto_front.png", b"no picture")])
     log("damaged-trial", damaged, [("grids/test.png", png())], steps=5)
     log("lonely")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port)]
     server_environment = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
     with (folder / "ui.log").open("wb") as output:
@@ -69,23 +64,11 @@ def ui(tmp_path_factory):
             env=server_environment,
         )
     try:
-        wait_for(f"http://127.0.0.1:{port}", process, folder / "ui.log")
+        wait_until_up(f"http://127.0.0.1:{port}/health", process, folder / "ui.log")
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def wait_for(address, process, log):
-    deadline = time.monotonic() + LONG_ENOUGH
-    while True:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
 
 
 def look(ui, folder, name, seconds=120):

@@ -4,19 +4,17 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
+from servers import free_port, wait_until_up
 from user import ROOT, command, environment, kill_tree
 
 
@@ -32,12 +30,6 @@ class Head:
     @property
     def without_token(self):
         return {name: value for name, value in self.env.items() if not name.startswith("RAY_AUTH")}
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +61,7 @@ def head(tmp_path_factory):
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/api/version", timeout=5)
-        except urllib.error.HTTPError:
-            break
-        except OSError:
-            assert time.monotonic() < deadline, "the head node did not come up"
-            time.sleep(0.5)
-        else:
-            break
+    wait_until_up(f"{address}/api/version", process)
     yield Head(address, f"127.0.0.1:{gcs_port}", env, process.pid)
     kill_tree(process)
     shutil.rmtree(place, ignore_errors=True)

@@ -3,23 +3,15 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
+from servers import free_port, wait_until_up
 
 from metgan_dist.recipe import Tracking
 from metgan_dist.tracking import check_server, start_run
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Server:
@@ -45,14 +37,7 @@ class Server:
             )
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-                time.sleep(0.2)
+        wait_until_up(f"{self.uri}/health", self.process, self.folder / "server.log")
 
     def kill(self) -> None:
         if self.process is not None:

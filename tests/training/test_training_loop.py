@@ -1,5 +1,6 @@
 """One worker's loop: an interrupted run ends as the undisturbed one, and a loss that is not finite stops it."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -216,3 +217,12 @@ def test_segmentor_recipe_keeps_the_joint_batch_of_the_paper():
     training = segmentor_recipe(plan).training
     assert training.batch_size * 2 == plan.method.segmentor_batch_size
     assert (training.epochs, training.learning_rate, training.decay_from) == (40, 1e-4, 1.0)
+
+
+def test_too_few_images_for_the_normalisation_are_the_recipes_mistake(tmp_path):
+    """A step of one tile whose innermost features are one pixel: batch statistics would be of a single value."""
+    plan, small = recipe(), Kept(tmp_path)
+    tile = {name: value[..., :64, :64] for name, value in image(0).items()}
+    around = dataclasses.replace(small.around(), stream=lambda _start, _stop: iter([tile]))
+    with pytest.raises(UserError, match=r"^training.batch_size: a step of 1 image.*tiles.size"):
+        train(plan, stepper(plan), Length(1, 10), around)
