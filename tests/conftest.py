@@ -16,9 +16,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def ray_cluster() -> Iterator[str]:
     """One local Ray cluster for the whole session, of four logical CPUs whatever the machine has; its address."""
     ray = pytest.importorskip("ray")
-    from metgan_dist.training.cluster import KEEP_IDLE
+    from metgan_dist.training.cluster import OWN_CLUSTER
 
-    os.environ.update(KEEP_IDLE)  # as on the cluster that a job starts for itself
+    os.environ.update(OWN_CLUSTER)  # as on the cluster that a job starts for itself
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def segmentors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Fields with an untrained segmentor and judge for tiny runs, which then need not train any."""
+    from untrained import write_untrained
+
+    from metgan_dist.recipe import Recipe
+
+    method = {"name": "segmentor", "segmentor_width": 0.05}
+    recipe = Recipe.model_validate({"method": method, "tiles": {"size": [64]}})
+    written = write_untrained(tmp_path_factory.mktemp("segmentor"), recipe)
+    return {"method__segmentor": written, "method__judge": written}

@@ -81,21 +81,28 @@ def write_set(
     )
     if synthesis is not None:
         index["kind"], index["seed"] = "real", rows
-    packed = io.BytesIO()
-    index.to_parquet(packed, index=False)
     data = Data(anatomy=anatomy, tumour="tumour", label="label", classes=classes)
     manifest = {
-        "format": FORMAT,
-        "roles": ["anatomy", "tumour", "label"],
         "tile_shape": [edge, edge],
         "data": data.model_dump(mode="json", exclude={"path"}),
         "tiles": Tiles(size=(edge,), folds=folds).model_dump(mode="json"),
-        "normalisation": {"clip": True, "over": "volume"},
         "volumes": [{"id": f"v{k}", "shape": [len(rows), edge, edge]} for k in range(volumes)],
         "counts": {name: counts[name] for name in ("train", "val", "test", "unseen")},
-        "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
         **({} if synthesis is None else {"synthesis": synthesis}),
     }
+    return finish(folder, index, manifest)
+
+
+def finish(folder: Path | str, index: pd.DataFrame, manifest: dict) -> TileSet:
+    """Write what makes shards a set: the index, and the manifest with what all of the tests' sets have in common."""
+    packed = io.BytesIO()
+    index.to_parquet(packed, index=False)
+    common = {
+        "format": FORMAT,
+        "roles": ["anatomy", "tumour", "label"],
+        "normalisation": {"clip": True, "over": "volume"},
+        "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
+    }
     (Path(folder) / "index.parquet").write_bytes(packed.getvalue())
-    (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
+    (Path(folder) / "manifest.json").write_text(json.dumps({**common, **manifest}))
     return TileSet.open(str(folder))

@@ -24,9 +24,10 @@ from metgan_dist.training.resources import ResourcePlan, plan_resources
 LEAST_DATA_CPUS = 0.25
 NO_DASHBOARD = "http://127.0.0.1:9"
 ANSWER_SECONDS = 10.0
-# Ray ends a process that has had nothing to do for a second, and starts another one for the next task: seconds of
-# imports for each shard that is written and each part of an epoch that is read. This is the environment's word for it.
-KEEP_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
+# Environment of a cluster of our own. Ray ends a process that had nothing to do for a second, and starts another for
+# the next task: seconds of imports for each shard that is written and each part of an epoch that is read. And it tells
+# its makers how it is used, which is not ours to decide where there are patients (and costs a process).
+OWN_CLUSTER = {"RAY_idle_worker_killing_time_threshold_ms": "60000", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def cluster(scaling: Scaling) -> Iterator[None]:
             # Ray Train asks a dashboard which of its trainings are alive, and frees what the dead ones held. Ours has
             # none; that of another cluster on this machine would know none of ours.
             os.environ["RAY_API_SERVER_ADDRESS"] = NO_DASHBOARD
-            for name, value in KEEP_IDLE.items():
+            for name, value in OWN_CLUSTER.items():
                 os.environ.setdefault(name, value)
             # Local workers must resolve each other on machines whose host name is not resolvable.
             ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **quiet)

@@ -130,7 +130,9 @@ def until(happened, what, also=lambda: ""):
         time.sleep(3)
 
 
-def test_a_host_is_cut_off_in_the_middle_and_the_job_finishes_on_the_rest(hosts, metadata, tmp_path_factory):
+def test_a_host_is_cut_off_in_the_middle_and_the_job_finishes_on_the_rest(
+    hosts, metadata, segmentors, tmp_path_factory
+):
     folder = tmp_path_factory.mktemp("laptop")
     head, *workers = hosts.hosts
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
@@ -160,7 +162,7 @@ def test_a_host_is_cut_off_in_the_middle_and_the_job_finishes_on_the_rest(hosts,
 
     storage = folder / "results"
     with tunnel(config, env, 8265) as dashboard, tunnel(config, env, 5000) as mlflow:
-        _, _, *flags = command("train_metgan", storage, **FIELDS)
+        _, _, *flags = command("train_metgan", storage, **FIELDS, **segmentors)
         job = ["--address", dashboard, "--submission-id", "cut"]
         ray(
             "job", "submit", *job, "--no-wait", "--working-dir", str(ROOT), "--",

@@ -45,9 +45,9 @@ def two_nodes(monkeypatch):
 class Job:
     """A job that is running, and what it has said."""
 
-    def __init__(self, storage, address):
+    def __init__(self, storage, address, segmentors):
         self.process = subprocess.Popen(
-            command("train_metgan", storage, **FIELDS),
+            command("train_metgan", storage, **FIELDS, **segmentors),
             env={**environment(), "RAY_ADDRESS": address},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -89,9 +89,9 @@ def in_training(storage):
     return "images_per_second" in metrics
 
 
-def test_a_training_saves_on_notice_and_goes_on_with_what_is_left(tmp_path, two_nodes):
+def test_a_training_saves_on_notice_and_goes_on_with_what_is_left(tmp_path, segmentors, two_nodes):
     cluster, second = two_nodes
-    job = Job(tmp_path, cluster.address)
+    job = Job(tmp_path, cluster.address, segmentors)
     try:
         job.wait_until(lambda: in_training(tmp_path))
         subprocess.run(

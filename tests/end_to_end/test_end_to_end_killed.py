@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from user import kill_tree, run, start, wait_for
+from user import kill_tree, run, run_here, start, wait_for
 
 LONG = {
     "training__max_steps": 16,
@@ -48,13 +48,11 @@ def train_workers(process):
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, ray_cluster, segmentors):
     """Tiles and a segmentor, made once."""
-    storage = tmp_path_factory.mktemp("prepared")
-    done = run("train_segmentor", storage)
+    done = run_here("make_tiles", tmp_path_factory.mktemp("prepared"))
     assert done.code == 0, done.out + done.err
-    made = done.result["artefacts"]
-    return {"data__path": made["tiles"], "method__segmentor": made["segmentor"], "method__judge": made["segmentor"]}
+    return {"data__path": done.result["artefacts"]["tiles"], **segmentors}
 
 
 @pytest.fixture(scope="module", params=[1, 2])

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import torch
+from untrained import write_untrained
 from user import ROOT, run_here
 
-from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
 from metgan_dist.run import Run, record
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger, start_run
-from metgan_dist.training.checkpoint import save_rank, save_state
-from metgan_dist.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -41,17 +38,13 @@ def write_generator(storage, tiles, uri):
     """The run of a training that stopped before its first step."""
     method = {"name": "pix2pix", "width": 0.05}
     recipe = Recipe.model_validate({"method": method, "tiles": {"size": [64]}, "data": {"path": tiles.uri}})
-    folder = storage / "gan" / "train" / "pix2pix" / "step-000000"
-    folder.mkdir(parents=True)
-    stepper = Stepper(build_method(recipe), torch.device("cpu"))
-    save_state(folder, stepper, recipe, {"images": 0})
-    save_rank(folder, stepper, 0)
+    folder = write_untrained(storage / "gan" / "train" / "pix2pix" / "step-000000", recipe)
     run = Run("gan", str(storage / "gan"), "train_metgan", False, None, {})
     run_id = start_run(uri, recipe.tracking, "gan", {"job": run.job, "folder": run.folder})
     record(run, recipe, run_id)
     with RunLogger(uri, run_id, storage / "gan" / "spool") as log:
         log.dataset(tiles.name, tiles.uri, tiles.digest, "training", tiles.manifest["counts"]["train"])
-    result = {"tracking_uri": uri, "artefacts": {"best_checkpoint": str(folder), "tiles": tiles.uri}}
+    result = {"tracking_uri": uri, "artefacts": {"best_checkpoint": folder, "tiles": tiles.uri}}
     run.write("result.json", json.dumps(result))
 
 

@@ -41,7 +41,7 @@ def bucket(server, monkeypatch):
     client.delete_bucket(Bucket="lab")
 
 
-def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, tmp_path):
+def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, segmentors, tmp_path):
     fs = fsspec.filesystem("s3")
     fs.put(str(ome_zarr()), "lab/data/volume.ome.zarr", recursive=True)
     done = run(
@@ -53,6 +53,7 @@ def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, tmp_path
         tracking__run="far",
         env=environment(),
         **OWN,
+        **segmentors,
     )
     assert done.code == 0, done.out + done.err
     assert done.out.strip().splitlines()[-1] == f"result: {bucket}/runs/far/result.json"

@@ -91,10 +91,10 @@ def submit(head, storage, *options, run="submitted", env=None, **fields):
 
 
 @pytest.fixture(scope="module")
-def submitted(head, tmp_path_factory):
+def submitted(head, segmentors, tmp_path_factory):
     """(storage, output) of a job that was submitted and waited for."""
     storage = tmp_path_factory.mktemp("submitted")
-    done = submit(head, storage)
+    done = submit(head, storage, **segmentors)
     assert done.returncode == 0, done.stdout + done.stderr
     return storage, done.stdout + done.stderr
 
@@ -139,13 +139,12 @@ def workers_of(head):
 
 
 def test_a_stopped_job_is_marked_leaves_nothing_behind_and_goes_on_when_it_is_submitted_again(
-    head, submitted, tmp_path
+    head, segmentors, submitted, tmp_path
 ):
     made = json.loads((submitted[0] / "submitted" / "result.json").read_text())["artefacts"]
     long = {
         "data__path": made["tiles"],
-        "method__segmentor": made["segmentor"],
-        "method__judge": made["judge"],
+        **segmentors,
         "training__max_steps": 160,
         "training__checkpoint_every": 32,
         "training__validate_every": 320,

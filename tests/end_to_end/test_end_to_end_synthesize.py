@@ -6,14 +6,11 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import torch
+from untrained import write_untrained
 from user import kill_tree, run_here, start
 
-from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import save_rank, save_state
-from metgan_dist.training.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -29,11 +26,7 @@ def prepared(tmp_path_factory, ray_cluster):
     for role, name in (("model", "metgan"), ("segmentor", "segmentor"), ("unconditional", "sifa")):
         tree = {"method": {**method, "name": name}, "tiles": {"size": [64]}}
         recipe = Recipe.model_validate(tree)
-        folder = storage / role
-        folder.mkdir()
-        stepper = Stepper(build_method(recipe), torch.device("cpu"))
-        save_state(folder, stepper, recipe, {"images": 0})
-        save_rank(folder, stepper, 0)
+        write_untrained(storage / role, recipe)
     return storage, {**fields, "synthesis__model": storage / "model", "tracking__patience": 5}
 
 

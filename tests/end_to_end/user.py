@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow_store import make_store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +61,8 @@ class Finished:
 
 def command(job: str, storage: object, tiny: bool = True, **fields: object) -> list[str]:
     """The command line of a job with the tiny settings, and `fields` (dots as double underscores) over them."""
+    if "tracking__uri" not in fields and Path(str(storage)).is_dir():
+        make_store(Path(str(storage)) / "mlflow.db")
     chosen = {
         **(TINY if tiny else {}),
         "storage.path": str(storage),

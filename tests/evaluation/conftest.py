@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from tile_sets import finish
+from untrained import write_untrained
 
-from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.shards import write_shard
-from metgan_dist.tiles.tile_set import FORMAT, TileSet
-from metgan_dist.training.checkpoint import save_rank, save_state
-from metgan_dist.training.step import Stepper
+from metgan_dist.tiles.tile_set import TileSet
 
 EDGE = 64
 
@@ -58,23 +54,15 @@ def write_tiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TileS
                 "label_row": [*(rows[:train][::-1] if shuffled else rows[:train]), *rows[train:]],
             }
         )
-        packed = io.BytesIO()
-        index.to_parquet(packed, index=False)
         data = {"anatomy": anatomy, "tumour": "tumour", "label": None, "classes": classes}
         manifest = {
-            "format": FORMAT,
-            "roles": ["anatomy", "tumour", "label"],
             "tile_shape": [EDGE, EDGE],
             "data": {**data, "shuffled_labels": 0.5 if shuffled else 0.0},
             "tiles": {"size": [EDGE]},
-            "normalisation": {"clip": True, "over": "volume"},
             "volumes": [{"id": f"v{number}", "shape": [count, EDGE, EDGE]} for number in range(volumes)],
             "counts": {"train": train, "val": 0, "test": test, "unseen": 0},
-            "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
         }
-        (Path(folder) / "index.parquet").write_bytes(packed.getvalue())
-        (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
-        return TileSet.open(folder)
+        return finish(folder, index, manifest)
 
     return write
 
@@ -90,11 +78,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
     def write(name: str, seed: int = 0) -> str:
         recipe = recipe_of(name, training={"seed": seed})
-        folder = tmp_path_factory.mktemp(name)
-        stepper = Stepper(build_method(recipe), torch.device("cpu"))
-        save_state(folder, stepper, recipe, {"images": 0})
-        save_rank(folder, stepper, 0)
-        return str(folder)
+        return write_untrained(tmp_path_factory.mktemp(name), recipe)
 
     return write
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from mlflow_store import make_store
+from tile_sets import finish
 
 from metgan_dist.recipe import Recipe, Tracking
 from metgan_dist.tiles.survey import fingerprint
-from metgan_dist.tiles.tile_set import FORMAT, TileSet
-from metgan_dist.tracking import RunLogger, check_server, start_run
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tracking import RunLogger, start_run
 from metgan_dist.volumes.dataset import volume_refs
 
 SHAPE, EDGE = (4, 32, 32), 16
 SPLITS = {"v0": "train", "v1": "train", "v2": "val", "v3": "test"}
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """MLflow's tables in a SQLite file, created once because that takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    check_server(f"sqlite:///{path}")
-    return path
 
 
 def sha256(path: Path) -> str:
@@ -40,11 +32,10 @@ def sha256(path: Path) -> str:
 class World:
     """Writes runs, tile sets and checkpoints under one storage folder, as the jobs leave them."""
 
-    def __init__(self, folder: Path, database: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.storage = folder, folder / "runs"
         self.storage.mkdir()
-        shutil.copyfile(database, self.storage / "mlflow.db")
-        self.store = f"sqlite:///{self.storage}/mlflow.db"
+        self.store = make_store(self.storage / "mlflow.db")
         self.data = folder / "data"
         self.ids: dict[str, str] = {}  # MLflow's, by the run's name
 
@@ -82,22 +73,11 @@ class World:
         return index.assign(shard="s", position=np.arange(len(index)), label_row=np.arange(len(index)))
 
     def write(self, folder: Path, index: pd.DataFrame, manifest: dict[str, Any]) -> TileSet:
-        """A tile set; `manifest` completed with format, shape and digest of the index."""
+        """A tile set; `manifest` completed."""
         folder.mkdir(parents=True)
         if "parts" not in manifest:
             (folder / "shards" / "s.zarr").mkdir(parents=True)  # no pixel is ever read
-        packed = io.BytesIO()
-        index.to_parquet(packed, index=False)
-        (folder / "index.parquet").write_bytes(packed.getvalue())
-        fixed = {
-            "format": FORMAT,
-            "roles": ["anatomy", "tumour", "label"],
-            "tile_shape": [EDGE, EDGE],
-            "normalisation": {"clip": True, "over": "volume"},
-            "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
-        }
-        (folder / "manifest.json").write_text(json.dumps({**manifest, **fixed}))
-        return TileSet.open(str(folder))
+        return finish(folder, index, {**manifest, "tile_shape": [EDGE, EDGE]})
 
     def tiles(self, name: str, recipe: Recipe, splits=SPLITS, **changes: Any) -> TileSet:
         """Real tiles of a recipe's volumes."""
@@ -176,8 +156,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, empty_database) -> World:
-    return World(tmp_path, empty_database)
+def world(tmp_path) -> World:
+    return World(tmp_path)
 
 
 def write_study(world: World) -> World:
@@ -202,9 +182,9 @@ def study(world) -> World:
 
 
 @pytest.fixture(scope="session")
-def sound(tmp_path_factory, empty_database) -> World:
+def sound(tmp_path_factory) -> World:
     """The study for tests that only look at it."""
-    return write_study(World(tmp_path_factory.mktemp("sound"), empty_database))
+    return write_study(World(tmp_path_factory.mktemp("sound")))
 
 
 @pytest.fixture

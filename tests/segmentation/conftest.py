@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from tile_sets import HIGH, squares
+from untrained import write_untrained
 
 from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
-from metgan_dist.training.checkpoint import save_rank, save_state
-from metgan_dist.training.step import Stepper
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +22,7 @@ def segmentor(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         with torch.no_grad():
             logits = build_method(recipe_of(classes, seed, 0.5)).eval().networks["segmentor"](tumour)
         recipe = recipe_of(classes, seed, float(logits.max(dim=1)[0].quantile(0.8).sigmoid()))
-        folder: Path = tmp_path_factory.mktemp("segmentor")
-        stepper = Stepper(build_method(recipe), torch.device("cpu"))
-        save_state(folder, stepper, recipe, {"images": 0})
-        save_rank(folder, stepper, 0)
-        return str(folder)
+        return write_untrained(tmp_path_factory.mktemp("segmentor"), recipe)
 
     return write
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from tile_sets import finish
+from untrained import write_untrained
 
-from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.shards import write_shard
-from metgan_dist.tiles.tile_set import FORMAT, TileSet
-from metgan_dist.training.checkpoint import save_rank, save_state
-from metgan_dist.training.step import Stepper
+from metgan_dist.tiles.tile_set import TileSet
 
 EDGE = 64
 
@@ -68,22 +63,14 @@ def write_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tile
                 "label_row": rows,
             }
         )
-        packed = io.BytesIO()
-        index.to_parquet(packed, index=False)
         manifest = {
-            "format": FORMAT,
-            "roles": list(roles),
             "tile_shape": [edge, edge],
             "data": {"anatomy": anatomy, "tumour": "tumour", "label": None, "classes": classes},
             "tiles": {"size": [edge]},
-            "normalisation": {"clip": True, "over": "volume"},
             "volumes": [{"id": volume} for volume in volumes],
             "counts": {split: list(splits).count(split) for split in ("train", "val", "test", "unseen")},
-            "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
         }
-        (Path(folder) / "index.parquet").write_bytes(packed.getvalue())
-        (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
-        return TileSet.open(folder)
+        return finish(folder, index, manifest)
 
     return write
 
@@ -110,10 +97,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         recipe = Recipe.model_validate(tree)
         run = tmp_path_factory.mktemp("run")
         folder = run / "train" / name / "images-000000000"
-        folder.mkdir(parents=True)
-        stepper = Stepper(build_method(recipe), torch.device("cpu"))
-        save_state(folder, stepper, recipe, {"images": 0})
-        save_rank(folder, stepper, 0)
+        write_untrained(folder, recipe)
         if tiles is not None:
             made = {"tiles": tiles.uri, "best_checkpoint": str(folder), **(artefacts or {})}
             known = {"job": "train_metgan", "mlflow_run_id": "0" * 31 + "1", "recipe": {}}

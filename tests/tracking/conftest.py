@@ -1,30 +1,30 @@
 """An MLflow store in a SQLite file, and a real MLflow server that can be killed and started again."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mlflow_store import make_store
 from servers import free_port, wait_until_up
 
 from metgan_dist.recipe import Tracking
-from metgan_dist.tracking import check_server, start_run
+from metgan_dist.tracking import start_run
 
 
 class Server:
     """`mlflow server` on one port and one SQLite file, in a process group of its own."""
 
-    def __init__(self, folder: Path, database: Path) -> None:
-        shutil.copyfile(database, folder / "server.db")
+    def __init__(self, folder: Path) -> None:
+        self.store = make_store(folder / "server.db")
         self.folder, self.port = folder, free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 
     def launch(self) -> None:
-        places = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        places = ["--backend-store-uri", self.store]
         places += ["--artifacts-destination", str(self.folder / "artifacts")]
         network = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         with (self.folder / "server.log").open("ab") as log:
@@ -46,18 +46,9 @@ class Server:
             self.process = None
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """MLflow's tables in a SQLite file, created once because that takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    check_server(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def uri(empty_database, tmp_path):
-    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
+def uri(tmp_path):
+    return make_store(tmp_path / "mlflow.db")
 
 
 @pytest.fixture
@@ -66,8 +57,8 @@ def run_id(uri):
 
 
 @pytest.fixture(scope="session")
-def server(empty_database, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"), empty_database)
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
     server.launch()
     server.wait()
     yield server

@@ -76,7 +76,7 @@ def test_something_else_than_a_store_is_one_line(tmp_path):
     assert_one_line_soon("nosuchdatabase://somewhere/mlflow")
 
 
-def test_new_sqlite_file_is_created_without_a_word(empty_database, capfd, tmp_path):
+def test_new_sqlite_file_is_created_without_a_word(capfd, tmp_path):
     uri = f"sqlite:///{tmp_path}/new/folder/mlflow.db"
     check_server(uri)
     assert connect(uri).get_experiment_by_name("Default") is not None

@@ -1,4 +1,4 @@
-"""Processes that wait for the next task stay: starting others costs seconds of imports, again and again."""
+"""A cluster that a job starts for itself keeps its idle processes, and keeps what it does to itself."""
 
 import os
 import time
@@ -20,3 +20,13 @@ def test_idle_processes_are_there_for_the_next_task(ray_cluster):
     time.sleep(PAUSE)
     assert len(processes) == MANY
     assert all(psutil.pid_exists(pid) for pid in processes)
+
+
+def test_nothing_about_the_use_is_sent_to_rays_makers(ray_cluster):
+    @ray.remote(num_cpus=0.25)
+    def reports():
+        from ray._common.usage import usage_lib
+
+        return usage_lib.usage_stats_enabled()
+
+    assert ray.get(reports.remote()) is False
