@@ -26,9 +26,10 @@ from metgan_dist.run import Run, open_run, record
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.shards import write_whole
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.checkpoint import code_version, load_method, segmentor_recipe
 from metgan_dist.training.cluster import cluster, is_local, plan_for_cluster, wait_for_room
-from metgan_dist.training.launch import Assignment, Trained, train_on_ray
+from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.resources import ResourcePlan, plan_resources
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import resolve_data, volume_refs

@@ -10,7 +10,7 @@ from typing import Any
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.training.launch import Assignment
+from metgan_dist.training.assignment import Assignment
 
 JOB = "tune_loss_weights"
 TRIAL_TAG = "trial"

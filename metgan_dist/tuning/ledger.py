@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from metgan_dist import tracking
-from metgan_dist.training.launch import Assignment
+from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.progress import duration
 from metgan_dist.training.review import Review
 from metgan_dist.tuning.child_run import child_of

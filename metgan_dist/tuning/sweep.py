@@ -23,8 +23,9 @@ from metgan_dist.job import say
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.tuning import Score
+from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.cluster import is_local, plan_for_cluster
-from metgan_dist.training.launch import Assignment, ray_storage
+from metgan_dist.training.launch import ray_storage
 from metgan_dist.training.loop import Length
 from metgan_dist.training.progress import printed_queue
 from metgan_dist.training.resources import ResourcePlan

@@ -20,7 +20,8 @@ from ray.actor import ActorHandle
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.job import understood
 from metgan_dist.methods import method_class
-from metgan_dist.training.launch import Assignment, Trained, train_on_ray
+from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.loop import NO_SCORE
 from metgan_dist.training.progress import worker_voice
 from metgan_dist.training.review import Review, Row

@@ -1,0 +1,206 @@
+"""What each worker of a training does: the loop, between the tiles, Ray Train, MLflow and the other ranks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+
+from metgan_dist.errors import TrainingStopped
+from metgan_dist.methods import build_method, method_class
+from metgan_dist.methods.method import Method
+from metgan_dist.networks.vgg import Vgg19Features
+from metgan_dist.recipe import Recipe
+from metgan_dist.tiles.stream import tile_stream
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tracking import RunLogger
+from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.checkpoint import load_method
+from metgan_dist.training.logs import Log, RunLog, Watch
+from metgan_dist.training.loop import Length, Surroundings, train
+from metgan_dist.training.preemption import Preemption
+from metgan_dist.training.progress import worker_voice
+from metgan_dist.training.review import Review
+from metgan_dist.training.step import Batch, Stepper
+from metgan_dist.training.validation import Validator, chosen_rows
+from metgan_dist.volumes.location import filesystem, join
+from metgan_dist.weights import weights_path
+
+SEGMENTORS = ("segmentor", "judge")
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resident memory in
+
+
+def work(assignment: Assignment) -> None:
+    """Train, from the last checkpoint where there is one, to the end; reports go to Ray Train."""
+    assignment.credentials.adopt()
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    review = assignment.review if rank == 0 else None
+    if review:
+        review.enter()
+    recipe, device = assignment.recipe, get_device()
+    say = worker_voice(assignment.queue) if rank == 0 else (lambda _line: None)
+    if device.type == "cpu":
+        torch.set_num_threads(assignment.plan.threads_per_worker)
+    torch.backends.cudnn.benchmark = True
+    stepper = _stepper(assignment, device, rank, world)
+    torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
+    tiles = TileSet.open(assignment.tiles, assignment.options)
+    length = Length.of(recipe.training, len(tiles.positions("train")), world, assignment.plan.workers)
+    logger = _logger(assignment, say) if rank == 0 else None
+    watch = Watch(_log(assignment, logger), stepper.method)
+    with _earlier_checkpoint(assignment) as folder:
+        around = Surroundings(
+            rank=rank,
+            stream=_stream(assignment, tiles, rank, world),
+            validate=_validator(assignment, tiles, rank, world, device),
+            keep=lambda kept, name, metrics: _keep(assignment, review, kept, name, {**metrics, **watch.report()}),
+            agree=lambda reason: _agree(reason, world),
+            say=say,
+            log=watch,
+            resume_from=folder,
+            title=assignment.role,
+            leaving=Preemption(say),
+        )
+        try:
+            train(recipe, stepper, length, around)
+        except TrainingStopped as error:
+            # A restart would only stop at the same step again: the worker ends well and the driver reads the reason.
+            if rank == 0:
+                _leave_reason(assignment, error, watch.images)
+        except Exception as error:
+            say(f"{assignment.role}: a worker failed ({type(error).__name__}: {error}); it restarts if it may")
+            raise
+        finally:
+            if logger:
+                logger.close()
+
+
+def _leave_reason(assignment: Assignment, error: TrainingStopped, images: int) -> None:
+    fs, path = filesystem(join(assignment.folder, "stopped.json"), assignment.options)
+    fs.pipe_file(path, json.dumps({"reason": f"{assignment.role}: {error}", "images": images}).encode())
+
+
+def _stream(assignment: Assignment, tiles: TileSet, rank: int, world: int) -> Callable[[int, int], Iterator[Batch]]:
+    return lambda start, stop: tile_stream(
+        tiles,
+        assignment.recipe,
+        split="train",
+        rank=rank,
+        world=world,
+        batch_size=assignment.recipe.training.batch_size,
+        start=start,
+        stop=stop,
+        cpus=assignment.plan.data_cpus_per_worker,
+        within=assignment.plan.tiles_within,
+    )
+
+
+@contextmanager
+def _earlier_checkpoint(assignment: Assignment) -> Iterator[Path | None]:
+    """A local folder with the training's last checkpoint, or the one that it begins from; None where it has neither."""
+    kept = ray.train.get_checkpoint()
+    if kept is not None:
+        with kept.as_directory() as folder:
+            yield Path(folder)
+    elif assignment.start_from is not None:
+        with tempfile.TemporaryDirectory(prefix="metgan-start-") as folder:
+            fs, path = filesystem(assignment.start_from, assignment.options)
+            fs.get(f"{path}/", f"{folder}/", recursive=True)
+            yield Path(folder)
+    else:
+        yield None
+
+
+def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
+    patience = assignment.recipe.tracking.patience
+    return RunLogger(
+        assignment.tracking_uri,
+        assignment.mlflow_run_id,
+        Path(assignment.spool),
+        patience,
+        system_metrics=True,
+        report=say,
+    )
+
+
+def _log(assignment: Assignment, logger: RunLogger | None) -> Log:
+    if logger is None:
+        return Log()
+    prefix = f"{assignment.role}/" if assignment.role in SEGMENTORS else ""
+    return RunLog(logger, prefix, assignment.run_folder, assignment.options)
+
+
+def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int) -> Stepper:
+    recipe = assignment.recipe
+    # What is drawn in training (dropout, latents, noise) differs between ranks; the weights do not.
+    torch.manual_seed(recipe.training.seed + rank)
+    segmentor = perceptual = None
+    if assignment.segmentor:
+        segmentor = load_method(assignment.segmentor, assignment.options)[0].networks["segmentor"]
+    if method_class(recipe.method.name).needs_perceptual(recipe):
+        perceptual = Vgg19Features(weights_path("vgg19"))
+    method = build_method(recipe, segmentor, perceptual)
+    method.seed_pools(recipe.training.seed + rank)
+    return Stepper(
+        method,
+        device,
+        world=world,
+        autocast=_autocast(recipe, device),
+        compile_turns=recipe.training.compile,
+        ema_half_life=recipe.training.ema_half_life,
+    )
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> torch.dtype | None:
+    wanted = recipe.training.precision
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return torch.bfloat16 if wanted == "bf16" else None
+
+
+def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, device: torch.device) -> Validator:
+    judge: Method | None = None
+    if assignment.judge:
+        judge = load_method(assignment.judge, assignment.options)[0].to(device)
+    rows = chosen_rows(tiles.positions("val"), assignment.recipe.training.validate_tiles)
+    return Validator(tiles, rows, judge, device, rank, world)
+
+
+def _keep(assignment: Assignment, review: Review | None, folder: Path, name: str, metrics: dict[str, float]) -> bool:
+    """Store a checkpoint and report it; whether the training goes on, the same on all ranks."""
+    peaks = {
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+    }
+    ray.train.report({**metrics, **peaks}, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+    if assignment.review is None:
+        return True
+    answer = review is None or review.goes_on({**metrics, "checkpoint": join(assignment.folder, name)})
+    if not dist.is_initialized():
+        return answer
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, answer)
+    return all(answers)
+
+
+def _agree(reason: str, world: int) -> str:
+    if world == 1:
+        return reason
+    reasons: list[Any] = [None] * world
+    dist.all_gather_object(reasons, reason)
+    named = [text for text in reasons if "the gradient" not in text]
+    return (named or reasons)[0]

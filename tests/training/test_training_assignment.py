@@ -1,0 +1,10 @@
+"""What is handed to workers passes through processes of Ray's own, which must not load the networks for it."""
+
+import subprocess
+import sys
+
+
+def test_an_assignment_is_read_without_torch():
+    code = "import sys, metgan_dist.training.assignment; print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["False", "False"], done.stdout + done.stderr
