@@ -10,10 +10,12 @@ MANY = 6  # more than the cluster has CPUs, which Ray keeps anyway
 PAUSE = 4.0  # seconds; by itself Ray ends idle processes after one
 
 
-def test_idle_processes_are_there_for_the_next_task(ray_cluster):
+def test_idle_processes_are_there_for_the_next_task(ray_cluster, tmp_path):
     @ray.remote(num_cpus=0.25)
     def process():
-        time.sleep(2)  # so that all run at once, each in a process of its own
+        (tmp_path / str(os.getpid())).touch()
+        while len(list(tmp_path.iterdir())) < MANY:  # all run at once, each in a process of its own
+            time.sleep(0.1)
         return os.getpid()
 
     processes = set(ray.get([process.remote() for _ in range(MANY)]))
