@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## install, train the quickstart recipe, say where the result is
 	$(BIN)/python jobs/train_metgan.py --recipe quickstart
 
+# Files in their own order: the few long tests, which are whole jobs, come before the many short ones that fill gaps.
 test: $(VENV)/.installed  ## install if need be, run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .
