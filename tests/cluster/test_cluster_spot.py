@@ -22,7 +22,7 @@ FIELDS = {
     "scaling__cpus_per_worker": 1.5,
     "training__batch_size": 2,
     "training__epochs": 20,
-    "training__max_steps": 50,
+    "training__max_steps": 75,
     # Only the notice makes a checkpoint before the end.
     "training__checkpoint_every": 100_000,
     "training__validate_every": 100_000,
@@ -116,4 +116,4 @@ def test_a_training_saves_on_notice_and_goes_on_with_what_is_left(tmp_path, segm
     assert "metgan: continuing from " in output
     result = json.loads((tmp_path / "mine" / "result.json").read_text())
     assert result["status"] == "finished"
-    assert result["artefacts"]["images"] == 200
+    assert result["artefacts"]["images"] == 300
