@@ -33,7 +33,7 @@ from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.resources import ResourcePlan, plan_resources
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-from metgan_dist.volumes.location import exists, filesystem, join
+from metgan_dist.volumes.location import absolute, exists, filesystem, join
 from metgan_dist.volumes.phantoms import write_phantom
 from metgan_dist.weights import weights_path
 
@@ -298,11 +298,9 @@ def prepare_training(experiment: Experiment, with_segmentor: bool) -> Prepared:
     segmentor = None
     if with_segmentor:
         segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best
+        segmentor = check_segmentor("method.segmentor", segmentor, recipe)
     judge = recipe.method.judge or train_segmentor(experiment, tiles, "judge", 1).best
-    for field, uri in (("method.segmentor", segmentor), ("method.judge", judge)):
-        if uri is not None:
-            check_segmentor(field, uri, recipe)
-    return Prepared(tiles, segmentor, judge)
+    return Prepared(tiles, segmentor, check_segmentor("method.judge", judge, recipe))
 
 
 def train_method(experiment: Experiment) -> None:
@@ -343,8 +341,9 @@ def assign(experiment: Experiment, tiles: TileSet, role: str, recipe: Recipe) ->
     )
 
 
-def check_segmentor(field: str, uri: str, recipe: Recipe) -> None:
-    """UserError naming `field` unless `uri` is a segmentor's checkpoint for the recipe's classes."""
+def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
+    """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
+    recipe's classes."""
     _, theirs = load_method(uri, recipe.storage.options)
     if theirs.method.name != "segmentor":
         raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
@@ -352,6 +351,7 @@ def check_segmentor(field: str, uri: str, recipe: Recipe) -> None:
         raise UserError(
             f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
         )
+    return absolute(uri)
 
 
 def _score(experiment: Experiment, tiles: TileSet, checkpoint: str, judge: str) -> None:

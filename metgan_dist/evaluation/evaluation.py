@@ -31,8 +31,7 @@ class Evaluation:
         runs = find_runs(command.own["runs"], recipe)
         skipped = unusable_scores(recipe.scores.names, recipe.scores.missing_weights)
         tiles, rows = shared_test_tiles(runs, recipe)
-        judge = recipe.method.judge or runs[0].judge
-        check_segmentor("method.judge", judge, runs[0].recipe)
+        judge = check_segmentor("method.judge", recipe.method.judge or runs[0].judge, runs[0].recipe)
         subject = Subject(tiles, rows, judge, recipe.scores, skipped)
         return Evaluation(runs, subject, _reference(runs, recipe.scores.reference))
 

@@ -38,7 +38,7 @@ def prepare(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Prepared:
     base = prepare_tiles(experiment)
     check_enough(base, experiment.recipe.scores)
     judge = experiment.recipe.method.judge or train_segmentor(experiment, base, "judge", 1).best
-    check_segmentor("method.judge", judge, experiment.recipe)
+    judge = check_segmentor("method.judge", judge, experiment.recipe)
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
         ready |= _prepare_group(experiment, base, judge, group)
