@@ -3,8 +3,6 @@
 import sys
 
 from metgan_dist.command_line import Command, JobFlag
-from metgan_dist.evaluation.evaluation import Evaluation
-from metgan_dist.experiment import run_experiment
 from metgan_dist.job import run_job
 
 PURPOSE = "Score trained runs on their test tiles and compare them in a table."
@@ -13,6 +11,10 @@ RUNS = JobFlag("runs", "RUN,RUN...", "runs of train_metgan.py: names under stora
 
 def work(command: Command) -> str:
     """Checks first, then the evaluation as a run of its own."""
+    # Imports of seconds, for which `--help` and a mistyped flag need not wait.
+    from metgan_dist.evaluation.evaluation import Evaluation
+    from metgan_dist.experiment import run_experiment
+
     evaluation = Evaluation.planned(command)
     return run_experiment(command, "evaluate", evaluation.carry_out, evaluation.tags)
 

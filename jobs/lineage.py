@@ -2,9 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import JobFlag
+from metgan_dist.command_line import Command, JobFlag
 from metgan_dist.job import run_job
-from metgan_dist.lineage.trace import trace
 
 PURPOSE = "Print the chain from a run or data set back to the volumes, and name the first link that is broken."
 REFERENCE = JobFlag(
@@ -15,5 +14,14 @@ REFERENCE = JobFlag(
 )
 FORMAT = JobFlag("format", "text|json", "indented text (default), or JSON")
 
+
+def work(command: Command) -> str:
+    """The chain is printed; there is no run, and no result."""
+    # Imports of seconds, for which `--help` and a mistyped flag need not wait.
+    from metgan_dist.lineage.trace import trace
+
+    return trace(command)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job("lineage.py", PURPOSE, trace, own=[REFERENCE, FORMAT]))
+    sys.exit(run_job("lineage.py", PURPOSE, work, own=[REFERENCE, FORMAT]))

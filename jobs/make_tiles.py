@@ -2,16 +2,19 @@
 
 import sys
 
-from metgan_dist.experiment import Experiment, prepare_tiles, run_experiment
+from metgan_dist.command_line import Command
 from metgan_dist.job import run_job
 
 PURPOSE = "Cut the volumes of a recipe into tiles; other jobs take the folder as --data.path."
 
 
-def work(experiment: Experiment) -> None:
+def work(command: Command) -> str:
     """Tiles, and nothing else."""
-    prepare_tiles(experiment)
+    # Imports of seconds, for which `--help` and a mistyped flag need not wait.
+    from metgan_dist.experiment import prepare_tiles, run_experiment
+
+    return run_experiment(command, "make_tiles", prepare_tiles)
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("make_tiles.py", PURPOSE, lambda command: run_experiment(command, "make_tiles", work)))
+    sys.exit(run_job("make_tiles.py", PURPOSE, work))

@@ -2,10 +2,19 @@
 
 import sys
 
+from metgan_dist.command_line import Command
 from metgan_dist.job import run_job
-from metgan_dist.synthesis.synthesis import synthesize
 
 PURPOSE = "Generate a synthetic data set (or volume) by a trained generator; started again by name, it continues."
 
+
+def work(command: Command) -> str:
+    """A set of tiles or a filled volume, as the recipe asks."""
+    # Imports of seconds, for which `--help` and a mistyped flag need not wait.
+    from metgan_dist.synthesis.synthesis import synthesize
+
+    return synthesize(command)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job("synthesize.py", PURPOSE, synthesize))
+    sys.exit(run_job("synthesize.py", PURPOSE, work))

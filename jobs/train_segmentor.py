@@ -2,23 +2,19 @@
 
 import sys
 
-from metgan_dist.experiment import Experiment, prepare_tiles, run_experiment, train_segmentor
+from metgan_dist.command_line import Command
 from metgan_dist.job import run_job
 
 PURPOSE = "Train a segmentor on the real tiles of a recipe."
 
 
-def work(experiment: Experiment) -> None:
+def work(command: Command) -> str:
     """Tiles, then one segmentor."""
-    trained = train_segmentor(experiment, prepare_tiles(experiment), "segmentor", 0)
-    experiment.result.artefacts |= {
-        "best_checkpoint": trained.best,
-        "last_checkpoint": trained.last,
-        "images": trained.images,
-        "stopped_early": trained.stopped_early,
-    }
-    experiment.result.resources = trained.resources
+    # Imports of seconds, for which `--help` and a mistyped flag need not wait.
+    from metgan_dist.experiment import pretrain_segmentor, run_experiment
+
+    return run_experiment(command, "train_segmentor", pretrain_segmentor)
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("train_segmentor.py", PURPOSE, lambda command: run_experiment(command, "train_segmentor", work)))
+    sys.exit(run_job("train_segmentor.py", PURPOSE, work))

@@ -3,16 +3,18 @@
 import sys
 
 from metgan_dist.command_line import Command
-from metgan_dist.experiment import run_experiment
 from metgan_dist.job import run_job, say
-from metgan_dist.tuning.child_run import JOB
-from metgan_dist.tuning.sweep import PlannedSweep
 
 PURPOSE = "Search over loss weights by Ray Tune; started again under its name, it continues."
 
 
 def work(command: Command) -> str:
     """Checks first, then the sweep as a run of its own, whose trials are runs under it."""
+    # Imports of seconds, for which `--help` and a mistyped flag need not wait.
+    from metgan_dist.experiment import run_experiment
+    from metgan_dist.tuning.child_run import JOB
+    from metgan_dist.tuning.sweep import PlannedSweep
+
     planned = PlannedSweep.planned(command)
     result = run_experiment(command, JOB, planned.carry_out)
     if command.dry_run:

@@ -17,6 +17,7 @@ import torch
 
 from metgan_dist import tracking
 from metgan_dist.children import termination_as_interrupt
+from metgan_dist.code_version import code_version
 from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.job import Result, say, understood
@@ -27,7 +28,7 @@ from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.shards import write_whole
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.checkpoint import code_version, load_method, segmentor_recipe
+from metgan_dist.training.checkpoint import load_method, segmentor_recipe
 from metgan_dist.training.cluster import cluster, is_local, plan_for_cluster, wait_for_room
 from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.resources import ResourcePlan, plan_resources
@@ -77,7 +78,7 @@ class Experiment:
 def run_experiment(
     command: Command,
     job: str,
-    work: Callable[[Experiment], None],
+    work: Callable[[Experiment], object],
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """Check everything that can be checked, join a cluster, open the run, do `work`, and write `result.json`.
@@ -264,6 +265,18 @@ def _need(tiles: TileSet, *roles: str) -> None:
         raise UserError(
             f"data.{missing[0]}: {tiles.uri}: these tiles have no {missing[0]} to train on; name one and cut them again"
         )
+
+
+def pretrain_segmentor(experiment: Experiment) -> None:
+    """Tiles, then one segmentor, for itself."""
+    trained = train_segmentor(experiment, prepare_tiles(experiment), "segmentor", 0)
+    experiment.result.artefacts |= {
+        "best_checkpoint": trained.best,
+        "last_checkpoint": trained.last,
+        "images": trained.images,
+        "stopped_early": trained.stopped_early,
+    }
+    experiment.result.resources = trained.resources
 
 
 def train_segmentor(experiment: Experiment, tiles: TileSet, role: str, seed_offset: int) -> Trained:

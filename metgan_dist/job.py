@@ -17,10 +17,10 @@ from importlib import metadata
 from typing import Any
 
 from metgan_dist import __version__
+from metgan_dist.code_version import code_version
 from metgan_dist.command_line import Command, JobFlag, parse_command
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.run import Run
-from metgan_dist.training.checkpoint import code_version
 
 # Set by a job that starts others, which then end when their standard input closes: with their parent, however it died.
 ENDS_WITH_PARENT = "METGAN_ENDS_WITH_PARENT"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pytorch_fid.inception import InceptionV3
 from torch import Tensor
 
 from metgan_dist.scores.colour import as_rgb
@@ -22,6 +21,8 @@ class InceptionFeatures:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
+        from pytorch_fid.inception import InceptionV3  # loads torchvision and torch's compiler
+
         with torch_hub("inception") as weights:
             self.network = InceptionV3().eval().to(device)
         self.device = device

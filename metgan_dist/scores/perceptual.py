@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 
-import lpips
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +27,8 @@ class PerceptualDistance:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
+        import lpips  # loads torchvision and torch's compiler
+
         with torch_hub("alexnet") as weights, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # lpips asks torchvision in a way that is out of fashion
             self.network = lpips.LPIPS(net="alex", verbose=False).requires_grad_(False).to(device)

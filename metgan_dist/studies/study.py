@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
-from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Score, Section
 
 STUDIES = Path(__file__).parent
@@ -106,6 +105,8 @@ class Study(Section):
 
         Raises UserError naming the row for a field that does not exist or a method that is not known.
         """
+        from metgan_dist.methods import method_class  # loads torch, for which `--help` need not wait
+
         recipes = {}
         for row in self.rows:
             try:

@@ -29,7 +29,7 @@ from metgan_dist.synthesis.dataset import marker_of, pixels_digest
 from metgan_dist.synthesis.drawings import Drawing
 from metgan_dist.synthesis.plan import Sources
 from metgan_dist.synthesis.replica import Replica
-from metgan_dist.tiles.pipeline import quiet
+from metgan_dist.tiles.quiet import quiet
 from metgan_dist.tiles.shards import finished_markers, read_marker, write_shard
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.progress import Progress

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from metgan_dist.code_version import code_version
 from metgan_dist.experiment import Experiment
 from metgan_dist.figures import image_grid
 from metgan_dist.job import say
@@ -28,7 +29,6 @@ from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.ranges import check_volume
 from metgan_dist.tiles.shards import write_whole
-from metgan_dist.training.checkpoint import code_version
 from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.location import exists, join, read_bytes
 from metgan_dist.volumes.volume import Region

@@ -7,7 +7,6 @@ set.
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.blocks import chunk_reads
 from metgan_dist.tiles.manifest import finish_set
+from metgan_dist.tiles.quiet import quiet
 from metgan_dist.tiles.shards import finished_markers, read_marker, remove_shards, write_whole
 from metgan_dist.tiles.survey import Survey, fingerprint, plan_jobs, roles_of, survey_volumes
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
@@ -183,13 +183,6 @@ def _run_job(row: dict[str, Any]) -> dict[str, Any]:
     except UserError as error:
         answer["mistake"] = str(error)
     return {"answer": json.dumps(answer)}
-
-
-def quiet(dataset: ray.data.Dataset) -> None:
-    """Silence Ray Data for one data set: our own progress is what people read."""
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _task_bytes(jobs: Sequence[BlockJob]) -> int:

@@ -8,7 +8,7 @@ of some thousand tiles: a Ray Data execution costs a fraction of a second to sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,9 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.tiles.augment import augment
-from metgan_dist.tiles.pipeline import quiet
-from metgan_dist.tiles.tile_set import TileReader, TileSet
+from metgan_dist.tiles.load import Load
+from metgan_dist.tiles.quiet import quiet
+from metgan_dist.tiles.tile_set import TileSet
 
 EXECUTION_BYTES = 256 * 2**20
 TASK_BYTES = 32 * 2**20
@@ -69,7 +69,7 @@ def tile_stream(
         raise UserError(f"{tiles.uri}: no tiles in split {split}; make the tiles with other tiles.test, val or gap")
     seed = recipe.training.seed
     positions = rank_positions(start, stop, rank, world, batch_size)
-    load = _Load(tiles.reader, seed if recipe.training.augment else None)
+    load = Load(tiles.reader, seed if recipe.training.augment else None)
     per_task = _tiles_per_task(tiles, batch_size)
 
     def execute(part: np.ndarray) -> ray.data.Dataset:
@@ -89,7 +89,7 @@ def tile_stream(
 
 def tile_batches(tiles: TileSet, rows: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[Batch]:
     """Batches of the given tiles in the given order, read in this process, never augmented; as `tile_stream`."""
-    load = _Load(tiles.reader, None)
+    load = Load(tiles.reader, None)
     for first in range(0, len(rows), batch_size):
         part = np.asarray(rows[first : first + batch_size])
         yield _tensors(load.stack(_plan(tiles, part, np.zeros_like(part))))
@@ -119,27 +119,6 @@ def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray) -> list[dict[str
     return [{"tile": row, "image": image, **address} for row, image, address in numbers]
 
 
-class _Load:
-    """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
-
-    def __init__(self, reader: TileReader, augment_seed: int | None) -> None:
-        self._reader, self._seed = reader, augment_seed
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        count = len(batch["tile"])
-        return self.stack({key: values[place] for key, values in batch.items()} for place in range(count))
-
-    def stack(self, planned: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Planned tiles as a batch: each role (N, ...) and `tile` (N,), their rows; augmented if there is a seed."""
-        loaded, numbers = [], []
-        for tile in planned:
-            pixels = self._reader.load(tile)
-            loaded.append(pixels if self._seed is None else augment(pixels, self._seed, int(tile["image"])))
-            numbers.append(int(tile["tile"]))
-        stacked = {role: np.stack([pixels[role] for pixels in loaded]) for role in loaded[0]}
-        return {**stacked, "tile": np.array(numbers)}
-
-
 def _parts(positions: np.ndarray, per_task: int, most: int) -> list[np.ndarray]:
     """Cut a rank's images into executions: a small one first, so that training starts soon, then larger ones."""
     parts, first, size = [], 0, 2 * per_task
@@ -151,7 +130,7 @@ def _parts(positions: np.ndarray, per_task: int, most: int) -> list[np.ndarray]:
 
 
 def _loaded(
-    planned: Sequence[dict[str, Any]], load: _Load, per_task: int, cpus: float, within: bool
+    planned: Sequence[dict[str, Any]], load: Load, per_task: int, cpus: float, within: bool
 ) -> ray.data.Dataset:
     """One Ray Data execution, in order, within `cpus`; its tiles are in the object store when this returns.
 

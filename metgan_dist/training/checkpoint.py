@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from metgan_dist import __version__
+from metgan_dist.code_version import code_version
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.methods import build_method
 from metgan_dist.methods.method import Method
@@ -27,22 +26,6 @@ from metgan_dist.volumes.location import absolute, filesystem, join, parent
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
 RUN_ABOVE = 3
-
-
-def code_version() -> str:
-    """Git commit of the code with `-dirty` where it was changed, else the package's version."""
-    here = Path(__file__).resolve().parent
-    try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return __version__
-    return text.stdout.strip()
 
 
 def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[str, Any]) -> None:

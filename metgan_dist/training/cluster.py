@@ -22,7 +22,10 @@ from metgan_dist.recipe import Scaling
 from metgan_dist.training.resources import ResourcePlan, plan_resources
 
 LEAST_DATA_CPUS = 0.25
-NO_DASHBOARD = "http://127.0.0.1:9"
+# Environment of trainings on a cluster of our own. Ray Train asks a dashboard which of its trainings are alive, and
+# frees what the dead ones held. Ours has none; that of another cluster on this machine would know none of ours. And
+# nobody takes away the one machine that ours has: no process need look out for it.
+OWN_TRAININGS = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 ANSWER_SECONDS = 10.0
 # Environment of a cluster of our own. Ray ends a process that had nothing to do for a second, and starts another for
 # the next task: seconds of imports for each shard that is written and each part of an epoch that is read. And it tells
@@ -45,9 +48,7 @@ def cluster(scaling: Scaling) -> Iterator[None]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     try:
         if address == "local":
-            # Ray Train asks a dashboard which of its trainings are alive, and frees what the dead ones held. Ours has
-            # none; that of another cluster on this machine would know none of ours.
-            os.environ["RAY_API_SERVER_ADDRESS"] = NO_DASHBOARD
+            os.environ.update(OWN_TRAININGS)
             for name, value in OWN_CLUSTER.items():
                 os.environ.setdefault(name, value)
             # Local workers must resolve each other on machines whose host name is not resolvable.
@@ -68,7 +69,8 @@ def cluster(scaling: Scaling) -> Iterator[None]:
                 request_resources(bundles=[])
         ray.shutdown()
         if address == "local":
-            os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+            for name in OWN_TRAININGS:
+                os.environ.pop(name, None)
 
 
 def check_joinable(address: str) -> None:

@@ -12,6 +12,7 @@ import pyarrow.fs
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods import method_class
@@ -73,10 +74,21 @@ def train_on_ray(assignment: Assignment, report: Callable[[str], None]) -> Train
     return trained
 
 
-def _trainer(assignment: Assignment) -> TorchTrainer:
+class Trainer(TorchTrainer):
+    """Ray's trainer without its manager of data sets, a process of seconds of imports that would have none to manage.
+
+    Workers read their tiles by themselves (tiles/stream.py).
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+
+
+def _trainer(assignment: Assignment) -> Trainer:
     plan, recipe = assignment.plan, assignment.recipe
     keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=_order(recipe))
-    return TorchTrainer(
+    return Trainer(
         enter,
         train_loop_config={"assignment": assignment},
         torch_config=ReachableTorchConfig(backend=plan.backend, timeout_s=600),

@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from user import command, environment, kill_tree
 
+from metgan_dist.training.cluster import OWN_TRAININGS
+
 PATIENCE = 500  # seconds
 
 FIELDS = {
@@ -34,6 +36,8 @@ FIELDS = {
 def two_nodes(monkeypatch):
     """A cluster of two nodes, each with room for one worker; yields it and its second node."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name in OWN_TRAININGS:
+        monkeypatch.delenv(name, raising=False)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import zarr
-from user import SHARED_CLUSTER, STUDY, run_study
+from user import SHARED_CLUSTER
 
 
 @pytest.fixture
@@ -54,14 +54,3 @@ def ome_zarr(tmp_path):
         return path
 
     return write
-
-
-# A row that fails, and two that share their test tiles but not their training labels.
-@pytest.fixture(scope="session")
-def small_study(tmp_path_factory, ray_cluster):
-    """(storage, finished job) of the study `mine`; its rows are the runs mine-diverges, mine-pix2pix, mine-shuffled."""
-    storage = tmp_path_factory.mktemp("study")
-    (storage / "small.yaml").write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("METGAN_WEIGHTS", raising=False)
-        return storage, run_study(storage)

@@ -1,18 +1,22 @@
-"""SIGKILL of a worker, or of the whole job: the run goes on and ends with the weights of one never disturbed."""
+"""SIGKILL of a worker, then of the whole job: the run goes on and ends with the weights of one never disturbed."""
 
 import json
+import re
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from user import kill_tree, run, run_here, start, wait_for
+from user import kill_tree, run, run_here, start
 
+# By two workers. Each start leaves enough to do that it can be killed in the middle.
 LONG = {
-    "training__max_steps": 16,
+    "training__max_steps": 40,
     "training__checkpoint_every": 8,
-    "training__validate_every": 16,
+    "training__validate_every": 80,
+    "training__batch_size": 1,
+    "scaling__workers": 2,
     "tracking__run": "run",
 }
 
@@ -29,15 +33,16 @@ def same(first, second):
     return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
 
 
-def wait_for_checkpoint(process, storage, seconds=240):
-    """Until a checkpoint of the method, past the segmentors, lies in the storage."""
+def wait_for_checkpoint(process, storage, after=0, seconds=240):
+    """Until a checkpoint of the method after so many images lies in the storage; returns its images."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         # Ray continues from what its snapshot lists, which it writes after the checkpoint itself.
         snapshot = Path(storage) / "run/train/metgan/checkpoint_manager_snapshot.json"
-        if snapshot.exists() and "images-" in snapshot.read_text():
-            return
-        time.sleep(0.05)
+        listed = re.findall(r"images-(\d+)", snapshot.read_text()) if snapshot.exists() else []
+        if listed and (last := max(map(int, listed))) > after:
+            return last
+        time.sleep(0.02)
     raise AssertionError(f"no checkpoint appeared: {process.stdout.read()}")
 
 
@@ -48,44 +53,52 @@ def train_workers(process):
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, ray_cluster, segmentors):
-    """Tiles and a segmentor, made once."""
+def fields(tmp_path_factory, ray_cluster, segmentors):
+    """The run's fields, with tiles made once."""
     done = run_here("make_tiles", tmp_path_factory.mktemp("prepared"))
     assert done.code == 0, done.out + done.err
-    return {"data__path": done.result["artefacts"]["tiles"], **segmentors}
+    return {**LONG, "data__path": done.result["artefacts"]["tiles"], **segmentors}
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def undisturbed(request, tmp_path_factory, prepared):
-    """The fields of a run by one or two workers, and the weights that it ends with when nothing is killed."""
-    workers = request.param
-    fields = {**LONG, **prepared, "scaling__workers": workers, "training__batch_size": 2 // workers}
+@pytest.fixture(scope="module")
+def undisturbed(fields, tmp_path_factory):
+    """The finished job when nothing is killed, and the weights that it ends with."""
     storage = tmp_path_factory.mktemp("undisturbed")
-    done = run("train_metgan", storage, **fields)
+    done = run_here("train_metgan", storage, **fields)
     assert done.code == 0, done.out + done.err
-    return fields, weights(storage)
+    return done, weights(storage)
 
 
-def test_a_run_whose_worker_was_killed_ends_with_the_weights_of_an_undisturbed_one(tmp_path, undisturbed):
-    fields, expected = undisturbed
-    job = start("train_metgan", tmp_path, **fields)
-    wait_for_checkpoint(job, tmp_path)
+@pytest.fixture(scope="module")
+def disturbed(fields, tmp_path_factory):
+    """(storage, output of the first start, finished second start): a worker dies in the first, then all of it does."""
+    storage = tmp_path_factory.mktemp("disturbed")
+    job = start("train_metgan", storage, **fields)
+    images = wait_for_checkpoint(job, storage)
     victims = train_workers(job)
     assert victims, "no training worker found to kill"
     victims[-1].kill()
-    output = wait_for(job)
-    assert job.returncode == 0, output
-    assert "continuing from" in output
-    assert same(expected, weights(tmp_path))
-
-
-def test_a_killed_job_started_again_ends_with_the_weights_of_an_undisturbed_one(tmp_path, undisturbed):
-    fields, expected = undisturbed
-    job = start("train_metgan", tmp_path, **fields)
-    wait_for_checkpoint(job, tmp_path)
+    wait_for_checkpoint(job, storage, after=images)
     kill_tree(job)
-    again = run("train_metgan", tmp_path, **fields)
+    return storage, job.stdout.read(), run("train_metgan", storage, **fields)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_goes_on_from_the_last_checkpoint(disturbed):
+    _, said, _ = disturbed
+    assert len(re.findall("metgan: continuing from", said)) == 1
+
+
+def test_a_killed_job_started_again_ends_with_the_weights_of_an_undisturbed_one(disturbed, undisturbed):
+    storage, _, again = disturbed
     assert again.code == 0, again.out + again.err
     assert "continuing run run" in again.out
-    assert "continuing from" in again.out
-    assert same(expected, weights(tmp_path))
+    assert "metgan: continuing from" in again.out
+    assert same(undisturbed[1], weights(storage))
+
+
+def test_prepared_tiles_and_segmentor_are_taken_as_they_are(fields, undisturbed):
+    done, _ = undisturbed
+    made = done.result["artefacts"]
+    assert made["tiles"] == fields["data__path"]
+    assert (made["segmentor"], made["judge"]) == (fields["method__segmentor"], fields["method__judge"])
+    assert "training a segmentor" not in done.out

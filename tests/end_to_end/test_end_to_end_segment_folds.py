@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import ray
 from tile_sets import write_set
 from user import run_here
 
@@ -73,6 +74,12 @@ def test_each_fold_trains_on_its_mixture_and_is_scored(finished, sets):
         assert own["artefacts"]["best_checkpoint"] == result["artefacts"]["checkpoints"][fold]
         assert own["artefacts"]["images"] == 16
         assert (own["recipe"]["method"]["segmentor_width"], own["recipe"]["training"]["seed"]) == (0.05, int(fold))
+
+
+def test_trainings_start_no_process_that_would_have_nothing_to_do(finished):
+    started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
+    assert "TrainController" in started
+    assert not started & {"DatasetManager", "PreemptionWatcher"}
 
 
 def test_files_hold_what_was_found(finished):

@@ -83,29 +83,11 @@ def ray_job(head, *arguments, env=None):
         time.sleep(3)
 
 
-def submit(head, storage, *options, run="submitted", env=None, **fields):
+def submit(head, storage, *options, env=None, **fields):
     """`ray job submit` of the main job."""
-    _, _, *flags = command("train_metgan", storage, tracking__run=run, **fields)
+    _, _, *flags = command("train_metgan", storage, tracking__run="submitted", **fields)
     entrypoint = ["--working-dir", str(ROOT), *options, "--", "python", "jobs/train_metgan.py", *flags]
     return ray_job(head, "submit", *entrypoint, env=env)
-
-
-@pytest.fixture(scope="module")
-def submitted(head, segmentors, tmp_path_factory):
-    """(storage, output) of a job that was submitted and waited for."""
-    storage = tmp_path_factory.mktemp("submitted")
-    done = submit(head, storage, **segmentors)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return storage, done.stdout + done.stderr
-
-
-def test_submitted_job_succeeds_and_its_log_is_readable(submitted):
-    storage, output = submitted
-    assert "succeeded" in output.lower()
-    assert f"result: {storage}/submitted/result.json" in output
-    assert (storage / "submitted" / "result.json").exists()
-    assert output.index("plan: ") < output.index("run: submitted") < output.index("metgan  validation at")
-    assert "pid=" not in output, "raw output of Ray's processes is in the log"
 
 
 def test_without_the_token_nothing_is_submitted(head, tmp_path):
@@ -138,36 +120,45 @@ def workers_of(head):
     return [line for line in lines if "RayTrainWorker" in line or "train_metgan" in line or "TrainController" in line]
 
 
-def test_a_stopped_job_is_marked_leaves_nothing_behind_and_goes_on_when_it_is_submitted_again(
-    head, segmentors, submitted, tmp_path
-):
-    made = json.loads((submitted[0] / "submitted" / "result.json").read_text())["artefacts"]
-    long = {
-        "data__path": made["tiles"],
-        **segmentors,
-        "training__max_steps": 160,
-        "training__checkpoint_every": 32,
-        "training__validate_every": 320,
-    }
-    assert submit(head, tmp_path, "--no-wait", "--submission-id", "mine", run="mine", **long).returncode == 0
-    snapshot = tmp_path / "mine/train/metgan/checkpoint_manager_snapshot.json"
+@pytest.fixture(scope="module")
+def stopped(head, segmentors, tmp_path_factory):
+    """(storage, fields, what `ray job stop` said) of a job that was stopped after its first checkpoint."""
+    storage = tmp_path_factory.mktemp("submitted")
+    fields = {**segmentors, "training__max_steps": 160, "training__checkpoint_every": 32}
+    fields |= {"training__validate_every": 320}
+    begun = submit(head, storage, "--no-wait", "--submission-id", "mine", **fields)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    snapshot = storage / "submitted/train/metgan/checkpoint_manager_snapshot.json"
     deadline = time.monotonic() + 400
     while not (snapshot.exists() and "images-" in snapshot.read_text()):
         assert time.monotonic() < deadline, ray_job(head, "logs", "mine").stdout
         time.sleep(0.2)
     assert workers_of(head)
-    stopped = ray_job(head, "stop", "mine")
-    assert "was stopped" in stopped.stdout + stopped.stderr
-    result = json.loads((tmp_path / "mine" / "result.json").read_text())
+    done = ray_job(head, "stop", "mine")
+    return storage, fields, done.stdout + done.stderr
+
+
+def test_a_stopped_job_is_marked_and_leaves_nothing_behind(head, stopped):
+    storage, _, said = stopped
+    assert "was stopped" in said
+    result = json.loads((storage / "submitted" / "result.json").read_text())
     assert (result["status"], result["reason"]) == ("stopped", "stopped by a signal")
-    mlflow_run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(result["mlflow_run_id"])
+    mlflow_run = MlflowClient(f"sqlite:///{storage}/mlflow.db").get_run(result["mlflow_run_id"])
     assert mlflow_run.info.status == "KILLED"
     deadline = time.monotonic() + 60
     while workers_of(head) or [state for state in placement_groups(head) if state != "REMOVED"]:
         assert time.monotonic() < deadline, (workers_of(head), placement_groups(head))
         time.sleep(1)
 
-    again = submit(head, tmp_path, run="mine", **long)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "metgan: continuing from " in again.stdout + again.stderr
-    assert json.loads((tmp_path / "mine" / "result.json").read_text())["status"] == "finished"
+
+def test_submitted_again_it_goes_on_and_succeeds_with_a_log_that_is_readable(head, stopped):
+    storage, fields, _ = stopped
+    done = submit(head, storage, **fields)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "succeeded" in output.lower()
+    assert f"result: {storage}/submitted/result.json" in output
+    assert json.loads((storage / "submitted" / "result.json").read_text())["status"] == "finished"
+    assert output.index("plan: ") < output.index("run: submitted") < output.index("metgan: continuing from ")
+    assert "metgan  validation at" in output
+    assert "pid=" not in output, "raw output of Ray's processes is in the log"

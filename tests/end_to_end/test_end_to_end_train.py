@@ -11,7 +11,7 @@ from user import run, run_here
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     storage = tmp_path_factory.mktemp("runs")
-    return storage, run("train_metgan", storage, tracking__run="first", scaling__workers=2, training__batch_size=1)
+    return storage, run("train_metgan", storage, tracking__run="first")
 
 
 def test_result_tells_what_was_done(finished):
@@ -64,28 +64,10 @@ def test_generator_loads_in_a_notebook(finished):
     assert image.abs().max() <= 1
 
 
-@pytest.mark.usefixtures("shared_cluster")
-def test_prepared_tiles_and_segmentor_are_taken_as_they_are(finished):
-    storage, done = finished
-    before = done.result["artefacts"]
-    again = run(
-        "train_metgan",
-        storage,
-        data__path=before["tiles"],
-        method__segmentor=before["segmentor"],
-        method__judge=before["judge"],
-        training__batch_size=1,
-        scaling__workers=2,
-    )
-    assert again.code == 0, again.out + again.err
-    assert again.result["artefacts"]["tiles"] == before["tiles"]
-    assert "training a segmentor" not in again.out
-
-
-@pytest.mark.usefixtures("shared_cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_finished_run_started_again_does_no_work_twice(finished):
     storage, done = finished
-    again = run("train_metgan", storage, tracking__run="first", scaling__workers=2, training__batch_size=1)
+    again = run_here("train_metgan", storage, tracking__run="first")
     assert again.code == 0, again.out + again.err
     assert "trained already" in again.out
     assert again.result["mlflow_run_id"] == done.result["mlflow_run_id"]
@@ -141,11 +123,11 @@ def test_every_job_keeps_the_contract_of_help(job, tmp_path):
     assert done.out.startswith(f"usage: {job}.py")
 
 
-@pytest.mark.usefixtures("shared_cluster")
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("recipe", ["brain-dwi", "cardiac"])
 def test_tiles_of_the_other_modalities(recipe, tmp_path):
     shape = {"brain-dwi": "20,128,128", "cardiac": "96,128,128"}[recipe]
-    flags = ["--recipe", recipe, "--data.phantom.volumes", "5", "--data.phantom.shape", shape]
-    done = run("make_tiles", tmp_path, *flags, tiny=False)
+    phantom = {"data__phantom__volumes": 5, "data__phantom__shape": shape}
+    done = run_here("make_tiles", tmp_path, tiny=False, recipe=recipe, **phantom)
     assert done.code == 0, done.out + done.err
     assert done.result["tiles"]["train"] > 0

@@ -95,15 +95,16 @@ def children_of(result):
 
 
 @pytest.fixture(scope="module")
-def killed_twice(tmp_path_factory):
+def killed_twice(tmp_path_factory, segmentors):
     """A sweep whose driver was killed after a trial had ended, and one of whose workers was after the next start."""
     storage = tmp_path_factory.mktemp("tune")
-    with started(storage, **RATES | {"tuning__concurrent": 1}) as process:
+    fields = RATES | segmentors
+    with started(storage, **fields | {"tuning__concurrent": 1}) as process:
         first = lines_until(process, "trial-001: done")
         wait_until(lambda: has_noted_an_end(storage))
         kill_tree(process)
         first += process.stdout.read().splitlines()
-    with started(storage, **RATES) as process:
+    with started(storage, **fields) as process:
         second = lines_until(process, "trial-003: starts", "trial-003: goes on")
         wait_until(lambda: workers_of(process))[0].kill()
         second += wait_for(process).splitlines()
@@ -156,13 +157,13 @@ def test_tables_plots_and_pictures_are_where_the_result_says(killed_twice):
 
 
 @pytest.fixture(scope="module")
-def node_lost(killed_twice, tmp_path_factory):
+def node_lost(killed_twice, segmentors, tmp_path_factory):
     """A sweep whose trials lay on one node, which was killed in the middle of them: a smaller one takes its place.
 
-    Tiles and segmentors are the other sweep's. Returns storage, what the job said, and the placement groups left.
+    The tiles are the other sweep's. Returns storage, what the job said, and the placement groups left.
     """
-    storage, made = tmp_path_factory.mktemp("node"), result_in(killed_twice[2])["artefacts"]
-    ready = {"data__path": made["tiles"], "method__segmentor": made["segmentor"], "method__judge": made["judge"]}
+    storage = tmp_path_factory.mktemp("node")
+    ready = {"data__path": result_in(killed_twice[2])["artefacts"]["tiles"], **segmentors}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=2)
@@ -240,8 +241,8 @@ def test_bad_input_is_one_line_before_any_work(ray_cluster, tmp_path, fields, li
     assert not (tmp_path / "tiles").exists()
 
 
-def test_a_name_that_belongs_to_another_space_is_refused(ray_cluster, killed_twice):
-    other = SMALL | RATES | {"tuning__space": RATES["tuning__space"].replace('"high": 10', '"high": 20')}
+def test_a_name_that_belongs_to_another_space_is_refused(ray_cluster, segmentors, killed_twice):
+    other = SMALL | RATES | segmentors | {"tuning__space": RATES["tuning__space"].replace('"high": 10', '"high": 20')}
     done = run_here("tune_loss_weights", killed_twice[0], tracking__run="sweep", **other)
     assert done.code == 2
     assert "tuning.space.method.alpha1.high was 10.0, is 20.0); choose another name" in done.err

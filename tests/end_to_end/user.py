@@ -15,6 +15,8 @@ import psutil
 import pytest
 from mlflow_store import make_store
 
+from metgan_dist.training.cluster import OWN_TRAININGS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SHARED_CLUSTER = "METGAN_TESTS_CLUSTER"
@@ -74,7 +76,8 @@ def command(job: str, storage: object, tiny: bool = True, **fields: object) -> l
 
 def environment(**more: str) -> dict[str, str]:
     """The tests' environment without what would send the job to someone else's cluster or server."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    own = {} if SHARED_CLUSTER in os.environ else OWN_TRAININGS
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", *own)}
     shared = {"RAY_ADDRESS": kept[SHARED_CLUSTER]} if SHARED_CLUSTER in kept else {}
     return {**kept, **shared, "OMP_NUM_THREADS": "1", **more}
 
@@ -137,29 +140,3 @@ def kill_tree(process: subprocess.Popen) -> None:
         with suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
-
-
-STUDY = """
-title: Small
-reference: pix2pix
-scores: [mae, fid, label_fidelity]
-paper_factor: {fid: 10}
-notes: [Nothing to compare with.]
-rows:
-  - {name: diverges, label: Diverges, recipe: {method: {name: metgan}, training: {learning_rate: 1.0e+30}}}
-  - name: pix2pix
-    label: Pix2Pix
-    recipe: {method: {name: pix2pix}}
-    ticks: {Generator: U-Net, Segmentor: false}
-    paper: {mae: 0.122, fid: 9.364}
-  - name: shuffled
-    label: Shuffled
-    recipe: {method: {name: pix2pix}, data: {shuffled_labels: 0.5}}
-    against: pix2pix
-"""
-
-
-def run_study(storage: object, **fields: object) -> Finished:
-    """The small study, in this process."""
-    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__cpus_per_worker": 1}
-    return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})

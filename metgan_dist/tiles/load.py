@@ -1,0 +1,32 @@
+"""What the tasks that read tiles run; without torch, whose import would cost each of their processes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from metgan_dist.tiles.augment import augment
+from metgan_dist.tiles.tile_set import TileReader
+
+
+class Load:
+    """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
+
+    def __init__(self, reader: TileReader, augment_seed: int | None) -> None:
+        self._reader, self._seed = reader, augment_seed
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        count = len(batch["tile"])
+        return self.stack({key: values[place] for key, values in batch.items()} for place in range(count))
+
+    def stack(self, planned: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Planned tiles as a batch: each role (N, ...) and `tile` (N,), their rows; augmented if there is a seed."""
+        loaded, numbers = [], []
+        for tile in planned:
+            pixels = self._reader.load(tile)
+            loaded.append(pixels if self._seed is None else augment(pixels, self._seed, int(tile["image"])))
+            numbers.append(int(tile["tile"]))
+        stacked = {role: np.stack([pixels[role] for pixels in loaded]) for role in loaded[0]}
+        return {**stacked, "tile": np.array(numbers)}
