@@ -40,14 +40,15 @@ rows:
 FIRST, SECOND = "mine-pix2pix", "mine-shuffled"
 
 
-def run_study(storage: object, **fields: object) -> Finished:
-    """The small study, in this process."""
+def run_study(storage: object, segmentors: dict, **fields: object) -> Finished:
+    """The small study, in this process; it trains the segmentor of its rows, but no judge."""
     fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__cpus_per_worker": 1}
+    fixed["method__judge"] = segmentors["method__judge"]
     return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})
 
 
 @pytest.fixture(scope="module")
-def small_study(tmp_path_factory, ray_cluster):
+def small_study(tmp_path_factory, ray_cluster, segmentors):
     """(storage, (first start, its result), second start) of the study `mine`: first one row, then all; one fails.
 
     The rows are the runs mine-diverges, mine-pix2pix, mine-shuffled; the last two share their test tiles but not their
@@ -57,8 +58,8 @@ def small_study(tmp_path_factory, ray_cluster):
     (storage / "small.yaml").write_text(STUDY)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("METGAN_WEIGHTS", raising=False)
-        first = run_study(storage, rows="pix2pix")
-        return storage, (first, first.result), run_study(storage)
+        first = run_study(storage, segmentors, rows="pix2pix")
+        return storage, (first, first.result), run_study(storage, segmentors)
 
 
 def result_of(storage, name):
@@ -139,7 +140,7 @@ def test_started_again_it_trains_only_what_is_not_finished(small_study):
     assert after["scores"]["test"]["Pix2Pix"] == before["scores"]["test"]["Pix2Pix"]
 
 
-def test_a_study_that_cannot_run_is_refused_in_one_line(small_study, monkeypatch):
+def test_a_study_that_cannot_run_is_refused_in_one_line(small_study, segmentors, monkeypatch):
     monkeypatch.delenv("METGAN_WEIGHTS", raising=False)
     storage, _, _ = small_study
     for fields, *culprits in (
@@ -153,7 +154,7 @@ def test_a_study_that_cannot_run_is_refused_in_one_line(small_study, monkeypatch
         ({"study": "image-synthesis", "tracking__run": "new"}, "row spade", "METGAN_WEIGHTS"),
         ({"study": "imagesynthesis", "tracking__run": "new"}, "--study", "image-synthesis"),
     ):
-        done = run_study(storage, **fields)
+        done = run_study(storage, segmentors, **fields)
         assert done.code == 2, done.out + done.err
         (line,) = done.err.strip().splitlines()
         assert all(culprit in line for culprit in culprits), line
