@@ -124,7 +124,7 @@ def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(accumul
 def _train(rank, steps):
     stepper = Stepper(_metgan(), torch.device("cpu"), world=2)
     stepper.method.seed_pools(rank)
-    batch = _batch(2)
+    batch = _batch(2, edge=64)
     for _ in range(steps):
         stepper.step([{name: value[rank : rank + 1] for name, value in batch.items()}])
     return {f"{n}": v for n, v in stepper.method.state_dict().items()}
