@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import ray
@@ -42,6 +43,7 @@ def cluster(scaling: Scaling) -> Iterator[None]:
     if ray.is_initialized():  # a notebook, or a test, that is connected already
         yield
         return
+    ray._private.worker.print_to_stdstream = in_one_line
     address = _address(scaling)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     # Ray's own progress, logs and metrics agents drown ours; --debug users find them in Ray's session folder.
@@ -71,6 +73,12 @@ def cluster(scaling: Scaling) -> Iterator[None]:
         if address == "local":
             for name in OWN_TRAININGS:
                 os.environ.pop(name, None)
+
+
+def in_one_line(message: dict[str, Any], **_: Any) -> None:
+    """What Ray tells a driver of the cluster (of a node that died, say), without the dump of its state that follows."""
+    for text in message["lines"]:
+        print(f"Ray: {_first_line(text)}", flush=True)
 
 
 def check_joinable(address: str) -> None:
@@ -160,5 +168,5 @@ def wait_for_room(plan: ResourcePlan, scaling: Scaling, report: Callable[[str], 
         time.sleep(1)
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: BaseException | str) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -118,6 +118,7 @@ def test_a_training_saves_on_notice_and_goes_on_with_what_is_left(tmp_path, segm
             kill_tree(job.process)
     assert job.process.returncode == 0, output
     assert "metgan: continuing from " in output
+    assert "[state-dump]" not in output
     result = json.loads((tmp_path / "mine" / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["artefacts"]["images"] == 200
