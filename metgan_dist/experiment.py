@@ -303,17 +303,19 @@ class Prepared:
 
 
 def prepare_training(experiment: Experiment, with_segmentor: bool) -> Prepared:
-    """Cut the tiles and train the segmentors, where the recipe names none."""
+    """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
     recipe = experiment.recipe
     check_tile_size(recipe, tile_edges(recipe))
+    wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
+    if not with_segmentor:
+        del wanted["segmentor"]
+    ready = {role: check_segmentor(f"method.{role}", uri, recipe) for role, uri in wanted.items() if uri}
     tiles = prepare_tiles(experiment)
     _need(tiles, "anatomy", "tumour", "label")
-    segmentor = None
-    if with_segmentor:
-        segmentor = recipe.method.segmentor or train_segmentor(experiment, tiles, "segmentor", 0).best
-        segmentor = check_segmentor("method.segmentor", segmentor, recipe)
-    judge = recipe.method.judge or train_segmentor(experiment, tiles, "judge", 1).best
-    return Prepared(tiles, segmentor, check_segmentor("method.judge", judge, recipe))
+    for seed_offset, role in enumerate(("segmentor", "judge")):
+        if role in wanted and role not in ready:
+            ready[role] = train_segmentor(experiment, tiles, role, seed_offset).best
+    return Prepared(tiles, ready.get("segmentor"), ready["judge"])
 
 
 def train_method(experiment: Experiment) -> None:

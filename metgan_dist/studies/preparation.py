@@ -35,10 +35,12 @@ def prepare(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Prepared:
     Raises UserError when rows have different test tiles, or too few.
     """
     recipes = {name: resolved(recipe) for name, recipe in recipes.items()}
+    given = experiment.recipe.method.judge
+    if given:  # before the hours that the rest may take
+        given = check_segmentor("method.judge", given, experiment.recipe)
     base = prepare_tiles(experiment)
     check_enough(base, experiment.recipe.scores)
-    judge = experiment.recipe.method.judge or train_segmentor(experiment, base, "judge", 1).best
-    judge = check_segmentor("method.judge", judge, experiment.recipe)
+    judge = given or train_segmentor(experiment, base, "judge", 1).best
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
         ready |= _prepare_group(experiment, base, judge, group)

@@ -95,14 +95,15 @@ def test_flags_that_do_not_fit_finished_tiles_are_refused(finished, monkeypatch,
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("field", ["segmentor", "judge"])
-def test_a_checkpoint_of_another_method_is_no_segmentor(finished, field):
+def test_a_checkpoint_of_another_method_is_no_segmentor_before_any_work(finished, field):
     storage, done = finished
-    tiles, generator = (done.result["artefacts"][name] for name in ("tiles", "best_checkpoint"))
-    sound = {f"method__{name}": done.result["artefacts"][name] for name in ("segmentor", "judge")}
-    wrong = run_here("train_metgan", storage, data__path=tiles, **{**sound, f"method__{field}": generator})
+    generator = done.result["artefacts"]["best_checkpoint"]
+    wrong = run_here("train_metgan", storage, **{f"method__{field}": generator})
     assert wrong.code == 2, wrong.out + wrong.err
     assert f"method.{field}: {generator}: a checkpoint of metgan, not of a segmentor" in wrong.err
     assert wrong.err.count("\n") == 1
+    assert "tiles: " not in wrong.out
+    assert "training a segmentor" not in wrong.out
 
 
 def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
