@@ -1,4 +1,4 @@
-"""The two ways a job ends before its work is done, apart from a bug."""
+"""The two ways a job ends before its work is done, apart from a bug, and how they are found in what Ray raises."""
 
 
 class UserError(Exception):
@@ -22,3 +22,19 @@ class TrainingStopped(Exception):
 
 class DamagedFile(UserError):
     """A file or chunk that exists but cannot be read; `data.damaged: skip` leaves it out and counts it."""
+
+
+def understood(error: BaseException) -> BaseException:
+    """The error that a person can act on, dug out of Ray's wrappings; without one, the first that is not Ray's own."""
+    queue, seen = [error], list[BaseException]()
+    while queue:
+        current = queue.pop(0)
+        if any(current is other for other in seen):
+            continue
+        seen.append(current)
+        if isinstance(current, UserError | TrainingStopped) and not hasattr(current, "cause"):
+            return current
+        failures = getattr(current, "worker_failures", None) or {}
+        inner = [getattr(current, "cause", None), current.__cause__, current.__context__, *failures.values()]
+        queue += [e for e in inner if isinstance(e, BaseException)]
+    return next((found for found in seen if not type(found).__module__.startswith("ray.")), error)

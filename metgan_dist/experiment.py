@@ -19,8 +19,8 @@ from metgan_dist import tracking
 from metgan_dist.children import termination_as_interrupt
 from metgan_dist.code_version import code_version
 from metgan_dist.command_line import Command
-from metgan_dist.errors import UserError
-from metgan_dist.job import Result, say, understood
+from metgan_dist.errors import UserError, understood
+from metgan_dist.job import Result, say
 from metgan_dist.methods import check_tile_size, method_class
 from metgan_dist.recipe import Data, Recipe, Tiles, tile_edges
 from metgan_dist.run import Run, open_run, record

@@ -19,7 +19,7 @@ from typing import Any
 from metgan_dist import __version__
 from metgan_dist.code_version import code_version
 from metgan_dist.command_line import Command, JobFlag, parse_command
-from metgan_dist.errors import TrainingStopped, UserError
+from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.run import Run
 
 # Set by a job that starts others, which then end when their standard input closes: with their parent, however it died.
@@ -115,19 +115,3 @@ def run_job(
 def _end_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)  # nothing is ever written: this returns when the other end is closed
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def understood(error: BaseException) -> BaseException:
-    """The error that a person can act on, dug out of Ray's wrappings; the error itself where there is none."""
-    queue, seen = [error], set()
-    while queue:
-        current = queue.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, UserError | TrainingStopped) and not hasattr(current, "cause"):
-            return current
-        failures = getattr(current, "worker_failures", None) or {}
-        inner = [getattr(current, "cause", None), current.__cause__, current.__context__, *failures.values()]
-        queue += [e for e in inner if isinstance(e, BaseException)]
-    return error

@@ -2,8 +2,8 @@
 
 import pytest
 
-from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.job import run_job, understood
+from metgan_dist.errors import TrainingStopped, UserError, understood
+from metgan_dist.job import run_job
 
 
 def job(work, *arguments):
@@ -55,3 +55,13 @@ def test_understood_finds_the_cause_through_wrappings():
     assert understood(outer) is inner
     plain = RuntimeError("plain")
     assert understood(plain) is plain
+
+
+def test_without_a_mistake_the_first_error_that_is_not_rays_is_told():
+    from ray.exceptions import RayTaskError
+
+    cause = ZeroDivisionError("in a worker")
+    outer = RayTaskError("task", "Traceback of many lines", cause).as_instanceof_cause()
+    assert understood(outer) is cause
+    dead = RayTaskError("task", "Traceback", RayTaskError("inner", "Traceback", None))
+    assert understood(dead) is dead

@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 from zarr.storage import FsspecStore, LocalStore
 
+from metgan_dist.errors import DamagedFile
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.volumes.location import (
     Options,
@@ -26,6 +27,7 @@ from metgan_dist.volumes.location import (
     filesystem,
     is_local,
     join,
+    one_line,
     parent,
     read_bytes,
     storage_errors,
@@ -113,10 +115,14 @@ def _open_array(folder: str, name: str, role: str, digest: str, options: str) ->
 
 
 def read_tile(folder: str, name: str, role: str, position: int, digest: str, options: Options | None) -> np.ndarray:
-    """Pixels of one tile as they were stored, (H, W) or (D, H, W)."""
-    with storage_errors(folder):
-        array = _open_array(folder, name, role, digest, json.dumps(options or {}, sort_keys=True))
-        return np.asarray(array[position])
+    """Pixels of one tile as they were stored, (H, W) or (D, H, W). Raises DamagedFile where they cannot be read."""
+    try:
+        with storage_errors(folder):
+            array = _open_array(folder, name, role, digest, json.dumps(options or {}, sort_keys=True))
+            return np.asarray(array[position])
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        shard = join(folder, "shards", f"{name}.zarr", role)
+        raise DamagedFile(f"{shard}: cannot be read ({one_line(error)}); copy or cut the tiles again") from error
 
 
 def _store(uri: str, options: Options | None, *, read_only: bool) -> LocalStore | FsspecStore:

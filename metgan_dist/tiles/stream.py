@@ -150,6 +150,7 @@ def _loaded(
         compute=ray.data.TaskPoolStrategy(size=min(blocks, max(1, int(cpus / share)))),
     )
     quiet(dataset)
+    dataset.context.raise_original_map_exception = True  # a damaged file is told by its name
     dataset.context.execution_options.preserve_order = True
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=max(cpus, share))
     return dataset.materialize()

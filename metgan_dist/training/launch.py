@@ -18,6 +18,7 @@ from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.shards import write_whole
+from metgan_dist.training import ending
 from metgan_dist.training.assignment import Assignment, enter
 from metgan_dist.training.process_group import ReachableTorchConfig
 from metgan_dist.training.progress import printed_queue
@@ -59,15 +60,12 @@ def train_on_ray(assignment: Assignment, report: Callable[[str], None]) -> Train
     if fs.exists(path):
         report(f"{assignment.role}: trained already")
         return Trained(**json.loads(fs.cat_file(path)))
-    stopped = join(assignment.folder, "stopped.json")
-    fs, stopped_path = filesystem(stopped, assignment.options)
-    if fs.exists(stopped_path):
-        fs.rm_file(stopped_path)
+    ending.forget(assignment)
     own = printed_queue(report) if assignment.queue is None else nullcontext(assignment.queue)
     with own as queue:
         result = _trainer(replace(assignment, queue=queue)).fit()
-    if fs.exists(stopped_path):
-        raise TrainingStopped(**json.loads(fs.cat_file(stopped_path)))
+    if (reason := ending.left(assignment)) is not None:
+        raise reason
     trained = _trained(assignment, result)
     if assignment.review is None or not assignment.review.ended:
         write_whole(done, json.dumps(trained.__dict__).encode(), assignment.options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import sys
@@ -18,7 +17,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.torch import get_device
 
-from metgan_dist.errors import TrainingStopped
+from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
 from metgan_dist.networks.vgg import Vgg19Features
@@ -26,6 +25,7 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
+from metgan_dist.training import ending
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.checkpoint import load_method
 from metgan_dist.training.logs import Log, RunLog, Watch
@@ -35,7 +35,7 @@ from metgan_dist.training.progress import worker_voice
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.validation import Validator, chosen_rows
-from metgan_dist.volumes.location import filesystem, join
+from metgan_dist.volumes.location import filesystem, join, one_line
 from metgan_dist.weights import weights_path
 
 SEGMENTORS = ("segmentor", "judge")
@@ -43,8 +43,23 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resi
 
 
 def work(assignment: Assignment) -> None:
-    """Train, from the last checkpoint where there is one, to the end; reports go to Ray Train."""
+    """Train, from the last checkpoint where there is one, to the end; reports go to Ray Train.
+
+    A mistake of the user's fails, so that no rank waits for another, but once: the restart finds it and ends well.
+    """
     assignment.credentials.adopt()
+    if ending.left(assignment) is not None:
+        return
+    try:
+        _work(assignment)
+    except Exception as error:
+        cause = understood(error)
+        if isinstance(cause, UserError):
+            ending.leave(assignment, cause)
+        raise
+
+
+def _work(assignment: Assignment) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -80,18 +95,16 @@ def work(assignment: Assignment) -> None:
         except TrainingStopped as error:
             # A restart would only stop at the same step again: the worker ends well and the driver reads the reason.
             if rank == 0:
-                _leave_reason(assignment, error, watch.images)
+                ending.leave(assignment, error, watch.images)
         except Exception as error:
-            say(f"{assignment.role}: a worker failed ({type(error).__name__}: {error}); it restarts if it may")
+            cause = understood(error)
+            if not isinstance(cause, UserError):
+                said = f"{type(cause).__name__}: {one_line(cause)}"
+                say(f"{assignment.role}: a worker failed ({said}); it restarts if it may")
             raise
         finally:
             if logger:
                 logger.close()
-
-
-def _leave_reason(assignment: Assignment, error: TrainingStopped, images: int) -> None:
-    fs, path = filesystem(join(assignment.folder, "stopped.json"), assignment.options)
-    fs.pipe_file(path, json.dumps({"reason": f"{assignment.role}: {error}", "images": images}).encode())
 
 
 def _stream(assignment: Assignment, tiles: TileSet, rank: int, world: int) -> Callable[[int, int], Iterator[Batch]]:

@@ -17,8 +17,7 @@ from typing import Any
 from ray import tune
 from ray.actor import ActorHandle
 
-from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.job import understood
+from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import method_class
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, train_on_ray

@@ -1,7 +1,10 @@
 """A user's mistake is one line on standard error that names the culprit, exit code 2, and no traceback."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import ray
 import tifffile
 from servers import free_port
 from user import environment, run, run_here
@@ -167,3 +170,21 @@ def test_debug_shows_the_traceback(tmp_path):
     finished = run("make_tiles", tmp_path, "--debug", data__path=tmp_path / "absent", env=environment())
     assert finished.code == 2
     assert "Traceback" in finished.err
+
+
+def test_tiles_that_were_damaged_since_they_were_made_are_told_after_one_restart(tmp_path, segmentors):
+    made = run_here("make_tiles", tmp_path).result["artefacts"]["tiles"]
+    for chunk in Path(made).glob("shards/*.zarr/tumour/c/**/*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"")
+    before = trainings_workers()
+    done = run_here("train_metgan", tmp_path, data__path=made, **segmentors)
+    refused(done, f"{made}/shards/", ".zarr/tumour: cannot be read", "copy or cut the tiles again")
+    assert len(trainings_workers() - before) == 2
+    assert "Traceback" not in done.out
+
+
+def trainings_workers():
+    """Ids of all actors so far that were workers of a training."""
+    actors = ray._private.state.actors().values()
+    return {actor["ActorID"] for actor in actors if actor["ActorClassName"] == "RayTrainWorker"}

@@ -16,7 +16,7 @@ from user import Finished, run_here
 
 from metgan_dist.tiles.tile_set import TileSet
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1200)]
 
 STUDY = """
 title: Small

@@ -1,10 +1,11 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from metgan_dist.errors import UserError
+from metgan_dist.errors import DamagedFile, UserError, understood
 from metgan_dist.tiles import stream
 from metgan_dist.tiles.augment import augment
 from metgan_dist.tiles.pipeline import make_tiles
@@ -141,3 +142,16 @@ def test_batches_stay_whole_where_rays_blocks_do_not_divide(tiles_and_recipe, mo
     assert [len(batch["tile"]) for batch in batches] == [4] * 11
     expected = planned_rows(tiles.positions("train"), np.arange(44), recipe.training.seed)
     assert torch.cat([batch["tile"] for batch in batches]).tolist() == expected.tolist()
+
+
+def test_a_shard_that_cannot_be_read_is_named(tiles_and_recipe):
+    tiles, recipe = tiles_and_recipe
+    rows = tiles.positions("train")
+    for chunk in Path(tiles.uri).glob("shards/*.zarr/anatomy/c/**/*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"")
+    with pytest.raises(DamagedFile, match=r"shards/\d+-\d+\.zarr/anatomy: cannot be read .*; copy or cut"):
+        next(tile_batches(tiles, rows, 2))
+    with pytest.raises(Exception, match="cannot be read") as caught:
+        next(tile_stream(tiles, recipe, stop=4))
+    assert isinstance(understood(caught.value), DamagedFile)
