@@ -41,6 +41,7 @@ def prepare(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Prepared:
     base = prepare_tiles(experiment)
     check_enough(base, experiment.recipe.scores)
     judge = given or train_segmentor(experiment, base, "judge", 1).best
+    experiment.result.artefacts["judge"] = judge
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
         ready |= _prepare_group(experiment, base, judge, group)
