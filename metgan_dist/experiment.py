@@ -28,13 +28,13 @@ from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.shards import write_whole
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.checkpoint import load_method, segmentor_recipe
+from metgan_dist.training.checkpoint import check_segmentor, load_method, segmentor_recipe
 from metgan_dist.training.cluster import cluster, is_local, plan_for_cluster, wait_for_room
 from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.resources import ResourcePlan, plan_resources
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-from metgan_dist.volumes.location import absolute, exists, filesystem, join
+from metgan_dist.volumes.location import exists, filesystem, join
 from metgan_dist.volumes.phantoms import write_phantom
 from metgan_dist.weights import weights_path
 
@@ -354,19 +354,6 @@ def assign(experiment: Experiment, tiles: TileSet, role: str, recipe: Recipe) ->
         mlflow_run_id=experiment.run.mlflow_run_id,
         spool=str(experiment.spool),
     )
-
-
-def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
-    """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
-    recipe's classes."""
-    _, theirs = load_method(uri, recipe.storage.options)
-    if theirs.method.name != "segmentor":
-        raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
-    if theirs.data.classes != recipe.data.classes:
-        raise UserError(
-            f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
-        )
-    return absolute(uri)
 
 
 def _score(experiment: Experiment, tiles: TileSet, checkpoint: str, judge: str) -> None:

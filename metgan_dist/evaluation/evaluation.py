@@ -10,8 +10,9 @@ from metgan_dist.errors import UserError
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
-from metgan_dist.experiment import Experiment, check_segmentor
+from metgan_dist.experiment import Experiment
 from metgan_dist.job import say
+from metgan_dist.training.checkpoint import check_segmentor
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.runs import check_enough, digest_of_test
-from metgan_dist.experiment import Experiment, check_segmentor, prepare_tiles, resolved, train_segmentor
+from metgan_dist.experiment import Experiment, prepare_tiles, resolved, train_segmentor
 from metgan_dist.job import Result
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import MethodRecipe, Recipe
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.checkpoint import check_segmentor
 
 _SEGMENTOR = {name for name in MethodRecipe.model_fields if name.startswith("segmentor_")}
 

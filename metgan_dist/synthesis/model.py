@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.experiment import check_segmentor
 from metgan_dist.methods import DIVISOR
 from metgan_dist.recipe import Recipe, Synthesis, tile_edges
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import (
+    check_segmentor,
     checkpoint_digest,
     checkpoint_folder,
     checkpoint_recipe,

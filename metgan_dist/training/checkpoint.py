@@ -140,6 +140,19 @@ def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
     return build_method(segmentor_recipe(recipe)).networks["segmentor"]
 
 
+def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
+    """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
+    recipe's classes."""
+    _, theirs = load_method(uri, recipe.storage.options)
+    if theirs.method.name != "segmentor":
+        raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
+    if theirs.data.classes != recipe.data.classes:
+        raise UserError(
+            f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
+        )
+    return absolute(uri)
+
+
 def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None = None) -> Recipe:
     """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs).
 
