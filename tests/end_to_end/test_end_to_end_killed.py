@@ -12,9 +12,10 @@ from user import kill_tree, run, run_here, start
 
 # By two workers. Each start leaves enough to do that it can be killed in the middle.
 LONG = {
-    "training__max_steps": 40,
-    "training__checkpoint_every": 8,
-    "training__validate_every": 80,
+    "training__max_steps": 120,
+    "training__checkpoint_every": 16,
+    "training__validate_every": 240,
+    "training__epochs": 100,
     "training__batch_size": 1,
     "scaling__workers": 2,
     "tracking__run": "run",
@@ -74,13 +75,17 @@ def disturbed(fields, tmp_path_factory):
     """(storage, output of the first start, finished second start): a worker dies in the first, then all of it does."""
     storage = tmp_path_factory.mktemp("disturbed")
     job = start("train_metgan", storage, **fields)
-    images = wait_for_checkpoint(job, storage)
+    wait_for_checkpoint(job, storage)
     victims = train_workers(job)
     assert victims, "no training worker found to kill"
     victims[-1].kill()
-    wait_for_checkpoint(job, storage, after=images)
+    said = []
+    while not (restarted := re.search(r"metgan: continuing from (\d+)", "".join(said))):
+        said.append(job.stdout.readline())
+        assert said[-1], "".join(said)
+    wait_for_checkpoint(job, storage, after=int(restarted[1]))
     kill_tree(job)
-    return storage, job.stdout.read(), run("train_metgan", storage, **fields)
+    return storage, "".join([*said, job.stdout.read()]), run("train_metgan", storage, **fields)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_goes_on_from_the_last_checkpoint(disturbed):
