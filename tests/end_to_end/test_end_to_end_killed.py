@@ -10,11 +10,13 @@ import pytest
 import torch
 from user import kill_tree, run, run_here, start
 
+pytestmark = pytest.mark.timeout(1200)
+
 # By two workers. Each start leaves enough to do that it can be killed in the middle.
 LONG = {
-    "training__max_steps": 120,
+    "training__max_steps": 60,
     "training__checkpoint_every": 16,
-    "training__validate_every": 240,
+    "training__validate_every": 120,
     "training__epochs": 100,
     "training__batch_size": 1,
     "scaling__workers": 2,
