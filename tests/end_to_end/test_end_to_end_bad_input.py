@@ -7,7 +7,7 @@ import pytest
 import ray
 import tifffile
 from servers import free_port
-from user import environment, run, run_here
+from user import environment, refused, run, run_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -22,17 +22,6 @@ OWN = {
     "tiles__stride": 64,
     "tiles__step": 1,
 }
-
-
-def refused(finished, *culprits):
-    """Assert the contract; returns the line."""
-    lines = finished.err.strip().splitlines()
-    assert finished.code == 2, finished.out + finished.err
-    assert len(lines) == 1, finished.err
-    assert lines[0].startswith("error: ")
-    for culprit in culprits:
-        assert str(culprit) in lines[0], lines[0]
-    return lines[0]
 
 
 def planes(folder, count=5, shape=(128, 256)):

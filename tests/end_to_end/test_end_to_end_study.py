@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from user import Finished, run_here
+from user import Finished, refused, run_here
 
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -168,15 +168,6 @@ def storage(small_study):
 
 def evaluate(storage, runs, **fields):
     return run_here("evaluate", storage, tiny=False, runs=runs, **{"scores__missing_weights": "skip", **fields})
-
-
-def refused(finished, *culprits):
-    lines = finished.err.strip().splitlines()
-    assert finished.code == 2, finished.out + finished.err
-    assert len(lines) == 1, finished.err
-    assert lines[0].startswith("error: ")
-    for culprit in culprits:
-        assert str(culprit) in lines[0], lines[0]
 
 
 def copy_of(storage, name, change):

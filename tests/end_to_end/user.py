@@ -140,3 +140,14 @@ def kill_tree(process: subprocess.Popen) -> None:
         with suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
+
+
+def refused(finished: Finished, *culprits: object) -> str:
+    """Assert the contract of a user's mistake, with each culprit named; returns the line."""
+    lines = finished.err.strip().splitlines()
+    assert finished.code == 2, finished.out + finished.err
+    assert len(lines) == 1, finished.err
+    assert lines[0].startswith("error: ")
+    for culprit in culprits:
+        assert str(culprit) in lines[0], lines[0]
+    return lines[0]
