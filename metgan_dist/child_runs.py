@@ -21,9 +21,9 @@ from metgan_dist.experiment import Experiment, resolved
 from metgan_dist.job import say
 from metgan_dist.recipe import Recipe, Scaling
 from metgan_dist.run import open_run
+from metgan_dist.storage import exists, join, parent, read_bytes
 from metgan_dist.training.cluster import LEAST_DATA_CPUS
 from metgan_dist.training.resources import ResourcePlan
-from metgan_dist.volumes.location import exists, join, parent, read_bytes
 
 
 def trainings_at_once(plan: ResourcePlan, scaling: Scaling) -> int:

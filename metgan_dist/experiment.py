@@ -24,8 +24,8 @@ from metgan_dist.job import Result, say
 from metgan_dist.methods import check_tile_size, method_class
 from metgan_dist.recipe import Data, Recipe, Tiles, tile_edges
 from metgan_dist.run import Run, open_run, record
+from metgan_dist.storage import exists, filesystem, join, write_whole
 from metgan_dist.tiles.pipeline import make_tiles
-from metgan_dist.tiles.shards import write_whole
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.checkpoint import check_segmentor, load_method, segmentor_recipe
@@ -34,7 +34,6 @@ from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.resources import ResourcePlan, plan_resources
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-from metgan_dist.volumes.location import exists, filesystem, join
 from metgan_dist.volumes.phantoms import write_phantom
 from metgan_dist.weights import weights_path
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.tiles.shards import write_whole
-from metgan_dist.volumes.location import exists, join, read_bytes
+from metgan_dist.storage import exists, join, read_bytes, write_whole
 
 # What may change between two starts of one run without making it another experiment.
 FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every", "tuning.concurrent")

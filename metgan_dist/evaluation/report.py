@@ -17,11 +17,10 @@ from metgan_dist.experiment import Experiment
 from metgan_dist.figures import image_grid
 from metgan_dist.job import say
 from metgan_dist.recipe import Scores
-from metgan_dist.tiles.shards import write_whole
+from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.progress import duration
 from metgan_dist.training.validation import picture_rows
-from metgan_dist.volumes.location import join
 
 _TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
 SMALL_FOR_FID = 2048

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Scores
+from metgan_dist.storage import absolute, exists, join, read_bytes
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.location import absolute, exists, join, read_bytes
 
 JOB = "train_metgan"
 # Where a tile lies is not what it is, and its place among the training tiles is no matter of the test.

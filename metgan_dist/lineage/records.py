@@ -13,11 +13,11 @@ from typing import Any
 
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
+from metgan_dist.storage import Options, absolute, entries, exists, join, read_bytes
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.tracking import LoggedDataset, LoggedRun
 from metgan_dist.tracking.redaction import redact
 from metgan_dist.training.checkpoint import checkpoint_digest, run_of
-from metgan_dist.volumes.location import Options, absolute, entries, exists, join, read_bytes
 
 SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
 GENERATED = "generated"

@@ -13,8 +13,8 @@ from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import GENERATED, Records
 from metgan_dist.lineage.walk import Walk, run_facts
+from metgan_dist.storage import absolute, join
 from metgan_dist.tracking import LoggedRun
-from metgan_dist.volumes.location import absolute, join
 
 FORMATS = ("text", "json")
 _ID, _DIGEST = r"[0-9a-f]{32}", r"[0-9a-f]{36}|[0-9a-f]{64}"

@@ -13,12 +13,12 @@ from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import Records
 from metgan_dist.recipe import Data, Tiles
+from metgan_dist.storage import entries, exists, join, parent
 from metgan_dist.tiles.geometry import AXES
 from metgan_dist.tiles.survey import fingerprint
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import volume_refs
 from metgan_dist.volumes.labelled import VolumeRef
-from metgan_dist.volumes.location import entries, exists, join, parent
 
 PHANTOM = "phantom-"
 

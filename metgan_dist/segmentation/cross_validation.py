@@ -15,9 +15,9 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.segmentation.datasets import check_datasets, open_datasets
 from metgan_dist.segmentation.folds import Fold, fold_recipe, planned_folds
 from metgan_dist.segmentation.report import report_folds
+from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.location import join
 
 JOB = "train_segmentor"
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from metgan_dist.errors import UserError
 from metgan_dist.lineage import check_untouched
 from metgan_dist.recipe import Recipe
+from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.mixture import check_fits
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.tracking import tracking_uri
-from metgan_dist.volumes.location import absolute, exists, join
 
 FIELD = "segmentation.datasets"
 

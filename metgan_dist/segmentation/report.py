@@ -13,9 +13,8 @@ from metgan_dist.job import say
 from metgan_dist.segmentation.figures import overlays
 from metgan_dist.segmentation.scoring import Scored, predict_tiles, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
-from metgan_dist.tiles.shards import write_whole
+from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.location import join
 
 SPLITS = ("test", "unseen")
 

@@ -11,10 +11,9 @@ from metgan_dist.experiment import Experiment
 from metgan_dist.job import say
 from metgan_dist.segmentation.figures import Point, size_curves
 from metgan_dist.segmentation.summary import RULE, STRATA, TITLES
+from metgan_dist.storage import join, write_whole
 from metgan_dist.studies.study import Row, Study
-from metgan_dist.tiles.shards import write_whole
 from metgan_dist.training.progress import duration
-from metgan_dist.volumes.location import join
 
 COLUMNS = {name: Column(name, TITLES[name], "max") for name in ("dice", "precision", "recall", "jaccard", "voxel_dice")}
 FIGURE = ("dice", "precision", "recall", "jaccard")

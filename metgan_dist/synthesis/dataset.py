@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from metgan_dist.storage import Options, join, write_whole
 from metgan_dist.synthesis.gate import KEPT, REJECTED, splits
 from metgan_dist.synthesis.lesions import Lesions
 from metgan_dist.synthesis.replica import LEVELS
-from metgan_dist.tiles.shards import write_whole
 from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
-from metgan_dist.volumes.location import Options, join
 
 ORIGIN = ("source_tile", "kind", "label_sources", "transform", "seed", "sample", "foreground")
 SOURCE_SECTIONS = ("tile_shape", "data", "tiles", "normalisation", "padding", "volumes")

@@ -16,9 +16,9 @@ import numpy as np
 from tifffile import natural_sorted
 
 from metgan_dist.errors import UserError
+from metgan_dist.storage import Options, absolute, basename, entries, exists, is_folder, join, read_bytes
 from metgan_dist.volumes import images, nifti
 from metgan_dist.volumes.images import read_image
-from metgan_dist.volumes.location import Options, absolute, basename, entries, exists, is_folder, join, read_bytes
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import whole
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.recipe import Tiles
+from metgan_dist.storage import Options
 from metgan_dist.synthesis.blending import reflected
 from metgan_dist.synthesis.replica import LEVELS, Replica
 from metgan_dist.synthesis.slabs import Layout, projected
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import invert, normalise
 from metgan_dist.volumes.labelled import VolumeRef
-from metgan_dist.volumes.location import Options
 from metgan_dist.volumes.ome_zarr_writer import write_block
 from metgan_dist.volumes.volume import Range, Region
 

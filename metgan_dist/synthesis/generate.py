@@ -23,6 +23,7 @@ from ray.data import ActorPoolStrategy, ExecutionResources, TaskPoolStrategy
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Synthesis
+from metgan_dist.storage import Options
 from metgan_dist.synthesis.compose import Composer, PlannedTile, StoredTiles, planned_tiles
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import marker_of, pixels_digest
@@ -33,7 +34,6 @@ from metgan_dist.tiles.quiet import quiet
 from metgan_dist.tiles.shards import finished_markers, read_marker, write_shard
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.progress import Progress
-from metgan_dist.volumes.location import Options
 
 BYTES_PER_PIXEL = 13  # of a tile on its way: raw and normalised anatomy, label, image
 READ_AT_ONCE = 8

@@ -12,6 +12,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.methods import DIVISOR
 from metgan_dist.recipe import Recipe, Synthesis, tile_edges
+from metgan_dist.storage import Options, absolute, exists, join, read_bytes
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import (
     check_segmentor,
@@ -21,7 +22,6 @@ from metgan_dist.training.checkpoint import (
     load_method,
     run_of,
 )
-from metgan_dist.volumes.location import Options, absolute, exists, join, read_bytes
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ import ray
 import ray.data
 
 from metgan_dist.errors import UserError
+from metgan_dist.storage import Options, entries, exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filler, Filling
 from metgan_dist.tiles.pipeline import REPORT_SECONDS
 from metgan_dist.tiles.quiet import quiet
-from metgan_dist.tiles.shards import write_whole
 from metgan_dist.training.progress import duration
-from metgan_dist.volumes.location import Options, entries, exists, filesystem, join, read_bytes
 
 Work = Callable[[Any], Any]
 

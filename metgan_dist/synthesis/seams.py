@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from metgan_dist.volumes.location import Options
+from metgan_dist.storage import Options
 from metgan_dist.volumes.ome_zarr_writer import open_level, where
 from metgan_dist.volumes.volume import Range, Region
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Tiles, VolumeEntry
+from metgan_dist.storage import Options, absolute, basename
 from metgan_dist.synthesis.model import find_model
 from metgan_dist.synthesis.slabs import Layout
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
-from metgan_dist.volumes.location import Options, absolute, basename
 from metgan_dist.volumes.open import open_volume
 
 

@@ -18,6 +18,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.experiment import Experiment, run_experiment
 from metgan_dist.job import say
 from metgan_dist.recipe import Recipe, Synthesis
+from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import finish_set
 from metgan_dist.synthesis.drawings import Drawing, read_drawings
@@ -27,10 +28,9 @@ from metgan_dist.synthesis.model import Model, check_gate, find_model
 from metgan_dist.synthesis.plan import Sources, plan_tiles
 from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, summarise, synthetic_lesions
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis
-from metgan_dist.tiles.shards import remove_shards, write_whole
+from metgan_dist.tiles.shards import remove_shards
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.training.checkpoint import checkpoint_digest
-from metgan_dist.volumes.location import exists, filesystem, join, read_bytes
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
 NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures", "volume", "volume_label", "overlap"}

@@ -20,6 +20,7 @@ from metgan_dist.experiment import Experiment
 from metgan_dist.figures import image_grid
 from metgan_dist.job import say
 from metgan_dist.recipe import Recipe
+from metgan_dist.storage import exists, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filling
 from metgan_dist.synthesis.passes import Pass, remove_markers
@@ -28,9 +29,7 @@ from metgan_dist.synthesis.slabs import Survey, SurveyJob, projected, survey_pla
 from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.ranges import check_volume
-from metgan_dist.tiles.shards import write_whole
 from metgan_dist.volumes import ome_zarr_writer as ome
-from metgan_dist.volumes.location import exists, join, read_bytes
 from metgan_dist.volumes.volume import Region
 
 TARGET, MARKERS, PLAN = "synthetic.ome.zarr", "volume", "plan.json"

@@ -14,15 +14,15 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.storage import Options, join, write_whole
 from metgan_dist.tiles.geometry import AXES
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import check_volume, range_of
-from metgan_dist.tiles.shards import Histograms, read_histograms, write_whole
+from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits
 from metgan_dist.tiles.survey import Survey
 from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
 from metgan_dist.tiles.tiling import plane_key
-from metgan_dist.volumes.location import Options, join
 
 IMAGES = ("anatomy", "tumour")
 READ_AT_ONCE = 8

@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.tiles.shards import write_whole
+from metgan_dist.storage import Options, absolute, exists, join, write_whole
 from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
-from metgan_dist.volumes.location import Options, absolute, exists, join
 
 # Multiples of it, modulo 1, leave at most three different gaps however many there are (Steinhaus), and never repeat.
 GOLDEN = (math.sqrt(5) - 1) / 2

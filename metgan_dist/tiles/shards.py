@@ -18,8 +18,7 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore
 
 from metgan_dist.errors import DamagedFile
-from metgan_dist.tiles.intensity import Histogram
-from metgan_dist.volumes.location import (
+from metgan_dist.storage import (
     Options,
     absolute,
     entries,
@@ -28,11 +27,12 @@ from metgan_dist.volumes.location import (
     is_local,
     join,
     one_line,
-    parent,
     read_bytes,
     storage_errors,
     storage_options,
+    write_whole,
 )
+from metgan_dist.tiles.intensity import Histogram
 
 Histograms = dict[tuple[str, str], Histogram]
 """By (role, key): the key is "" for a whole volume, "<view>:<plane>" for one position along a view."""
@@ -93,18 +93,6 @@ def read_histograms(folder: str, name: str, options: Options | None) -> Histogra
         (role, key): Histogram(content[f"{role}|{key}|values"], content[f"{role}|{key}|counts"])
         for role, key in sorted(keys)
     }
-
-
-def write_whole(uri: str, content: bytes, options: Options | None) -> None:
-    """Write a small file so that it is never seen half written."""
-    fs, path = filesystem(uri, options)
-    with storage_errors(uri):
-        if not is_local(uri):
-            fs.pipe_file(path, content)  # an object appears when it is complete
-            return
-        fs.makedirs(parent(path), exist_ok=True)
-        fs.pipe_file(f"{path}.part", content)
-        fs.mv(f"{path}.part", path)
 
 
 # A memo, not state: the same set (`digest`) has the same arrays. Opening costs more than reading a tile.

@@ -11,11 +11,11 @@ from typing import Any
 
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import plan_tiles
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
-from metgan_dist.volumes.location import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")

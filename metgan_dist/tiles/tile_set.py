@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.storage import Options, absolute, exists, join, read_bytes
 from metgan_dist.tiles.intensity import invert, normalise
 from metgan_dist.tiles.shards import read_tile
-from metgan_dist.volumes.location import Options, absolute, exists, join, read_bytes
 
 FORMAT = 1
 MANIFEST = "manifest.json"

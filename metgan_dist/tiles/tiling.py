@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from metgan_dist.recipe import Tiles
+from metgan_dist.storage import Options
 from metgan_dist.tiles import brain_dwi, cardiac
 from metgan_dist.tiles.blocks import Block, Triplet, piece_limit, pieces
 from metgan_dist.tiles.cut import cut_block, cut_volume, finish
@@ -16,7 +17,6 @@ from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
 from metgan_dist.tiles.shards import Histograms, write_shard
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
-from metgan_dist.volumes.location import Options
 from metgan_dist.volumes.volume import Region
 
 IMAGES: tuple[Role, ...] = ("anatomy", "tumour")

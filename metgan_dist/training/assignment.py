@@ -8,10 +8,10 @@ from typing import Any
 from ray.util.queue import Queue
 
 from metgan_dist.recipe import Recipe
+from metgan_dist.storage import join
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.training.review import Review
-from metgan_dist.volumes.location import join
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.methods import build_method
 from metgan_dist.methods.method import Method
 from metgan_dist.recipe import Recipe
+from metgan_dist.storage import absolute, filesystem, join, parent
 from metgan_dist.training.step import Stepper
-from metgan_dist.volumes.location import absolute, filesystem, join, parent
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
 RUN_ABOVE = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from metgan_dist.errors import TrainingStopped, UserError
+from metgan_dist.storage import filesystem, join
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.volumes.location import filesystem, join
 
 
 def leave(assignment: Assignment, error: TrainingStopped | UserError, images: int = 0) -> None:

@@ -17,12 +17,11 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
-from metgan_dist.tiles.shards import write_whole
+from metgan_dist.storage import filesystem, join, write_whole
 from metgan_dist.training import ending
 from metgan_dist.training.assignment import Assignment, enter
 from metgan_dist.training.process_group import ReachableTorchConfig
 from metgan_dist.training.progress import printed_queue
-from metgan_dist.volumes.location import filesystem, join
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from metgan_dist.methods.method import Method
-from metgan_dist.tiles.shards import write_whole
-from metgan_dist.volumes.location import join
+from metgan_dist.storage import join, write_whole
 
 if TYPE_CHECKING:  # the loop, which knows logs, needs no MLflow
     from metgan_dist.tracking import RunLogger

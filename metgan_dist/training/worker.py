@@ -22,6 +22,7 @@ from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.recipe import Recipe
+from metgan_dist.storage import filesystem, join, one_line
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
@@ -35,7 +36,6 @@ from metgan_dist.training.progress import worker_voice
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.validation import Validator, chosen_rows
-from metgan_dist.volumes.location import filesystem, join, one_line
 from metgan_dist.weights import weights_path
 
 SEGMENTORS = ("segmentor", "judge")

@@ -7,13 +7,12 @@ from typing import Any
 
 from metgan_dist.experiment import Experiment
 from metgan_dist.job import say
-from metgan_dist.tiles.shards import write_whole
+from metgan_dist.storage import join, write_whole
 from metgan_dist.training.progress import duration
 from metgan_dist.tuning.figures import importance_bars, learning_curves, parallel_coordinates, pareto_front
 from metgan_dist.tuning.findings import Findings
 from metgan_dist.tuning.ledger import TrialRecord
 from metgan_dist.tuning.space import shown
-from metgan_dist.volumes.location import join
 
 SHOWN = 10
 

@@ -23,6 +23,7 @@ from metgan_dist.job import say
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.tuning import Score
+from metgan_dist.storage import filesystem, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.cluster import is_local, plan_for_cluster
 from metgan_dist.training.launch import ray_storage
@@ -39,7 +40,6 @@ from metgan_dist.tuning.search import build_scheduler, build_searcher, check_sea
 from metgan_dist.tuning.space import Space, applied, described, search_space, tune_domains
 from metgan_dist.tuning.trial import Objective, Sweep
 from metgan_dist.tuning.trial import Trial as Trainable
-from metgan_dist.volumes.location import filesystem, join
 
 HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity")
 # Whoever drives trials sits where nothing is taken away: on the cluster's head, or nodes that offer this.

@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 
 from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import method_class
+from metgan_dist.storage import exists, filesystem, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.loop import NO_SCORE
@@ -26,7 +27,6 @@ from metgan_dist.training.progress import worker_voice
 from metgan_dist.training.review import Review, Row
 from metgan_dist.tuning.child_run import open_child
 from metgan_dist.tuning.space import applied, digest
-from metgan_dist.volumes.location import exists, filesystem, join
 
 POLL_SECONDS = 1.0
 # A training that is told to end still saves what it has logged, and frees its place on the cluster.

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Section, VolumeEntry
+from metgan_dist.storage import Options, absolute, basename, exists, join, one_line, parent, read_bytes
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
-from metgan_dist.volumes.location import Options, absolute, basename, exists, join, one_line, parent, read_bytes
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tifffile import natural_sorted
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.volumes.location import Options, basename, entries, join, one_line, read_bytes
+from metgan_dist.storage import Options, basename, entries, join, one_line, read_bytes
 from metgan_dist.volumes.tiff import SUFFIXES as TIFF_SUFFIXES
 from metgan_dist.volumes.tiff import TiffFile
 from metgan_dist.volumes.volume import Region, Stated, Volume

@@ -10,7 +10,7 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import VolumeEntry
-from metgan_dist.volumes.location import Options, exists, join
+from metgan_dist.storage import Options, exists, join
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
 from metgan_dist.volumes.volume import Region, Volume

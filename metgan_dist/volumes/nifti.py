@@ -9,8 +9,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.storage import Options, local_copy, one_line
 from metgan_dist.volumes.axes import canonical_axes
-from metgan_dist.volumes.location import Options, local_copy, one_line
 from metgan_dist.volumes.volume import Region, Stated, Volume, spacing_of
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -24,7 +24,7 @@ class Nifti(Volume):
     The voxel values are the stored ones, unless the header scales them (scl_slope, scl_inter): then they are floats,
     of 32 bits where these hold the stored type. A plain .nii is read where the region lies; a .nii.gz must be
     unpacked from its start up to the region at each read, so its `chunks` are the whole volume. Files in object
-    storage are copied to the local cache first (`location.local_copy`).
+    storage are copied to the local cache first (`storage.local_copy`).
     `affine` is the header's 4x4, from voxels (x, y, z) of the file.
     """
 

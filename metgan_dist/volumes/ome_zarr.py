@@ -11,8 +11,7 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.volumes.axes import canonical_axes
-from metgan_dist.volumes.location import (
+from metgan_dist.storage import (
     Options,
     absolute,
     basename,
@@ -24,6 +23,7 @@ from metgan_dist.volumes.location import (
     storage_errors,
     storage_options,
 )
+from metgan_dist.volumes.axes import canonical_axes
 from metgan_dist.volumes.volume import Region, Spacing, Stated, Volume, spacing_of
 
 METADATA_FILES = {"zarr.json", ".zgroup", ".zattrs", ".zarray"}

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import DTypeLike
 from zarr.codecs import BloscCodec
 
-from metgan_dist.volumes.location import Options, filesystem, join, storage_errors
+from metgan_dist.storage import Options, filesystem, join, storage_errors
 from metgan_dist.volumes.ome_zarr import zarr_store
 from metgan_dist.volumes.volume import Region, Spacing
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from metgan_dist.errors import UserError
+from metgan_dist.storage import Options, absolute, basename, entries, exists, is_folder, join
 from metgan_dist.volumes import images, nifti, tiff
 from metgan_dist.volumes.images import ImageFolders
-from metgan_dist.volumes.location import Options, absolute, basename, entries, exists, is_folder, join
 from metgan_dist.volumes.nifti import Nifti
 from metgan_dist.volumes.ome_zarr import METADATA_FILES, OmeZarr
 from metgan_dist.volumes.tiff import TiffFile

@@ -11,8 +11,8 @@ import tifffile
 import zarr
 
 from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.storage import Options, absolute, filesystem, is_local, one_line, storage_errors
 from metgan_dist.volumes.axes import canonical_axes
-from metgan_dist.volumes.location import Options, absolute, filesystem, is_local, one_line, storage_errors
 from metgan_dist.volumes.volume import Region, Spacing, Stated, Volume, spacing_of
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".ome.tf2")

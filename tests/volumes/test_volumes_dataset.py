@@ -11,8 +11,8 @@ import yaml
 import zarr
 
 from metgan_dist.recipe import Data, VolumeEntry
+from metgan_dist.storage import join
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-from metgan_dist.volumes.location import join
 
 SHAPE = (5, 20, 30)
 ALL = ((0, 5), (0, 20), (0, 30))

@@ -14,15 +14,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Phantom
-from metgan_dist.volumes.location import (
-    Options,
-    absolute,
-    exists,
-    filesystem,
-    is_local,
-    join,
-    storage_errors,
-)
+from metgan_dist.storage import Options, absolute, exists, filesystem, is_local, join, storage_errors
 from metgan_dist.volumes.ome_zarr import zarr_store
 from metgan_dist.volumes.ome_zarr_writer import ARRAY_SETTINGS, regions
 from metgan_dist.volumes.phantoms.brain import BrainPhantom

@@ -154,6 +154,18 @@ def read_bytes(uri: str, options: Options | None = None) -> bytes:
         return bytes(fs.cat_file(path))
 
 
+def write_whole(uri: str, content: bytes, options: Options | None) -> None:
+    """Write a small file so that it is never seen half written."""
+    fs, path = filesystem(uri, options)
+    with storage_errors(uri):
+        if not is_local(uri):
+            fs.pipe_file(path, content)  # an object appears when it is complete
+            return
+        fs.makedirs(parent(path), exist_ok=True)
+        fs.pipe_file(f"{path}.part", content)
+        fs.mv(f"{path}.part", path)
+
+
 def local_copy(uri: str, options: Options | None = None) -> Path:
     """A path on this machine with the content of the file: itself, or a copy in the cache folder.
 

@@ -17,9 +17,9 @@ import zarr
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from metgan_dist import storage as location
 from metgan_dist.errors import DamagedFile
 from metgan_dist.recipe import Data
-from metgan_dist.volumes import location
 from metgan_dist.volumes.dataset import volume_refs
 from metgan_dist.volumes.open import open_volume
 
