@@ -21,6 +21,8 @@ import numpy as np
 import ray
 import torch
 
+from metgan_dist.cluster.joining import cluster
+from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe, Scaling
 from metgan_dist.synthesis.crew import Crew
@@ -31,8 +33,6 @@ from metgan_dist.synthesis.synthesis import TileSynthesis
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import save_rank, save_state
-from metgan_dist.training.cluster import cluster
-from metgan_dist.training.resources import plan_resources
 from metgan_dist.training.step import Stepper
 from metgan_dist.volumes.phantoms import write_phantom
 

@@ -17,13 +17,13 @@ from typing import Any
 import ray
 
 from metgan_dist.children import run_children, termination_as_interrupt
+from metgan_dist.cluster.joining import LEAST_DATA_CPUS
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.experiment import Experiment, resolved
 from metgan_dist.job import say
 from metgan_dist.recipe import Recipe, Scaling
 from metgan_dist.run import open_run
 from metgan_dist.storage import exists, join, parent, read_bytes
-from metgan_dist.training.cluster import LEAST_DATA_CPUS
-from metgan_dist.training.resources import ResourcePlan
 
 
 def trainings_at_once(plan: ResourcePlan, scaling: Scaling) -> int:

@@ -17,6 +17,8 @@ import torch
 
 from metgan_dist import tracking
 from metgan_dist.children import termination_as_interrupt
+from metgan_dist.cluster.joining import cluster, is_local, plan_for_cluster, wait_for_room
+from metgan_dist.cluster.resources import ResourcePlan, plan_resources
 from metgan_dist.code_version import code_version
 from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError, understood
@@ -29,9 +31,7 @@ from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.checkpoint import check_segmentor, load_method, segmentor_recipe
-from metgan_dist.training.cluster import cluster, is_local, plan_for_cluster, wait_for_room
 from metgan_dist.training.launch import Trained, train_on_ray
-from metgan_dist.training.resources import ResourcePlan, plan_resources
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.phantoms import write_phantom

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def ray_cluster() -> Iterator[str]:
     """One local Ray cluster for the whole session, of four logical CPUs whatever the machine has; its address."""
     ray = pytest.importorskip("ray")
-    from metgan_dist.training.cluster import OWN_CLUSTER, OWN_TRAININGS
+    from metgan_dist.cluster.joining import OWN_CLUSTER, OWN_TRAININGS
 
     os.environ.update(OWN_CLUSTER | OWN_TRAININGS)  # as on the cluster that a job starts for itself
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.runs import TrainedRun
 from metgan_dist.evaluation.scoring import REAL, Scored, Task, score_methods
@@ -19,7 +20,6 @@ from metgan_dist.job import say
 from metgan_dist.recipe import Scores
 from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.progress import duration
 from metgan_dist.training.validation import picture_rows
 
 _TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}

@@ -22,6 +22,8 @@ import ray
 import torch
 from torch import Tensor
 
+from metgan_dist.cluster.progress import duration
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
 from metgan_dist.scores.image import image_scores
 from metgan_dist.scores.inception import InceptionFeatures
@@ -30,8 +32,6 @@ from metgan_dist.scores.perceptual import PerceptualDistance
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import load_method
-from metgan_dist.training.progress import duration
-from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.weights import find_weights, missing
 
 BATCH = 4

@@ -11,13 +11,13 @@ import pandas as pd
 import ray
 import torch
 
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.methods.method import Method
 from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.lesions import LesionCounts, LesionMatch, match_lesions
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import load_method
-from metgan_dist.training.resources import ResourcePlan
 
 BATCH = 4
 COUNTS = ("found", "missed", "matched", "false_positives")

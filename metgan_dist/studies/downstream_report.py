@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.tables import Column, Line, Table, Value, aligned
 from metgan_dist.experiment import Experiment
 from metgan_dist.job import say
@@ -13,7 +14,6 @@ from metgan_dist.segmentation.figures import Point, size_curves
 from metgan_dist.segmentation.summary import RULE, STRATA, TITLES
 from metgan_dist.storage import join, write_whole
 from metgan_dist.studies.study import Row, Study
-from metgan_dist.training.progress import duration
 
 COLUMNS = {name: Column(name, TITLES[name], "max") for name in ("dice", "precision", "recall", "jaccard", "voxel_dice")}
 FIGURE = ("dice", "precision", "recall", "jaccard")

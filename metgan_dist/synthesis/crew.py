@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Synthesis
-from metgan_dist.training.resources import ResourcePlan
 
 # What composing and writing tiles need beside the generators, of all CPUs.
 DATA_SHARE = 0.25

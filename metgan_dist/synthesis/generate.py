@@ -21,6 +21,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, ExecutionResources, TaskPoolStrategy
 
+from metgan_dist.cluster.progress import Progress, quiet
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Synthesis
 from metgan_dist.storage import Options
@@ -30,10 +31,8 @@ from metgan_dist.synthesis.dataset import marker_of, pixels_digest
 from metgan_dist.synthesis.drawings import Drawing
 from metgan_dist.synthesis.plan import Sources
 from metgan_dist.synthesis.replica import Replica
-from metgan_dist.tiles.quiet import quiet
 from metgan_dist.tiles.shards import finished_markers, read_marker, write_shard
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.progress import Progress
 
 BYTES_PER_PIXEL = 13  # of a tile on its way: raw and normalised anatomy, label, image
 READ_AT_ONCE = 8

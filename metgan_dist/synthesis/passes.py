@@ -16,13 +16,12 @@ from typing import Any
 import ray
 import ray.data
 
+from metgan_dist.cluster.progress import duration, quiet
 from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, entries, exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filler, Filling
 from metgan_dist.tiles.pipeline import REPORT_SECONDS
-from metgan_dist.tiles.quiet import quiet
-from metgan_dist.training.progress import duration
 
 Work = Callable[[Any], Any]
 

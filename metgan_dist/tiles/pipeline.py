@@ -16,12 +16,12 @@ import pandas as pd
 import ray
 import ray.data
 
+from metgan_dist.cluster.progress import quiet
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import Options, absolute, exists, join, read_bytes, write_whole
 from metgan_dist.tiles.blocks import chunk_reads
 from metgan_dist.tiles.manifest import finish_set
-from metgan_dist.tiles.quiet import quiet
 from metgan_dist.tiles.shards import finished_markers, read_marker, remove_shards
 from metgan_dist.tiles.survey import Survey, fingerprint, plan_jobs, roles_of, survey_volumes
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet

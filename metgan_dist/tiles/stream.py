@@ -18,10 +18,10 @@ import torch
 from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from metgan_dist.cluster.progress import quiet
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.load import Load
-from metgan_dist.tiles.quiet import quiet
 from metgan_dist.tiles.tile_set import TileSet
 
 EXECUTION_BYTES = 256 * 2**20

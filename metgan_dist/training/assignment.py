@@ -7,10 +7,10 @@ from typing import Any
 
 from ray.util.queue import Queue
 
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import join
 from metgan_dist.tracking import Credentials
-from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.training.review import Review
 
 

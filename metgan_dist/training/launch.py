@@ -14,6 +14,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 
+from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
@@ -21,7 +22,6 @@ from metgan_dist.storage import filesystem, join, write_whole
 from metgan_dist.training import ending
 from metgan_dist.training.assignment import Assignment, enter
 from metgan_dist.training.process_group import ReachableTorchConfig
-from metgan_dist.training.progress import printed_queue
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 

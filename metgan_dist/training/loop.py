@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metgan_dist.cluster.progress import Progress
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.methods.method import Best
 from metgan_dist.recipe import Recipe, Training
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
 from metgan_dist.training.logs import Log
-from metgan_dist.training.progress import Progress
 from metgan_dist.training.step import Batch, Stepper
 
 NO_SCORE = 1e30

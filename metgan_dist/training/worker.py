@@ -17,6 +17,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.torch import get_device
 
+from metgan_dist.cluster.progress import worker_voice
 from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
@@ -32,7 +33,6 @@ from metgan_dist.training.checkpoint import load_method
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.preemption import Preemption
-from metgan_dist.training.progress import worker_voice
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.validation import Validator, chosen_rows

@@ -19,8 +19,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from metgan_dist import tracking
+from metgan_dist.cluster.progress import duration
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.progress import duration
 from metgan_dist.training.review import Review
 from metgan_dist.tuning.child_run import child_of
 from metgan_dist.tuning.search import FIRST, halving_state, restore_halving

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metgan_dist.cluster.resources import LEAST_WORKER_CPUS, ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.training.resources import LEAST_WORKER_CPUS, ResourcePlan
 
 # Of a CPU: a training below it and its tile tasks would only slow each other down.
 ROOM = 1.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from metgan_dist.cluster.progress import duration
 from metgan_dist.experiment import Experiment
 from metgan_dist.job import say
 from metgan_dist.storage import join, write_whole
-from metgan_dist.training.progress import duration
 from metgan_dist.tuning.figures import importance_bars, learning_curves, parallel_coordinates, pareto_front
 from metgan_dist.tuning.findings import Findings
 from metgan_dist.tuning.ledger import TrialRecord

@@ -16,6 +16,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from metgan_dist.child_runs import is_finished
+from metgan_dist.cluster.joining import is_local, plan_for_cluster
+from metgan_dist.cluster.progress import printed_queue
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.command_line import Command
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.experiment import Experiment, Prepared, assign, prepare_training
@@ -25,11 +28,8 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.tuning import Score
 from metgan_dist.storage import filesystem, join
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.cluster import is_local, plan_for_cluster
 from metgan_dist.training.launch import ray_storage
 from metgan_dist.training.loop import Length
-from metgan_dist.training.progress import printed_queue
-from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.training.review import open_desk
 from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.findings import Findings

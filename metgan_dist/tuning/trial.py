@@ -17,13 +17,13 @@ from typing import Any
 from ray import tune
 from ray.actor import ActorHandle
 
+from metgan_dist.cluster.progress import worker_voice
 from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import method_class
 from metgan_dist.storage import exists, filesystem, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.loop import NO_SCORE
-from metgan_dist.training.progress import worker_voice
 from metgan_dist.training.review import Review, Row
 from metgan_dist.tuning.child_run import open_child
 from metgan_dist.tuning.space import applied, digest

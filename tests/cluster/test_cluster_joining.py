@@ -12,9 +12,9 @@ from ray._private.utils import publish_error_to_driver
 from ray.core.generated import gcs_service_pb2
 from servers import free_port
 
+from metgan_dist.cluster import joining as joining
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling
-from metgan_dist.training import cluster as joining
 
 TOKEN = "0f" * 16
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from user import command, environment, kill_tree
 
-from metgan_dist.training.cluster import OWN_TRAININGS
+from metgan_dist.cluster.joining import OWN_TRAININGS
 
 PATIENCE = 500  # seconds
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 from ec2_metadata import Metadata, notice
 
-from metgan_dist.training import spot_notice
+from metgan_dist.cluster import spot_notice
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from mlflow_store import make_store
 
-from metgan_dist.training.cluster import OWN_TRAININGS
+from metgan_dist.cluster.joining import OWN_TRAININGS
 
 ROOT = Path(__file__).resolve().parents[2]
 

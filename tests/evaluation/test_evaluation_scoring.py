@@ -7,6 +7,7 @@ import ray
 import torch
 from torchvision.models import Inception3
 
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.scoring import REAL, Task, score_methods, unusable_scores
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
@@ -15,7 +16,6 @@ from metgan_dist.scores.inception import InceptionFeatures
 from metgan_dist.scores.labels import label_fidelity
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.training.checkpoint import load_method
-from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.weights import PUBLISHED
 
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)

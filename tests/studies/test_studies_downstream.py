@@ -10,6 +10,7 @@ import pytest
 from tile_sets import write_set
 
 from metgan_dist.child_runs import folder_of
+from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.command_line import parse_command
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.experiment import resolved
@@ -22,7 +23,6 @@ from metgan_dist.studies import downstream_report
 from metgan_dist.studies import rows as rows_module
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.study import load_study
-from metgan_dist.training.resources import plan_resources
 
 
 def result(dice, real, synthetic):

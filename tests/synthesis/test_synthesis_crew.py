@@ -2,10 +2,10 @@
 
 import pytest
 
+from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling, Synthesis
 from metgan_dist.synthesis.crew import Crew
-from metgan_dist.training.resources import plan_resources
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from scipy import ndimage
 
+from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.experiment import Experiment
 from metgan_dist.job import Result
@@ -32,7 +33,6 @@ from metgan_dist.synthesis.whole_volume import VolumeSynthesis, fill_volume
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import load_method
-from metgan_dist.training.resources import ResourcePlan
 from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import Spacing, whole

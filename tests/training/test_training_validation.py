@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metgan_dist.training.progress import Progress, duration
+from metgan_dist.cluster.progress import Progress, duration
 from metgan_dist.training.validation import Scored, chosen_rows
 
 

@@ -6,15 +6,20 @@ queue instead, and the driver prints them.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 @contextmanager
@@ -99,3 +104,10 @@ def worker_voice(queue: Queue | None) -> Callable[[str], None]:
             queue.put_nowait(line)
 
     return say
+
+
+def quiet(dataset: Dataset) -> None:
+    """Silence Ray Data for one data set: our own progress is what people read."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

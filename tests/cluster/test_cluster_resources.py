@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
+from metgan_dist.cluster.resources import LEAST_WORKER_CPUS, plan_resources
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling
-from metgan_dist.training.resources import LEAST_WORKER_CPUS, plan_resources
 
 
 def test_two_workers_on_two_cores_leave_room_for_tiles():

@@ -18,9 +18,9 @@ from ray.autoscaler.sdk import request_resources
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
+from metgan_dist.cluster.resources import ResourcePlan, plan_resources
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling
-from metgan_dist.training.resources import ResourcePlan, plan_resources
 
 LEAST_DATA_CPUS = 0.25
 # Environment of trainings on a cluster of our own. Ray Train asks a dashboard which of its trainings are alive, and
