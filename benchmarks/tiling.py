@@ -27,9 +27,10 @@ import ray
 import ray.data
 import zarr
 
+from metgan_dist.cluster.progress import quiet
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.geometry import AXES
-from metgan_dist.tiles.pipeline import make_tiles, quiet
+from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import plan_jobs, roles_of, survey_volumes
 from metgan_dist.tiles.tiling import BlockJob
 from metgan_dist.volumes.dataset import resolve_data, volume_refs

@@ -1,6 +1,6 @@
 """The whole experiment as one typed tree.
 
-A recipe is data: it imports nothing of the package but its error type. Presets are the YAML files in ``recipes/``; a
+A recipe is data: it imports nothing of the package but its error type. Presets are the YAML files in ``presets/``; a
 field is also a command-line flag (``--section.field value``) on every job, parsed by pydantic-settings because
 the same pydantic models then give validation, help text and YAML in one place.
 """

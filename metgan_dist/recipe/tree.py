@@ -18,7 +18,7 @@ from metgan_dist.recipe.tiles import Tiles
 from metgan_dist.recipe.training import Scaling, Training
 from metgan_dist.recipe.tuning import Tuning
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+PRESETS = Path(__file__).parent / "presets"
 
 
 class Recipe(Section):
@@ -51,7 +51,7 @@ def tile_edges(recipe: Recipe) -> tuple[int, ...]:
 
 def recipe_names() -> list[str]:
     """Names of the presets that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def recipe_tree(name_or_path: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def recipe_tree(name_or_path: str) -> dict[str, Any]:
 
     Raises UserError when it is neither a preset nor a readable YAML file with the recipe's sections.
     """
-    path = RECIPES / f"{name_or_path}.yaml"
+    path = PRESETS / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
         if not path.is_file():
