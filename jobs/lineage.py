@@ -2,8 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import Command, JobFlag
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command, JobFlag
+from metgan_dist.runs.job import run_job
 
 PURPOSE = "Print the chain from a run or data set back to the volumes, and name the first link that is broken."
 REFERENCE = JobFlag(

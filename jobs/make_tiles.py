@@ -2,8 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import Command
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import run_job
 
 PURPOSE = "Cut the volumes of a recipe into tiles; other jobs take the folder as --data.path."
 
@@ -11,9 +11,10 @@ PURPOSE = "Cut the volumes of a recipe into tiles; other jobs take the folder as
 def work(command: Command) -> str:
     """Tiles, and nothing else."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.experiment import prepare_tiles, run_experiment
+    from metgan_dist.main_job import prepare_tiles
+    from metgan_dist.runs.open_run import run_recipe
 
-    return run_experiment(command, "make_tiles", prepare_tiles)
+    return run_recipe(command, "make_tiles", prepare_tiles)
 
 
 if __name__ == "__main__":

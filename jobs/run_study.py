@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from metgan_dist.command_line import Command, JobFlag
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command, JobFlag
+from metgan_dist.runs.job import run_job
 from metgan_dist.studies.study import study_names
 
 PURPOSE = "Carry out and compare all rows of a study; started again under its name, it continues."
@@ -15,11 +15,11 @@ ROWS = JobFlag("rows", "NAME,NAME...", "only these rows of the study; the others
 def work(command: Command) -> str:
     """Checks first, then the study as a run of its own, whose rows are runs of train_metgan.py or segment_folds.py."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.experiment import run_experiment
+    from metgan_dist.runs.open_run import run_recipe
     from metgan_dist.studies.runner import planned_study
 
     planned = planned_study(command, Path(__file__).parent)
-    return run_experiment(command, "run_study", planned.carry_out)
+    return run_recipe(command, "run_study", planned.carry_out)
 
 
 if __name__ == "__main__":

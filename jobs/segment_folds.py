@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from metgan_dist.command_line import Command
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import run_job
 
 PURPOSE = "Train a segmentor on every fold of real and synthetic tiles, and score them lesion by lesion."
 
@@ -12,11 +12,11 @@ PURPOSE = "Train a segmentor on every fold of real and synthetic tiles, and scor
 def work(command: Command) -> str:
     """Checks first, then the cross-validation as a run of its own, whose folds are runs of train_segmentor.py."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.experiment import run_experiment
+    from metgan_dist.runs.open_run import run_recipe
     from metgan_dist.segmentation.cross_validation import CrossValidation
 
     planned = CrossValidation.planned(command, Path(__file__).with_name("train_segmentor.py"))
-    return run_experiment(command, "segment_folds", planned.carry_out)
+    return run_recipe(command, "segment_folds", planned.carry_out)
 
 
 if __name__ == "__main__":

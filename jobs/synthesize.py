@@ -2,8 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import Command
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import run_job
 
 PURPOSE = "Generate a synthetic data set (or volume) by a trained generator; started again by name, it continues."
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import Command
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import run_job
 
 PURPOSE = "Train a generator on volumes or prepared tiles, and score it on what it never saw."
 
@@ -11,9 +11,10 @@ PURPOSE = "Train a generator on volumes or prepared tiles, and score it on what 
 def work(command: Command) -> str:
     """Tiles, segmentor, judge, the method, and its scores, under one run."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.experiment import run_experiment, train_method
+    from metgan_dist.main_job import train_method
+    from metgan_dist.runs.open_run import run_recipe
 
-    return run_experiment(command, "train_metgan", train_method)
+    return run_recipe(command, "train_metgan", train_method)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import Command
-from metgan_dist.job import run_job
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import run_job
 
 PURPOSE = "Train a segmentor on the real tiles of a recipe."
 
@@ -11,9 +11,10 @@ PURPOSE = "Train a segmentor on the real tiles of a recipe."
 def work(command: Command) -> str:
     """Tiles, then one segmentor."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.experiment import pretrain_segmentor, run_experiment
+    from metgan_dist.main_job import pretrain_segmentor
+    from metgan_dist.runs.open_run import run_recipe
 
-    return run_experiment(command, "train_segmentor", pretrain_segmentor)
+    return run_recipe(command, "train_segmentor", pretrain_segmentor)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import sys
 
-from metgan_dist.command_line import Command
-from metgan_dist.job import run_job, say
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import run_job, say
 
 PURPOSE = "Search over loss weights by Ray Tune; started again under its name, it continues."
 
@@ -11,12 +11,12 @@ PURPOSE = "Search over loss weights by Ray Tune; started again under its name, i
 def work(command: Command) -> str:
     """Checks first, then the sweep as a run of its own, whose trials are runs under it."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.experiment import run_experiment
+    from metgan_dist.runs.open_run import run_recipe
     from metgan_dist.tuning.child_run import JOB
     from metgan_dist.tuning.sweep import PlannedSweep
 
     planned = PlannedSweep.planned(command)
-    result = run_experiment(command, JOB, planned.carry_out)
+    result = run_recipe(command, JOB, planned.carry_out)
     if command.dry_run:
         say(str(planned))
     return result

@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [
-        (["metgan_dist.job", "metgan_dist.studies.study"], ["torch", "ray"]),  # what `--help` waits for
+        (["metgan_dist.runs.job", "metgan_dist.studies.study"], ["torch", "ray"]),  # what `--help` waits for
         (["metgan_dist.tiles.load"], ["torch"]),  # each process that reads tiles
         (["metgan_dist.training.worker"], ["torchvision", "torch._dynamo", "nibabel"]),
         (["metgan_dist.evaluation.scoring"], ["torchvision", "torch._dynamo", "lpips"]),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
-from metgan_dist.experiment import Experiment
-from metgan_dist.job import say
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.training.checkpoint import check_segmentor
 
 
@@ -41,21 +41,21 @@ class Evaluation:
         """For the evaluation's MLflow run: which runs it compared."""
         return {f"evaluated.{run.name}": str(run.result["mlflow_run_id"]) for run in self.runs}
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job."""
-        subject, artefacts = self.subject, experiment.result.artefacts
+        subject, artefacts = self.subject, opened.result.artefacts
         say(f"tiles: {len(subject.rows)} test tiles of {subject.tiles.uri}")
         say(f"judge of label fidelity: {subject.judge}")
         artefacts |= {"judge": subject.judge, "tiles": subject.tiles.uri, "reference": self.reference}
         artefacts["runs"] = {run.label: run.folder for run in self.runs}
-        experiment.result.tiles = {"test": len(subject.rows)}
-        with experiment.log() as log:
+        opened.result.tiles = {"test": len(subject.rows)}
+        with opened.log() as log:
             digest = subject.tiles.digest
             log.dataset(f"tiles-{digest[:8]}", subject.tiles.uri, digest, "test", len(subject.rows))
         entries = [Entry(run.label, run) for run in self.runs]
         title = f"Comparison on {len(subject.rows)} test tiles"
-        comparison, table, grid = compare_entries(experiment, entries, subject, self.reference, title)
-        write_report(experiment, comparison, table, [costs(entries)], grid)
+        comparison, table, grid = compare_entries(opened, entries, subject, self.reference, title)
+        write_report(opened, comparison, table, [costs(entries)], grid)
 
 
 def _reference(runs: Sequence[TrainedRun], wanted: str | None) -> str:

@@ -14,10 +14,10 @@ from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.runs import TrainedRun
 from metgan_dist.evaluation.scoring import REAL, Scored, Task, score_methods
 from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Line, Table, aligned
-from metgan_dist.experiment import Experiment
 from metgan_dist.figures import image_grid
-from metgan_dist.job import say
 from metgan_dist.recipe import Scores
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.validation import picture_rows
@@ -49,7 +49,7 @@ class Subject:
 
 
 def compare_entries(
-    experiment: Experiment,
+    opened: OpenRun,
     entries: Sequence[Entry],
     subject: Subject,
     reference: str,
@@ -63,18 +63,18 @@ def compare_entries(
     runs = {entry.label: entry.run for entry in entries if entry.run is not None}
     shown = picture_rows(subject.tiles, subject.rows, subject.settings.pictures)
     names = tuple(name for name in subject.settings.names if name not in subject.skipped)
-    task = Task(subject.tiles.uri, subject.judge, names, experiment.recipe.storage.options)
-    with experiment.result.phase("scores"):
+    task = Task(subject.tiles.uri, subject.judge, names, opened.recipe.storage.options)
+    with opened.result.phase("scores"):
         scored = score_methods(
             {label: run.checkpoint for label, run in runs.items()},
             task,
             subject.rows,
             block=subject.settings.block,
             show=shown.tolist(),
-            plan=experiment.plan,
+            plan=opened.plan,
             report=say,
         )
-    with experiment.result.phase("tests"):
+    with opened.result.phase("tests"):
         comparison = compare(scored, subject.tiles.index["volume"], reference, subject.settings)
     own = [*_notes(comparison, subject, next(iter(runs.values()))), *notes]
     columns = [COLUMNS[name] for name in subject.skipped]
@@ -175,7 +175,7 @@ def _grid(tiles: TileSet, rows: np.ndarray, scored: Mapping[str, Scored]) -> byt
 
 
 def write_report(
-    experiment: Experiment,
+    opened: OpenRun,
     comparison: Comparison,
     table: Table,
     sections: Sequence[str],
@@ -197,11 +197,11 @@ def write_report(
         "scores.parquet": packed.getvalue(),
         "grid.png": grid,
     }
-    result = experiment.result
-    with experiment.log() as log:
+    result = opened.result
+    with opened.log() as log:
         for name, content in files.items():
-            uri = join(experiment.run.folder, folder, name)
-            write_whole(uri, content, experiment.recipe.storage.options)
+            uri = join(opened.run.folder, folder, name)
+            write_whole(uri, content, opened.recipe.storage.options)
             log.content(content, str(PurePosixPath(folder, name)))
             result.artefacts[name.replace(".", "_")] = uri
     result.scores["test"] = {

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from metgan_dist import tracking
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import GENERATED, Records
 from metgan_dist.lineage.walk import Walk, run_facts
+from metgan_dist.runs.command_line import Command
 from metgan_dist.storage import absolute, join
 from metgan_dist.tracking import LoggedRun
 

@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metgan_dist.child_runs import child_recipe, folder_of, is_finished, result_of, run_child_jobs, trainings_at_once
-from metgan_dist.command_line import Command
 from metgan_dist.errors import TrainingStopped
-from metgan_dist.experiment import Experiment, is_tile_set, prepare_tiles, resolved
-from metgan_dist.job import say
+from metgan_dist.main_job import prepare_tiles
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.child_runs import (
+    child_recipe,
+    folder_of,
+    is_finished,
+    result_of,
+    run_child_jobs,
+    trainings_at_once,
+)
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun, is_tile_set, resolved
 from metgan_dist.segmentation.datasets import check_datasets, open_datasets
 from metgan_dist.segmentation.folds import Fold, fold_recipe, planned_folds
 from metgan_dist.segmentation.report import report_folds
@@ -41,60 +49,60 @@ class CrossValidation:
             check_datasets(datasets, tiles, recipe)
         return CrossValidation(datasets, script)
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped when folds failed, after the others were trained."""
-        tiles = prepare_tiles(experiment)
-        folds = planned_folds(tiles, self.datasets, experiment.recipe)
-        check_datasets(self.datasets, tiles, experiment.recipe)
-        with experiment.log() as log:
+        tiles = prepare_tiles(opened)
+        folds = planned_folds(tiles, self.datasets, opened.recipe)
+        check_datasets(self.datasets, tiles, opened.recipe)
+        with opened.log() as log:
             for dataset, *rows in zip(self.datasets, *(fold.synthetic for fold in folds), strict=True):
                 used = max(len(part) for part in rows)
                 log.dataset(dataset.name, dataset.uri, dataset.digest, "training", used)
-        recipes = self._recipes(experiment, tiles, folds)
-        self._train(experiment, recipes)
+        recipes = self._recipes(opened, tiles, folds)
+        self._train(opened, recipes)
         results = {fold: result_of(recipe) or {} for fold, recipe in recipes.items()}
         checkpoints = {fold: str(result["artefacts"]["best_checkpoint"]) for fold, result in results.items()}
         samples = {kind: [fold.samples[kind] for fold in folds] for kind in ("real", "synthetic")}
-        experiment.result.artefacts |= {
+        opened.result.artefacts |= {
             "checkpoints": {str(fold): uri for fold, uri in checkpoints.items()},
             "samples": {kind: sum(numbers) / len(numbers) for kind, numbers in samples.items()},
             "stopped_early": sum(bool(result["artefacts"]["stopped_early"]) for result in results.values()),
             "images": sum(int(result["artefacts"]["images"]) for result in results.values()),
         }
         resources = [result["resources"] for result in results.values()]
-        experiment.result.resources = {
+        opened.result.resources = {
             "seconds": sum(one["seconds"] for one in resources),
             **{peak: max(one[peak] for one in resources) for peak in ("peak_rss_bytes", "peak_gpu_bytes")},
         }
-        report_folds(experiment, tiles, checkpoints, _in_words(samples))
+        report_folds(opened, tiles, checkpoints, _in_words(samples))
 
-    def _recipes(self, experiment: Experiment, tiles: TileSet, folds: Sequence[Fold]) -> dict[int, Recipe]:
+    def _recipes(self, opened: OpenRun, tiles: TileSet, folds: Sequence[Fold]) -> dict[int, Recipe]:
         """Mix the tiles of every fold, in the run's folder; the folds' recipes by number."""
-        at_once = self._at_once(experiment, len(folds))
+        at_once = self._at_once(opened, len(folds))
         recipes = {}
         for fold in folds:
-            folder = join(experiment.run.folder, "tiles", f"fold-{fold.number}")
+            folder = join(opened.run.folder, "tiles", f"fold-{fold.number}")
             mixture = write_mixture(
-                folder, tiles, fold.train, fold.val, self.datasets, fold.synthetic, experiment.recipe.storage.options
+                folder, tiles, fold.train, fold.val, self.datasets, fold.synthetic, opened.recipe.storage.options
             )
-            own = fold_recipe(experiment.recipe, fold, mixture)
-            recipes[fold.number] = child_recipe(experiment, f"fold-{fold.number}", own, at_once)
+            own = fold_recipe(opened.recipe, fold, mixture)
+            recipes[fold.number] = child_recipe(opened, f"fold-{fold.number}", own, at_once)
         return recipes
 
     @staticmethod
-    def _at_once(experiment: Experiment, folds: int) -> int:
-        return min(folds, trainings_at_once(experiment.plan, experiment.recipe.scaling))
+    def _at_once(opened: OpenRun, folds: int) -> int:
+        return min(folds, trainings_at_once(opened.plan, opened.recipe.scaling))
 
-    def _train(self, experiment: Experiment, recipes: dict[int, Recipe]) -> None:
+    def _train(self, opened: OpenRun, recipes: dict[int, Recipe]) -> None:
         """Train the folds that have not finished, as many at once as have room."""
-        experiment.result.artefacts["folds"] = {str(fold): folder_of(recipe) for fold, recipe in recipes.items()}
+        opened.result.artefacts["folds"] = {str(fold): folder_of(recipe) for fold, recipe in recipes.items()}
         todo = {str(fold): recipe for fold, recipe in recipes.items() if not is_finished(JOB, recipe)}
         if len(todo) < len(recipes):
             say(f"folds: {len(recipes) - len(todo)} of {len(recipes)} are finished already")
-        at_once = self._at_once(experiment, len(recipes))
+        at_once = self._at_once(opened, len(recipes))
         if todo:
             say(f"folds: {len(todo)} to train, {min(len(todo), at_once)} at once")
-        with experiment.result.phase("folds"):
+        with opened.result.phase("folds"):
             failed = run_child_jobs(self.script, todo, {fold: f"fold {fold}" for fold in todo}, at_once)
         if failed:
             reasons = "; ".join(f"fold {fold} ({reason})" for fold, reason in failed.items())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from metgan_dist.experiment import Experiment
-from metgan_dist.job import say
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import overlays
 from metgan_dist.segmentation.scoring import Scored, predict_tiles, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
@@ -19,21 +19,21 @@ from metgan_dist.tiles.tile_set import TileSet
 SPLITS = ("test", "unseen")
 
 
-def report_folds(experiment: Experiment, tiles: TileSet, checkpoints: Mapping[int, str], samples: str) -> None:
+def report_folds(opened: OpenRun, tiles: TileSet, checkpoints: Mapping[int, str], samples: str) -> None:
     """Score the folds' checkpoints on the test tiles, and apart on unseen volumes; print, write and log the report.
 
     `samples` says in words what the folds were trained on. Files: report.md, scores.csv (over folds), strata.csv
     (recall by size and brightness), tiles.parquet, lesions.parquet, overlays-test.png (worst and median tiles).
     """
-    settings, result = experiment.recipe.segmentation, experiment.result
+    settings, result = opened.recipe.segmentation, opened.result
     scored: dict[str, Scored] = {}
     for split in SPLITS:
         rows = tiles.positions(split)
         if not len(rows):
             continue
         with result.phase("scores"):
-            block = experiment.recipe.scores.block
-            scored[split] = score_folds(checkpoints, tiles, rows, block=block, plan=experiment.plan, report=say)
+            block = opened.recipe.scores.block
+            scored[split] = score_folds(checkpoints, tiles, rows, block=block, plan=opened.plan, report=say)
     summaries = {split: summarise(one, settings.strata) for split, one in scored.items()}
     result.scores |= summaries
     text = "\n".join(_text(tiles, split, summary, samples) for split, summary in summaries.items())
@@ -46,9 +46,9 @@ def report_folds(experiment: Experiment, tiles: TileSet, checkpoints: Mapping[in
     }
     with result.phase("pictures"):
         for split, one in scored.items():
-            if picture := _overlays(experiment, tiles, one, checkpoints):
+            if picture := _overlays(opened, tiles, one, checkpoints):
                 files[f"overlays-{split}.png"] = picture
-    _keep(experiment, files)
+    _keep(opened, files)
     say(f"\n{text}")
 
 
@@ -66,9 +66,9 @@ def _parquet(frames: dict[str, pd.DataFrame]) -> bytes:
     return packed.getvalue()
 
 
-def _overlays(experiment: Experiment, tiles: TileSet, scored: Scored, checkpoints: Mapping[int, str]) -> bytes | None:
+def _overlays(opened: OpenRun, tiles: TileSet, scored: Scored, checkpoints: Mapping[int, str]) -> bytes | None:
     """The tiles with the lowest Dice and those around the median one, as the fold of median Dice sees them."""
-    ranked, count = scored.per_tile().sort_values(kind="stable"), experiment.recipe.segmentation.pictures
+    ranked, count = scored.per_tile().sort_values(kind="stable"), opened.recipe.segmentation.pictures
     if ranked.empty:
         return None
     fold = sorted(scored.folds, key=lambda fold: scored.scores(fold)["dice"])[len(scored.folds) // 2]
@@ -76,7 +76,7 @@ def _overlays(experiment: Experiment, tiles: TileSet, scored: Scored, checkpoint
     first = max(len(worst), (len(ranked) - count) // 2)
     chosen = {"worst": worst, "median": ranked.iloc[first : first + count]}
     rows = [int(row) for part in chosen.values() for row in part.index]
-    examples = predict_tiles(checkpoints[fold], tiles, rows, experiment.plan)
+    examples = predict_tiles(checkpoints[fold], tiles, rows, opened.plan)
     volumes = tiles.index["volume"]
     return overlays(
         {
@@ -87,10 +87,10 @@ def _overlays(experiment: Experiment, tiles: TileSet, scored: Scored, checkpoint
     )
 
 
-def _keep(experiment: Experiment, files: Mapping[str, bytes]) -> None:
-    with experiment.log() as log:
+def _keep(opened: OpenRun, files: Mapping[str, bytes]) -> None:
+    with opened.log() as log:
         for name, content in files.items():
-            uri = join(experiment.run.folder, name)
-            write_whole(uri, content, experiment.recipe.storage.options)
+            uri = join(opened.run.folder, name)
+            write_whole(uri, content, opened.recipe.storage.options)
             log.content(content, name)
-            experiment.result.artefacts[name.replace(".", "_")] = uri
+            opened.result.artefacts[name.replace(".", "_")] = uri

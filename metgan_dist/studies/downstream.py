@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metgan_dist.child_runs import child_recipe, result_of, trainings_at_once
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
-from metgan_dist.experiment import Experiment, is_tile_set, prepare_tiles, resolved
+from metgan_dist.main_job import prepare_tiles
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.child_runs import child_recipe, result_of, trainings_at_once
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.open_run import OpenRun, is_tile_set, resolved
 from metgan_dist.segmentation.datasets import check_datasets, open_datasets
 from metgan_dist.segmentation.folds import planned_folds
 from metgan_dist.studies.downstream_report import report_rows
@@ -44,21 +45,21 @@ class DownstreamRun:
         _check_rows(study, recipes, tiles)
         return DownstreamRun(name, study, recipes, script)
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped at its end when rows failed."""
-        tiles = prepare_tiles(experiment)
+        tiles = prepare_tiles(opened)
         _check_rows(self.study, self.recipes, tiles)
-        trainings = trainings_at_once(experiment.plan, experiment.recipe.scaling)
-        folds = len(experiment.recipe.segmentation.folds) or int(tiles.manifest["tiles"]["folds"])
+        trainings = trainings_at_once(opened.plan, opened.recipe.scaling)
+        folds = len(opened.recipe.segmentation.folds) or int(tiles.manifest["tiles"]["folds"])
         # First the folds of a row side by side, then rows, where there is room for more.
         at_once = min(len(self.recipes), max(1, trainings // folds))
         rows = {
-            name: child_recipe(experiment, name, _on_tiles(recipe, tiles, trainings // at_once), at_once)
+            name: child_recipe(opened, name, _on_tiles(recipe, tiles, trainings // at_once), at_once)
             for name, recipe in self.recipes.items()
         }
-        failed = carry_out_rows(experiment, self.study, rows, self.script, at_once)
+        failed = carry_out_rows(opened, self.study, rows, self.script, at_once)
         results = {name: result_of(recipe) for name, recipe in rows.items() if name not in failed}
-        report_rows(experiment, self.study, {name: one for name, one in results.items() if one}, failed, self.name)
+        report_rows(opened, self.study, {name: one for name, one in results.items() if one}, failed, self.name)
         stop_if_failed(self.study, rows, failed)
 
 

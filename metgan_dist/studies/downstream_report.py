@@ -8,8 +8,8 @@ from typing import Any
 
 from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.tables import Column, Line, Table, Value, aligned
-from metgan_dist.experiment import Experiment
-from metgan_dist.job import say
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import Point, size_curves
 from metgan_dist.segmentation.summary import RULE, STRATA, TITLES
 from metgan_dist.storage import join, write_whole
@@ -21,7 +21,7 @@ COUNTS = ("found", "missed", "false_positives")
 
 
 def report_rows(
-    experiment: Experiment, study: Study, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str], folder: str
+    opened: OpenRun, study: Study, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str], folder: str
 ) -> None:
     """Table 4 beside the paper's, ranges and recalls below it, figure 7; printed, written and logged."""
     if not results:
@@ -36,13 +36,13 @@ def report_rows(
         "table.tex": table.latex().encode(),
         "figure.png": size_curves(_curves(results), title),
     }
-    with experiment.log() as log:
+    with opened.log() as log:
         for name, content in files.items():
-            uri = join(experiment.run.folder, folder, name)
-            write_whole(uri, content, experiment.recipe.storage.options)
+            uri = join(opened.run.folder, folder, name)
+            write_whole(uri, content, opened.recipe.storage.options)
             log.content(content, str(PurePosixPath(folder, name)))
-            experiment.result.artefacts[name.replace(".", "_")] = uri
-    experiment.result.scores["test"] = {
+            opened.result.artefacts[name.replace(".", "_")] = uri
+    opened.result.scores["test"] = {
         name: {score: result["scores"]["test"][score] for score in COLUMNS} for name, result in results.items()
     }
     say(f"\n{text}")

@@ -8,10 +8,11 @@ from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.runs import check_enough, digest_of_test
-from metgan_dist.experiment import Experiment, prepare_tiles, resolved, train_segmentor
-from metgan_dist.job import Result
+from metgan_dist.main_job import prepare_tiles, train_segmentor
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import MethodRecipe, Recipe
+from metgan_dist.runs.job import Result
+from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.checkpoint import check_segmentor
 
@@ -27,7 +28,7 @@ class Prepared:
     judge: str
 
 
-def prepare(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Prepared:
+def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> Prepared:
     """Make what the rows share and put it into their recipes.
 
     Rows with the same data and tiles share a tile set and a segmentor trained on it, labels shuffled or not; a row
@@ -36,16 +37,16 @@ def prepare(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Prepared:
     Raises UserError when rows have different test tiles, or too few.
     """
     recipes = {name: resolved(recipe) for name, recipe in recipes.items()}
-    given = experiment.recipe.method.judge
+    given = opened.recipe.method.judge
     if given:  # before the hours that the rest may take
-        given = check_segmentor("method.judge", given, experiment.recipe)
-    base = prepare_tiles(experiment)
-    check_enough(base, experiment.recipe.scores)
-    judge = given or train_segmentor(experiment, base, "judge", 1).best
-    experiment.result.artefacts["judge"] = judge
+        given = check_segmentor("method.judge", given, opened.recipe)
+    base = prepare_tiles(opened)
+    check_enough(base, opened.recipe.scores)
+    judge = given or train_segmentor(opened, base, "judge", 1).best
+    opened.result.artefacts["judge"] = judge
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
-        ready |= _prepare_group(experiment, base, judge, group)
+        ready |= _prepare_group(opened, base, judge, group)
     return Prepared({name: ready[name] for name in recipes}, base, judge)
 
 
@@ -61,23 +62,21 @@ def _groups(recipes: Mapping[str, Recipe]) -> list[dict[str, Recipe]]:
     return groups
 
 
-def _prepare_group(
-    experiment: Experiment, base: TileSet, judge: str, recipes: Mapping[str, Recipe]
-) -> dict[str, Recipe]:
+def _prepare_group(opened: OpenRun, base: TileSet, judge: str, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """Tiles and segmentor of rows with the same data; those of the study's own data have no tail to their names."""
     name, first = next(iter(recipes.items()))
-    own = _cut(first) == _cut(experiment.recipe)
-    part, tiles, tail = experiment, base, ""
+    own = _cut(first) == _cut(opened.recipe)
+    part, tiles, tail = opened, base, ""
     if not own:
-        cut = first.model_copy(update={"method": experiment.recipe.method})
-        part, tail = replace(experiment, recipe=cut, result=Result()), f"-{name}"
+        cut = first.model_copy(update={"method": opened.recipe.method})
+        part, tail = replace(opened, recipe=cut, result=Result()), f"-{name}"
         tiles = prepare_tiles(part)
     if digest_of_test(tiles) != digest_of_test(base):
         raise UserError(f"--study: row {name} has other test tiles than the study's recipe; all rows must share them")
-    sharing = [row for row, recipe in recipes.items() if _shares_segmentor(recipe, experiment.recipe)]
+    sharing = [row for row, recipe in recipes.items() if _shares_segmentor(recipe, opened.recipe)]
     segmentor = train_segmentor(part, tiles, f"segmentor{tail}", 0).best if sharing else None
     if not own:
-        result = experiment.result
+        result = opened.result
         result.artefacts |= {**part.result.artefacts, f"tiles{tail}": tiles.uri, "tiles": base.uri}
         result.scores |= part.result.scores
         result.timings |= {

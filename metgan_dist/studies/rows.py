@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from metgan_dist.child_runs import folder_of, is_finished, run_child_jobs
 from metgan_dist.errors import TrainingStopped
-from metgan_dist.experiment import Experiment
-from metgan_dist.job import say
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.child_runs import folder_of, is_finished, run_child_jobs
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.studies.study import Study
 
 
 def carry_out_rows(
-    experiment: Experiment, study: Study, rows: Mapping[str, Recipe], script: Path, at_once: int
+    opened: OpenRun, study: Study, rows: Mapping[str, Recipe], script: Path, at_once: int
 ) -> dict[str, str]:
     """Run the rows (recipes by name) that have not finished, `at_once` at a time; the reasons of those that failed."""
-    experiment.result.artefacts["rows"] = {name: folder_of(recipe) for name, recipe in rows.items()}
+    opened.result.artefacts["rows"] = {name: folder_of(recipe) for name, recipe in rows.items()}
     todo = {name: recipe for name, recipe in rows.items() if not is_finished(study.job, recipe)}
     for name in rows.keys() - todo.keys():
         say(f"{study.row(name).label}: finished already")
     if todo:
         say(f"rows: {len(todo)} to train, {min(len(todo), at_once)} at once")
     labels = {name: study.row(name).label for name in todo}
-    with experiment.result.phase("rows"):
+    with opened.result.phase("rows"):
         return run_child_jobs(script, todo, labels, at_once)
 
 

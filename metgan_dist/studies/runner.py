@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metgan_dist.child_runs import child_recipe, folder_of, trainings_at_once
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
-from metgan_dist.experiment import Experiment, resolved
 from metgan_dist.recipe import Recipe, Scores
+from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.differences import differences
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import Prepared, prepare
@@ -56,17 +56,17 @@ class StudyRun:
         skipped = unusable_scores(scores.names, scores.missing_weights)
         return StudyRun(name, study, recipes, scores, skipped, script)
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped at its end when rows failed."""
-        prepared = prepare(experiment, self.recipes)
-        at_once = min(len(self.recipes), trainings_at_once(experiment.plan, experiment.recipe.scaling))
-        rows = {name: child_recipe(experiment, name, recipe, at_once) for name, recipe in prepared.recipes.items()}
-        failed = carry_out_rows(experiment, self.study, rows, self.script, at_once)
-        self._report(experiment, prepared, rows, failed)
+        prepared = prepare(opened, self.recipes)
+        at_once = min(len(self.recipes), trainings_at_once(opened.plan, opened.recipe.scaling))
+        rows = {name: child_recipe(opened, name, recipe, at_once) for name, recipe in prepared.recipes.items()}
+        failed = carry_out_rows(opened, self.study, rows, self.script, at_once)
+        self._report(opened, prepared, rows, failed)
         stop_if_failed(self.study, rows, failed)
 
     def _report(
-        self, experiment: Experiment, prepared: Prepared, rows: Mapping[str, Recipe], failed: Mapping[str, str]
+        self, opened: OpenRun, prepared: Prepared, rows: Mapping[str, Recipe], failed: Mapping[str, str]
     ) -> None:
         """Compare the finished rows, beside the paper's numbers; the table is printed, written and logged."""
         entries = []
@@ -77,16 +77,16 @@ class StudyRun:
         runs = [entry.run for entry in entries if entry.run is not None]
         if not runs:
             return
-        tiles, test_rows = shared_test_tiles(runs, experiment.recipe)
+        tiles, test_rows = shared_test_tiles(runs, opened.recipe)
         subject = Subject(tiles, test_rows, prepared.judge, self.scores, self.skipped)
         reference = self._reference({run.label for run in runs})
         comparison, table, grid = compare_entries(
-            experiment, entries, subject, reference, self.study.title, self.study.notes
+            opened, entries, subject, reference, self.study.title, self.study.notes
         )
         sections = [costs(entries)]
         against = {row.label: self.study.row(row.against).label for row in self.study.rows if row.against}
         sections += differences(comparison, against, self.scores)
-        write_report(experiment, comparison, table, sections, grid, self.name)
+        write_report(opened, comparison, table, sections, grid, self.name)
 
     def _reference(self, finished: set[str]) -> str:
         """The label of the row that the others are tested against; another one where that row failed."""

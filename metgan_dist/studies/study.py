@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Score, Section
+from metgan_dist.runs.command_line import Command
 
 STUDIES = Path(__file__).parent
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import ray
 
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
-from metgan_dist.experiment import Experiment, run_experiment
-from metgan_dist.job import say
 from metgan_dist.recipe import Recipe, Synthesis
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun, run_recipe
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import finish_set
@@ -45,7 +45,7 @@ def synthesize(command: Command) -> str:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     whole = command.recipe.synthesis.volume is not None
     planned = VolumeSynthesis.planned(command.recipe) if whole else TileSynthesis.planned(command.recipe)
-    return run_experiment(command, "synthesize", planned.carry_out, planned.tags)
+    return run_recipe(command, "synthesize", planned.carry_out, planned.tags)
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ class TileSynthesis:
         tree = [self.facts, [drawing.source for drawing in self.drawings]]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job."""
-        result, options = experiment.result, experiment.recipe.storage.options
-        folder = join(experiment.run.folder, "tiles")
-        with experiment.log() as log:
+        result, options = opened.result, opened.recipe.storage.options
+        folder = join(opened.run.folder, "tiles")
+        with opened.log() as log:
             name = f"tiles-{self.tiles.digest[:8]}"
             log.dataset(name, self.tiles.uri, self.tiles.digest, "source", len(self.sources.anatomies.rows))
         say(
@@ -130,20 +130,18 @@ class TileSynthesis:
             f"{len(self.drawings)} drawings"
         )
         with result.phase("generation"):
-            markers = self._generate(experiment, folder)
+            markers = self._generate(opened, folder)
             made = self._finished(folder, markers, options)
         with result.phase("summary"):
-            self._report(experiment, made, markers)
+            self._report(opened, made, markers)
 
-    def _generate(self, experiment: Experiment, folder: str) -> dict[str, dict[str, Any]]:
-        options = experiment.recipe.storage.options
+    def _generate(self, opened: OpenRun, folder: str) -> dict[str, dict[str, Any]]:
+        options = opened.recipe.storage.options
         _begin(folder, self.fingerprint, options, say)
-        with experiment.result.phase("plan"):
+        with opened.result.phase("plan"):
             plan = self.plan()
-        crew = Crew.of(self.settings, experiment.plan, ray.available_resources())
-        return generate(
-            self.work(folder, experiment.recipe.training.precision, options), plan, self.drawings, crew, say
-        )
+        crew = Crew.of(self.settings, opened.plan, ray.available_resources())
+        return generate(self.work(folder, opened.recipe.training.precision, options), plan, self.drawings, crew, say)
 
     def plan(self) -> pd.DataFrame:
         """The table of all tiles."""
@@ -160,9 +158,9 @@ class TileSynthesis:
             return TileSet.open(folder, options)
         return finish_set(folder, self.tiles, markers, self.facts, self.settings.gate, self.fingerprint, options)
 
-    def _report(self, experiment: Experiment, made: TileSet, markers: dict[str, dict[str, Any]]) -> None:
+    def _report(self, opened: OpenRun, made: TileSet, markers: dict[str, dict[str, Any]]) -> None:
         """Pictures, summary and records; UserError at the end when the gate let nothing through."""
-        counts, result = made.manifest["counts"], experiment.result
+        counts, result = made.manifest["counts"], opened.result
         result.tiles, result.artefacts["dataset"] = counts, made.uri
         synthetic, real = synthetic_lesions(made, markers), real_lesions(self.tiles)
         summary = summarise(made, synthetic, real)
@@ -177,12 +175,12 @@ class TileSynthesis:
             "summary.json": "summary",
             "lesions.png": "plot",
         }
-        with experiment.log() as log:
+        with opened.log() as log:
             log.dataset(f"synthetic-{made.digest[:8]}", made.uri, made.digest, "generated", counts[KEPT])
             log.text(json.dumps(made.manifest, indent=1), "tiles/manifest.json")
             for name, content in files.items():
                 log.content(content, name)
-                uri = join(experiment.run.folder, name)
+                uri = join(opened.run.folder, name)
                 write_whole(uri, content, made.options)
                 result.artefacts[artefacts[name]] = uri
         result.scores = {"lesions": summary["lesions"], "gate": summary["gate"], "placement": summary["placement"]}

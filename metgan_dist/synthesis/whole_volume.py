@@ -16,10 +16,10 @@ import numpy as np
 import ray
 
 from metgan_dist.code_version import code_version
-from metgan_dist.experiment import Experiment
 from metgan_dist.figures import image_grid
-from metgan_dist.job import say
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import exists, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filling
@@ -37,9 +37,9 @@ ATTRIBUTE = "metgan_dist"
 PREVIEW_EDGE, PREVIEW_PLANES = 512, 4
 
 
-def fill_volume(experiment: Experiment) -> None:
+def fill_volume(opened: OpenRun) -> None:
     """Check and carry out in one go; see `VolumeSynthesis`."""
-    VolumeSynthesis.planned(experiment.recipe).carry_out(experiment)
+    VolumeSynthesis.planned(opened.recipe).carry_out(opened)
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class VolumeSynthesis:
         run = {"generator.run": model["run"]} if model["run"] else {}
         return {"generator": model["uri"], "generator.sha256": model["sha256"], **run}
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; what an earlier start of the run finished is not made again.
 
         The result gets the artefacts `volume` and `preview`, the scores `seams`, and the largest memory of a replica.
 
         Raises UserError for label values that are no class of the generator and for a volume that is constant.
         """
-        work, result = _Work(self.source, experiment.run.folder), experiment.result
-        crew = Crew.of(experiment.recipe.synthesis, experiment.plan, ray.available_resources())
+        work, result = _Work(self.source, opened.run.folder), opened.result
+        crew = Crew.of(opened.recipe.synthesis, opened.plan, ray.available_resources())
         with result.phase("survey"):
             plan = work.surveyed()
         with result.phase("synthesis"):
@@ -83,9 +83,9 @@ class VolumeSynthesis:
         with result.phase("seams"):
             seams = work.seams()
         digest = work.finish(plan, blocks)
-        preview, picture = join(experiment.run.folder, "preview.png"), work.preview(plan)
+        preview, picture = join(opened.run.folder, "preview.png"), work.preview(plan)
         write_whole(preview, picture, self.source.options)
-        with experiment.log() as log:
+        with opened.log() as log:
             log.png(picture, "preview.png")
             log.dataset(f"volume-{digest[:8]}", work.target, digest, "generated", self.source.volume.shape[0])
         result.scores["seams"] = seams

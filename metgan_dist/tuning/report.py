@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from metgan_dist.cluster.progress import duration
-from metgan_dist.experiment import Experiment
-from metgan_dist.job import say
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import join, write_whole
 from metgan_dist.tuning.figures import importance_bars, learning_curves, parallel_coordinates, pareto_front
 from metgan_dist.tuning.findings import Findings
@@ -17,14 +17,14 @@ from metgan_dist.tuning.space import shown
 SHOWN = 10
 
 
-def report_sweep(experiment: Experiment, findings: Findings) -> None:
+def report_sweep(opened: OpenRun, findings: Findings) -> None:
     """Print the tables, and write and log them with the plots and the best recipe; fill the result."""
-    text = markdown(findings, experiment.run.name)
+    text = markdown(findings, opened.run.name)
     say(text)
-    _keep(experiment, "sweep.md", text.encode())
+    _keep(opened, "sweep.md", text.encode())
     for name, png in _plots(findings).items():
-        _keep(experiment, f"plots/{name}.png", png)
-    result, ranked = experiment.result, findings.ranked
+        _keep(opened, f"plots/{name}.png", png)
+    result, ranked = opened.result, findings.ranked
     outcomes = [record.outcome for record in findings.records]
     result.scores["sweep"] = {
         "images": findings.images,
@@ -35,22 +35,22 @@ def report_sweep(experiment: Experiment, findings: Findings) -> None:
     result.artefacts["trials"] = {record.name: _described(findings, record) for record in findings.records}
     if not ranked:
         return
-    _keep(experiment, "best.yaml", findings.best_recipe(ranked[0]).to_yaml().encode())
+    _keep(opened, "best.yaml", findings.best_recipe(ranked[0]).to_yaml().encode())
     for record in findings.front if len(findings.objectives) > 1 else []:
-        _keep(experiment, f"front/{record.name}.yaml", findings.best_recipe(record).to_yaml().encode())
+        _keep(opened, f"front/{record.name}.yaml", findings.best_recipe(record).to_yaml().encode())
     result.artefacts["best_trial"] = ranked[0].name
     result.scores["best"] = findings.values(ranked[0])
     if findings.own in ranked:
         result.scores["own"] = findings.values(findings.own)
-    say(f"the best as a recipe: train_metgan.py --recipe {join(experiment.run.folder, 'best.yaml')}")
+    say(f"the best as a recipe: train_metgan.py --recipe {join(opened.run.folder, 'best.yaml')}")
 
 
-def _keep(experiment: Experiment, name: str, content: bytes) -> None:
+def _keep(opened: OpenRun, name: str, content: bytes) -> None:
     """Into the run's folder, the result's artefacts, and MLflow."""
-    uri = join(experiment.run.folder, name)
-    write_whole(uri, content, experiment.recipe.storage.options)
-    experiment.result.artefacts[name.rpartition(".")[0]] = uri
-    with experiment.log() as log:
+    uri = join(opened.run.folder, name)
+    write_whole(uri, content, opened.recipe.storage.options)
+    opened.result.artefacts[name.rpartition(".")[0]] = uri
+    with opened.log() as log:
         log.content(content, name)
 
 

@@ -15,17 +15,18 @@ import torch
 from ray import tune
 from ray.tune.experiment import Trial
 
-from metgan_dist.child_runs import is_finished
 from metgan_dist.cluster.joining import is_local, plan_for_cluster
 from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.cluster.resources import ResourcePlan
-from metgan_dist.command_line import Command
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.experiment import Experiment, Prepared, assign, prepare_training
-from metgan_dist.job import say
+from metgan_dist.main_job import Prepared, assign, prepare_training
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.tuning import Score
+from metgan_dist.runs.child_runs import is_finished
+from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import filesystem, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import ray_storage
@@ -100,20 +101,20 @@ class PlannedSweep:
             lines.append(f"trials at once: {self.layout[0]}, each of {self.layout[1]}")
         return "\n".join(lines)
 
-    def carry_out(self, experiment: Experiment) -> None:
+    def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped at its end when no trial came to anything."""
-        at_once, plan = layout = _plan_here(experiment.recipe)
+        at_once, plan = layout = _plan_here(opened.recipe)
         say(str(replace(self, layout=layout)))
-        prepared = prepare_training(experiment, self._needs_segmentor(experiment.recipe))
+        prepared = prepare_training(opened, self._needs_segmentor(opened.recipe))
         if not len(prepared.tiles.positions("val")):
             raise UserError("tiles.val: no tiles to validate on, by which trials are compared; hold some out")
-        recipe, length, every = _trial_recipe(experiment.recipe, len(prepared.tiles.positions("train")))
+        recipe, length, every = _trial_recipe(opened.recipe, len(prepared.tiles.positions("train")))
         say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}")
-        base = _assignment(experiment, prepared, recipe, plan)
-        with experiment.result.phase("trials"), printed_queue(say) as queue:
-            records = self._run(replace(base, queue=queue), experiment.run.name, length, every, at_once)
-        findings = Findings(experiment.recipe, self.space, self.objectives, records, length.total)
-        report_sweep(experiment, findings)
+        base = _assignment(opened, prepared, recipe, plan)
+        with opened.result.phase("trials"), printed_queue(say) as queue:
+            records = self._run(replace(base, queue=queue), opened.run.name, length, every, at_once)
+        findings = Findings(opened.recipe, self.space, self.objectives, records, length.total)
+        report_sweep(opened, findings)
         if not findings.ranked:
             reasons = "; ".join(f"{record.name} ({record.reason})" for record in records)
             raise TrainingStopped(f"no trial came to anything: {reasons}")
@@ -178,9 +179,9 @@ def _trial_recipe(recipe: Recipe, tiles: int) -> tuple[Recipe, Length, int]:
     return recipe.model_copy(update={"training": training}), length, every
 
 
-def _assignment(experiment: Experiment, prepared: Prepared, recipe: Recipe, plan: ResourcePlan) -> Assignment:
+def _assignment(opened: OpenRun, prepared: Prepared, recipe: Recipe, plan: ResourcePlan) -> Assignment:
     return replace(
-        assign(experiment, prepared.tiles, "trial", recipe),
+        assign(opened, prepared.tiles, "trial", recipe),
         plan=plan,
         segmentor=prepared.segmentor,
         judge=prepared.judge,

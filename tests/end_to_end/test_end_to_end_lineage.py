@@ -11,7 +11,7 @@ from untrained import write_untrained
 from user import ROOT, run_here
 
 from metgan_dist.recipe import Recipe
-from metgan_dist.run import Run, record
+from metgan_dist.runs.run_folder import Run, record
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger, start_run
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from user import SHARED_CLUSTER, kill_tree, run_here, start, wait_for
 
-from metgan_dist.command_line import parse_command
+from metgan_dist.runs.command_line import parse_command
 from metgan_dist.tracking import nested_runs
 
 SMALL = {

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from metgan_dist.command_line import JobFlag
 from metgan_dist.errors import UserError
-from metgan_dist.job import run_job
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import Records
 from metgan_dist.lineage.trace import follow, trace
+from metgan_dist.runs.command_line import JobFlag
+from metgan_dist.runs.job import run_job
 from metgan_dist.tracking import RunLogger
 from metgan_dist.tracking.server import connect
 

@@ -30,8 +30,6 @@ def test_a_compiled_function_leaves_the_pool_out_of_its_graphs():
 
 
 def test_knowing_all_methods_loads_neither_compiler_nor_torchvision():
-    code = (
-        "import sys, metgan_dist.experiment; print([m for m in ('torch._dynamo', 'torchvision') if m in sys.modules])"
-    )
+    code = "import sys, metgan_dist.main_job; print([m for m in ('torch._dynamo', 'torchvision') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

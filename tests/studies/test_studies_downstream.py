@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from tile_sets import write_set
 
-from metgan_dist.child_runs import folder_of
 from metgan_dist.cluster.resources import plan_resources
-from metgan_dist.command_line import parse_command
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.experiment import resolved
-from metgan_dist.job import Result
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.child_runs import folder_of
+from metgan_dist.runs.command_line import parse_command
+from metgan_dist.runs.job import Result
+from metgan_dist.runs.open_run import resolved
 from metgan_dist.segmentation import datasets
 from metgan_dist.segmentation.cross_validation import CrossValidation
 from metgan_dist.segmentation.scoring import COUNTS, SCORES

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metgan_dist.child_runs import trainings_at_once
 from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.evaluation.comparison import compare
 from metgan_dist.evaluation.scoring import REAL, Scored
 from metgan_dist.recipe import Scaling, Scores
+from metgan_dist.runs.child_runs import trainings_at_once
 from metgan_dist.studies.differences import differences
 
 

@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
-from metgan_dist.experiment import Experiment
-from metgan_dist.job import Result
 from metgan_dist.recipe import Recipe
-from metgan_dist.run import open_run
+from metgan_dist.runs.job import Result
+from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.runs.run_folder import open_run
 from metgan_dist.synthesis.blending import AxisTiles, reflected
 from metgan_dist.synthesis.filling import Filler, Filling
 from metgan_dist.synthesis.seams import SeamSums, seam_sums
@@ -42,7 +42,7 @@ EDGE = 64
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)
 
 
-class Untracked(Experiment):
+class Untracked(OpenRun):
     """An experiment whose records go nowhere but into `datasets`."""
 
     @contextmanager

@@ -6,9 +6,9 @@ import pytest
 import ray
 import torch
 
-from metgan_dist.command_line import Command
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.command_line import Command
 from metgan_dist.tuning.sweep import PlannedSweep, _trial_recipe, objectives_of
 
 

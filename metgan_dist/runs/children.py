@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from metgan_dist.job import ENDS_WITH_PARENT
+from metgan_dist.runs.job import ENDS_WITH_PARENT
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0

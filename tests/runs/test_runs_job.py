@@ -3,7 +3,7 @@
 import pytest
 
 from metgan_dist.errors import TrainingStopped, UserError, understood
-from metgan_dist.job import run_job
+from metgan_dist.runs.job import run_job
 
 
 def job(work, *arguments):

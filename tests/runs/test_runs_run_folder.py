@@ -4,7 +4,7 @@ import pytest
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Storage, Tracking
-from metgan_dist.run import open_run, record
+from metgan_dist.runs.run_folder import open_run, record
 
 
 def recipe(folder, name="mine", **more):

@@ -16,13 +16,13 @@ from typing import Any
 
 import ray
 
-from metgan_dist.children import run_children, termination_as_interrupt
 from metgan_dist.cluster.joining import LEAST_DATA_CPUS
 from metgan_dist.cluster.resources import ResourcePlan
-from metgan_dist.experiment import Experiment, resolved
-from metgan_dist.job import say
 from metgan_dist.recipe import Recipe, Scaling
-from metgan_dist.run import open_run
+from metgan_dist.runs.children import run_children, termination_as_interrupt
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun, resolved
+from metgan_dist.runs.run_folder import open_run
 from metgan_dist.storage import exists, join, parent, read_bytes
 
 
@@ -37,18 +37,18 @@ def trainings_at_once(plan: ResourcePlan, scaling: Scaling) -> int:
     return max(1, int(min(by_cpu, by_gpu)))
 
 
-def child_recipe(experiment: Experiment, name: str, recipe: Recipe, at_once: int) -> Recipe:
+def child_recipe(opened: OpenRun, name: str, recipe: Recipe, at_once: int) -> Recipe:
     """`recipe` as a run <run>-<name> beside the open one and under it in MLflow, one of `at_once` on its cluster."""
     tracked = {
-        "uri": experiment.tracking_uri,
-        "run": f"{experiment.run.name}-{name}",
-        "parent": experiment.run.mlflow_run_id,
+        "uri": opened.tracking_uri,
+        "run": f"{opened.run.name}-{name}",
+        "parent": opened.run.mlflow_run_id,
     }
-    scaled = {"cluster": "auto", "share": experiment.recipe.scaling.share / at_once}
+    scaled = {"cluster": "auto", "share": opened.recipe.scaling.share / at_once}
     return recipe.model_copy(
         update={
             "tracking": recipe.tracking.model_copy(update=tracked),
-            "storage": recipe.storage.model_copy(update={"path": parent(experiment.run.folder)}),
+            "storage": recipe.storage.model_copy(update={"path": parent(opened.run.folder)}),
             "scaling": recipe.scaling.model_copy(update=scaled),
         }
     )

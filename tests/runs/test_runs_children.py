@@ -12,9 +12,9 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from metgan_dist import children
-from metgan_dist.children import run_children, termination_as_interrupt
-from metgan_dist.job import ENDS_WITH_PARENT
+from metgan_dist.runs import children
+from metgan_dist.runs.children import run_children, termination_as_interrupt
+from metgan_dist.runs.job import ENDS_WITH_PARENT
 
 
 def python(code):
@@ -88,14 +88,14 @@ def test_a_job_ends_with_a_parent_that_was_killed(tmp_path):
     """The parent starts a job that would work for a minute, and is killed without a chance to end it."""
     job = tmp_path / "job.py"
     job.write_text(
-        "import os, sys, time\nfrom metgan_dist.job import run_job\n"
+        "import os, sys, time\nfrom metgan_dist.runs.job import run_job\n"
         "def work(command):\n    print(os.getpid(), flush=True); time.sleep(60); return ''\n"
         "sys.exit(run_job('job.py', 'A job.', work, []))\n"
     )
     parent = subprocess.Popen(
         python(f"""
             import os, sys
-            from metgan_dist.children import run_children
+            from metgan_dist.runs.children import run_children
             job = [sys.executable, {str(job)!r}]
             run_children({{"a": job}}, 1, os.environ, lambda _, line: print(line, flush=True))
         """),
@@ -114,7 +114,7 @@ def test_a_job_ends_with_a_parent_that_was_killed(tmp_path):
 
 
 def test_a_job_started_by_hand_does_not_watch_its_input(monkeypatch):
-    from metgan_dist.job import run_job
+    from metgan_dist.runs.job import run_job
 
     monkeypatch.delenv(ENDS_WITH_PARENT, raising=False)
     before = threading.active_count()

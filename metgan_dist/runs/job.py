@@ -18,9 +18,9 @@ from typing import Any
 
 from metgan_dist import __version__
 from metgan_dist.code_version import code_version
-from metgan_dist.command_line import Command, JobFlag, parse_command
 from metgan_dist.errors import TrainingStopped, UserError, understood
-from metgan_dist.run import Run
+from metgan_dist.runs.command_line import Command, JobFlag, parse_command
+from metgan_dist.runs.run_folder import Run
 
 # Set by a job that starts others, which then end when their standard input closes: with their parent, however it died.
 ENDS_WITH_PARENT = "METGAN_ENDS_WITH_PARENT"

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from metgan_dist.command_line import JobFlag, parse_command
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
+from metgan_dist.runs.command_line import JobFlag, parse_command
 
 
 def parse(*arguments):

@@ -1,0 +1,187 @@
+"""The steps of the main job, in order: tiles, segmentor, judge, the method, and its scores on what it never saw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+
+from metgan_dist.errors import UserError
+from metgan_dist.methods import check_tile_size, method_class
+from metgan_dist.recipe import Recipe, tile_edges
+from metgan_dist.runs.job import say
+from metgan_dist.runs.open_run import OpenRun, is_tile_set
+from metgan_dist.storage import join, write_whole
+from metgan_dist.tiles.pipeline import make_tiles
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.checkpoint import check_segmentor, load_method, segmentor_recipe
+from metgan_dist.training.launch import Trained, train_on_ray
+from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
+from metgan_dist.volumes.phantoms import write_phantom
+
+
+def prepare_tiles(opened: OpenRun) -> TileSet:
+    """The recipe's tiles: an existing set, or cut now from volumes or a phantom; runs on one storage share them."""
+    recipe, result = opened.recipe, opened.result
+    with result.phase("tiles"):
+        if is_tile_set(recipe):
+            assert recipe.data.path is not None
+            tiles = TileSet.open(recipe.data.path, recipe.storage.options)
+        else:
+            storage = opened.run.folder.rsplit("/", 1)[0]
+            recipe = _with_phantom(recipe, storage)
+            sections = recipe.model_dump(mode="json", include={"data", "tiles"})
+            name = hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
+            tiles = make_tiles(recipe, join(storage, "tiles", name), say)
+    result.tiles = tiles.manifest["counts"]
+    result.artefacts["tiles"] = tiles.uri
+    say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in ("train", "val", "test", "unseen")))
+    with opened.log() as log:
+        rows = result.tiles["train"]
+        log.dataset(tiles.name, tiles.uri, tiles.digest, "training", rows)
+        for part, share in zip(tiles.parts, tiles.manifest.get("parts", []), strict=True):
+            use = "training" if share["train"] else "validation"
+            log.dataset(part.name, part.uri, part.digest, use, share["train"])
+        log.text(json.dumps(tiles.manifest, indent=1), "tiles/manifest.json")
+    return tiles
+
+
+def _with_phantom(recipe: Recipe, storage: str) -> Recipe:
+    if recipe.data.path is not None:
+        return recipe
+    phantom = recipe.data.phantom
+    digest = hashlib.sha256(phantom.model_dump_json().encode()).hexdigest()[:8]
+    folder = write_phantom(phantom, join(storage, f"phantom-{phantom.modality}-{digest}"), recipe.storage.options)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder})})
+
+
+def _need(tiles: TileSet, *roles: str) -> None:
+    missing = [role for role in roles if role not in tiles.manifest["roles"]]
+    if missing:
+        raise UserError(
+            f"data.{missing[0]}: {tiles.uri}: these tiles have no {missing[0]} to train on; name one and cut them again"
+        )
+
+
+def pretrain_segmentor(opened: OpenRun) -> None:
+    """Tiles, then one segmentor, for itself."""
+    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor", 0)
+    opened.result.artefacts |= {
+        "best_checkpoint": trained.best,
+        "last_checkpoint": trained.last,
+        "images": trained.images,
+        "stopped_early": trained.stopped_early,
+    }
+    opened.result.resources = trained.resources
+
+
+def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, seed_offset: int) -> Trained:
+    """Train a segmentor on the real training tiles; `role` is its name in the run."""
+    _need(tiles, "tumour", "label")
+    check_tile_size(opened.recipe, tiles.shape)
+    say(f"{role}: training a segmentor on {len(tiles.positions('train'))} tiles")
+    with opened.result.phase(role):
+        network = "unet" if role == "judge" else None
+        assignment = assign(opened, tiles, role, segmentor_recipe(opened.recipe, seed_offset, network))
+        trained = train_on_ray(assignment, say)
+    opened.result.artefacts[role] = trained.best
+    opened.result.scores[role] = {"dice": trained.score}
+    return trained
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a method is trained with: tiles, the frozen segmentor where it needs one, and the judge that scores it."""
+
+    tiles: TileSet
+    segmentor: str | None
+    judge: str
+
+
+def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
+    """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
+    recipe = opened.recipe
+    check_tile_size(recipe, tile_edges(recipe))
+    wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
+    if not with_segmentor:
+        del wanted["segmentor"]
+    ready = {role: check_segmentor(f"method.{role}", uri, recipe) for role, uri in wanted.items() if uri}
+    tiles = prepare_tiles(opened)
+    _need(tiles, "anatomy", "tumour", "label")
+    for seed_offset, role in enumerate(("segmentor", "judge")):
+        if role in wanted and role not in ready:
+            ready[role] = train_segmentor(opened, tiles, role, seed_offset).best
+    return Prepared(tiles, ready.get("segmentor"), ready["judge"])
+
+
+def train_method(opened: OpenRun) -> None:
+    """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
+    recipe, result = opened.recipe, opened.result
+    prepared = prepare_training(opened, method_class(recipe.method.name).needs_segmentor(recipe))
+    tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
+    with result.phase("training"):
+        assignment = replace(assign(opened, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge)
+        trained = train_on_ray(assignment, say)
+    result.artefacts |= {
+        "stopped_early": trained.stopped_early,
+        **({} if segmentor is None else {"segmentor": segmentor}),
+        "judge": judge,
+        "best_checkpoint": trained.best,
+        "last_checkpoint": trained.last,
+        "images": trained.images,
+    }
+    result.resources = trained.resources
+    name, _ = method_class(recipe.method.name).criterion(recipe)
+    result.scores["validation"] = {name: trained.score}
+    with result.phase("scores"):
+        _score(opened, tiles, trained.best, judge)
+
+
+def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assignment:
+    """A training of the open run, to be logged there, on all that the run's plan has."""
+    assert opened.run.mlflow_run_id is not None
+    return Assignment(
+        role=role,
+        recipe=recipe,
+        tiles=tiles.uri,
+        run_folder=opened.run.folder,
+        plan=opened.plan,
+        tracking_uri=opened.tracking_uri,
+        mlflow_run_id=opened.run.mlflow_run_id,
+        spool=str(opened.spool),
+    )
+
+
+def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None:
+    """Score the best checkpoint where the workers ran, on the test and unseen tiles."""
+    plan, options = opened.plan, opened.recipe.storage.options
+    task = ray.remote(num_cpus=plan.cpus_per_worker, num_gpus=plan.gpus_per_worker)(_scores_and_grids)
+    scores, grids, lines = ray.get(
+        task.remote(checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers)
+    )
+    for line in lines:
+        say(line)
+    opened.result.scores |= scores
+    with opened.log() as log:
+        for split, picture in grids.items():
+            log.png(picture, f"grids/{split}.png")
+            write_whole(join(opened.run.folder, f"grids/{split}.png"), picture, options)
+            opened.result.artefacts[f"grid_{split}"] = join(opened.run.folder, f"grids/{split}.png")
+
+
+def _scores_and_grids(
+    checkpoint: str, judge_uri: str, tiles_uri: str, options: dict[str, Any], threads: int
+) -> tuple[dict[str, Any], dict[str, bytes], list[str]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(threads)
+    method, judge = (load_method(uri, options)[0].to(device) for uri in (checkpoint, judge_uri))
+    tiles = TileSet.open(tiles_uri, options)
+    lines: list[str] = []
+    scores = evaluate_splits(method, tiles, judge, device, lines.append)
+    grids = {split: grid(method, tiles, picture_rows(tiles, tiles.positions(split)), device) for split in scores}
+    return scores, grids, lines
