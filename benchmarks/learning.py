@@ -24,11 +24,11 @@ import torch
 from torch import nn
 
 from metgan_dist.methods import METHODS, build_method, method_class
+from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe, recipe_tree
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, tile_batches
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import segmentor_recipe
 from metgan_dist.training.loop import rate_factor
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.validation import Validator, chosen_rows

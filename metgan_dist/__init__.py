@@ -12,7 +12,7 @@ except PackageNotFoundError:  # shipped to a cluster as a working directory, not
 def __getattr__(name: str) -> Any:
     """`from metgan_dist import load_generator` without making every import of the package pay for torch."""
     if name == "load_generator":
-        from metgan_dist.training.checkpoint import load_generator
+        from metgan_dist.trained import load_generator
 
         return load_generator
     raise AttributeError(name)

@@ -12,14 +12,15 @@ import torch
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import check_tile_size, method_class
+from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe, tile_edges
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.checkpoint import check_segmentor, load_method, segmentor_recipe
 from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.phantoms import write_phantom

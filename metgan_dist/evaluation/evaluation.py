@@ -12,7 +12,7 @@ from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.training.checkpoint import check_segmentor
+from metgan_dist.trained import check_segmentor
 
 
 @dataclass(frozen=True)

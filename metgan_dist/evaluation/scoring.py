@@ -31,7 +31,7 @@ from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.perceptual import PerceptualDistance
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import load_method
+from metgan_dist.trained import load_method
 from metgan_dist.weights import find_weights, missing
 
 BATCH = 4

@@ -17,7 +17,7 @@ from metgan_dist.storage import Options, absolute, entries, exists, join, read_b
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.tracking import LoggedDataset, LoggedRun
 from metgan_dist.tracking.redaction import redact
-from metgan_dist.training.checkpoint import checkpoint_digest, run_of
+from metgan_dist.trained import checkpoint_digest, run_of
 
 SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
 GENERATED = "generated"

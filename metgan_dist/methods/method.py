@@ -69,6 +69,10 @@ class Method(nn.Module, ABC):
             self.networks[name].requires_grad_(False)
         self.train()
 
+    def saved(self) -> dict[str, nn.Module]:
+        """The networks that checkpoints hold, by name."""
+        return {name: network for name, network in self.networks.items() if name not in self.unsaved}
+
     @classmethod
     @abstractmethod
     def from_recipe(

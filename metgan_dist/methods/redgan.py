@@ -13,9 +13,9 @@ from metgan_dist.methods.label_to_image import FeatureWeights, LabelToImage
 from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
 from metgan_dist.networks.eager import eager
+from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.redgan_generator import RedGanGenerator
-from metgan_dist.networks.xavier import initialise_xavier
 from metgan_dist.recipe import tile_edges
 
 if TYPE_CHECKING:

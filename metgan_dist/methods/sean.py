@@ -15,11 +15,11 @@ from metgan_dist.methods.method import Batch
 from metgan_dist.methods.variational import Variational
 from metgan_dist.networks import region_style
 from metgan_dist.networks.image_encoder import ImageEncoder
+from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.region_style import MeanStyle, StyleEncoder
 from metgan_dist.networks.sean import ClassLinear
 from metgan_dist.networks.sean_generator import SeanGenerator
-from metgan_dist.networks.xavier import initialise_xavier
 
 GAIN = 0.02
 

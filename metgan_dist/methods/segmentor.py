@@ -194,3 +194,25 @@ def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
         edges=tile_edges(recipe),
         threshold=method.segmentor_threshold,
     )
+
+
+def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None = None) -> Recipe:
+    """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs).
+
+    `network` overrides `method.segmentor_network`: the judge is the same for every method.
+    """
+    method = recipe.method
+    changes = {"name": "segmentor", "segmentor_network": network or method.segmentor_network}
+    training = recipe.training.model_copy(
+        update={
+            "epochs": method.segmentor_epochs,
+            "max_steps": method.segmentor_max_steps,
+            "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.workers),
+            "learning_rate": method.segmentor_learning_rate,
+            "decay_from": 1.0,
+            "accumulate": 1,
+            "ema_half_life": 0,
+            "seed": recipe.training.seed + seed_offset,
+        }
+    )
+    return recipe.model_copy(update={"method": method.model_copy(update=changes), "training": training})

@@ -41,9 +41,8 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.methods.image_pool import ImagePool
-from metgan_dist.methods.losses import AdversarialForm, discriminator_loss, generator_loss, l1
+from metgan_dist.methods.losses import AdversarialForm, discriminator_loss, generator_loss, l1, segmentation_loss
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
-from metgan_dist.methods.segmentation_loss import segmentation_loss
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.patchgan import PatchGAN

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from metgan_dist.methods.method import Batch
 from metgan_dist.methods.variational import Variational
 from metgan_dist.networks.image_encoder import ImageEncoder
+from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.spade_generator import SpadeGenerator
-from metgan_dist.networks.xavier import initialise_xavier
 
 
 class Spade(Variational):

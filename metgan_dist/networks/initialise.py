@@ -1,4 +1,4 @@
-"""Initial weights as in CycleGAN's release, which MetGAN's authors build on."""
+"""Initial weights: as in CycleGAN's release, which MetGAN's authors build on, and as in SPADE's."""
 
 from __future__ import annotations
 
@@ -23,4 +23,19 @@ def initialise(network: nn.Module, deviation: float = 0.02) -> nn.Module:
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             nn.init.normal_(module.weight, 1.0, deviation)
             nn.init.zeros_(module.bias)
+    return network
+
+
+def initialise_xavier(network: nn.Module, gain: float = 0.02) -> nn.Module:
+    """Draw weights of convolutions and linear layers from N(0, 2 gain^2 / (fan in + fan out)), biases 0, in place.
+
+    Under spectral norm it is the raw weight that is drawn; its scale says how far an Adam step turns it. Draws from
+    torch's global random state. Returns `network`.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+            with raw_weight(module):
+                nn.init.xavier_normal_(module.weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return network

@@ -17,7 +17,7 @@ from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.lesions import LesionCounts, LesionMatch, match_lesions
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import load_method
+from metgan_dist.trained import load_method
 
 BATCH = 4
 COUNTS = ("found", "missed", "matched", "false_positives")

@@ -14,7 +14,7 @@ from metgan_dist.recipe import MethodRecipe, Recipe
 from metgan_dist.runs.job import Result
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import check_segmentor
+from metgan_dist.trained import check_segmentor
 
 _SEGMENTOR = {name for name in MethodRecipe.model_fields if name.startswith("segmentor_")}
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metgan_dist.errors import UserError
+from metgan_dist.evaluation.comparison import Comparison, mark, tests_against
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
+from metgan_dist.evaluation.tables import aligned
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.open_run import OpenRun, resolved
-from metgan_dist.studies.differences import differences
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import Prepared, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
@@ -111,3 +112,25 @@ def _check(row: Row, recipe: Recipe) -> None:
                     f"data.path: row {row.name} sets {section}.{field}, which finished tiles cannot follow; "
                     "give the volumes that they were cut from"
                 )
+
+
+def differences(comparison: Comparison, against: Mapping[str, str], settings: Scores) -> list[str]:
+    """A Markdown table of the pairs (label -> label to subtract) that were both scored, or nothing without any.
+
+    Marks are those of the pair's own paired test.
+    """
+    pairs = {one: other for one, other in against.items() if {one, other} <= comparison.values.keys()}
+    if not pairs:
+        return []
+    header = ["Difference", *(f"{column.title} {column.arrow}" for column in comparison.columns)]
+    rows = []
+    for one, other in pairs.items():
+        both = comparison.per_tile[comparison.per_tile["method"].isin([one, other])]
+        tests = tests_against(both, other, settings)
+        cells = []
+        for column in comparison.columns:
+            change = comparison.values[one][column.name].value - comparison.values[other][column.name].value
+            sign = mark(tests, one, column, settings).replace("*", r"\*")
+            cells.append(f"{change:+.{column.digits}f}{sign}")
+        rows.append([f"{one} - {other}", *cells])
+    return [aligned([header, *rows])]

@@ -14,7 +14,7 @@ from metgan_dist.methods import DIVISOR
 from metgan_dist.recipe import Recipe, Synthesis, tile_edges
 from metgan_dist.storage import Options, absolute, exists, join, read_bytes
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import (
+from metgan_dist.trained import (
     check_segmentor,
     checkpoint_digest,
     checkpoint_folder,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metgan_dist.synthesis.gate import label_dice
-from metgan_dist.training.checkpoint import load_method
+from metgan_dist.trained import load_method
 
 LEVELS = 65535
 """Images in [-1, 1] are stored as uint16: 0 is -1, LEVELS is 1."""

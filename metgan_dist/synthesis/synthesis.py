@@ -30,7 +30,7 @@ from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, su
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis
 from metgan_dist.tiles.shards import remove_shards
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
-from metgan_dist.training.checkpoint import checkpoint_digest
+from metgan_dist.trained import checkpoint_digest
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
 NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures", "volume", "volume_label", "overlap"}

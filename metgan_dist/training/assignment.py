@@ -1,15 +1,17 @@
-"""What the driver of a run hands to the workers of one of its trainings."""
+"""What the driver of a run hands to the workers of one of its trainings, and what they leave where it cannot go on."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray.util.queue import Queue
 
 from metgan_dist.cluster.resources import ResourcePlan
+from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import join
+from metgan_dist.storage import filesystem, join
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
 
@@ -49,12 +51,27 @@ class Assignment:
         """What the file system of the run's folder needs."""
         return self.recipe.storage.options
 
+    def leave(self, error: TrainingStopped | UserError, images: int = 0) -> None:
+        """Write down what ended the training, at how many images: for a restart of its workers, and their driver."""
+        whose = "" if isinstance(error, UserError) else f"{self.role}: "
+        left = {"reason": f"{whose}{error}", "images": images, "mistake": isinstance(error, UserError)}
+        fs, path = filesystem(self._ending, self.options)
+        fs.pipe_file(path, json.dumps(left).encode())
 
-def enter(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs, from config["assignment"].
+    def left(self) -> TrainingStopped | UserError | None:
+        """What was left, as an error to raise; None where the training may go on."""
+        fs, path = filesystem(self._ending, self.options)
+        if not fs.exists(path):
+            return None
+        found = json.loads(fs.cat_file(path))
+        return UserError(found["reason"]) if found["mistake"] else TrainingStopped(found["reason"], found["images"])
 
-    Apart from the worker itself, since Ray's own processes load this too, and would load torch and all for nothing.
-    """
-    from metgan_dist.training.worker import work
+    def forget(self) -> None:
+        """Take away what an earlier start left."""
+        fs, path = filesystem(self._ending, self.options)
+        if fs.exists(path):
+            fs.rm_file(path)
 
-    work(config["assignment"])
+    @property
+    def _ending(self) -> str:
+        return join(self.folder, "stopped.json")

@@ -1,4 +1,4 @@
-"""What a run needs to be continued as if it had never stopped, and what a notebook needs to use its generator.
+"""What a run needs to be continued as if it had never stopped.
 
 A checkpoint is a folder: `state.pt` (the same on every rank), one `rank-N.pt` each (image pools, random state),
 `recipe.yaml` and `meta.json`. Everything loads with `weights_only=True`: it holds tensors and numbers, never code.
@@ -6,32 +6,21 @@ A checkpoint is a folder: `state.pt` (the same on every rank), one `rank-N.pt` e
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import nn
 
 from metgan_dist.code_version import code_version
-from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.methods import build_method
-from metgan_dist.methods.method import Method
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import absolute, filesystem, join, parent
 from metgan_dist.training.step import Stepper
-
-# <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
-RUN_ABOVE = 3
 
 
 def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[str, Any]) -> None:
     """Write the part of a checkpoint that all ranks share; `progress` holds numbers (images, steps, best scores)."""
     state = {
-        "networks": {name: network.state_dict() for name, network in _saved(stepper.method).items()},
+        "networks": {name: network.state_dict() for name, network in stepper.method.saved().items()},
         "optimisers": {name: optimiser.state_dict() for name, optimiser in stepper.optimisers.items()},
         "ema": {name: network.state_dict() for name, network in (stepper.ema or {}).items()},
     }
@@ -44,10 +33,6 @@ def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[st
         **progress,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
-
-
-def _saved(method: Method) -> dict[str, nn.Module]:
-    return {name: network for name, network in method.networks.items() if name not in method.unsaved}
 
 
 def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
@@ -64,7 +49,7 @@ def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
 def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
     """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools."""
     state = torch.load(folder / "state.pt", map_location=stepper.device, weights_only=True)
-    for name, network in _saved(stepper.method).items():
+    for name, network in stepper.method.saved().items():
         network.load_state_dict(state["networks"][name])
     for name, optimiser in stepper.optimisers.items():
         optimiser.load_state_dict(state["optimisers"][name])
@@ -79,131 +64,3 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
         if "random_cuda" in own and stepper.device.type == "cuda":
             torch.cuda.set_rng_state(own["random_cuda"], stepper.device)
     return json.loads((folder / "meta.json").read_text())
-
-
-def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method, Recipe]:
-    """The trained method of a checkpoint folder, in eval mode on the CPU, with the recipe that made it.
-
-    `uri` is a checkpoint, or the folder of a run (then its best checkpoint). The averaged networks are used where the
-    run kept them. Raises UserError when there is no checkpoint, DamagedFile when it cannot be read.
-    """
-    folder = checkpoint_folder(uri, options)
-    recipe = checkpoint_recipe(folder, options)
-    state = _load_tensors(join(folder, "state.pt"), options)
-    method = build_method(recipe, _blank_segmentor(recipe, state))
-    for name, network in _saved(method).items():
-        weights = state["ema"].get(name) or state["networks"][name]
-        network.load_state_dict(weights)
-    return method.eval().requires_grad_(False), recipe
-
-
-def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
-    """A trained method ready to generate: ``load_generator(uri).translate({"anatomy": x, "label": l})``.
-
-    x: (N, 1, H, W) float32 in [-1, 1]; l: (N, H, W) int64; the result: (N, 1, H, W) in [-1, 1]. `uri` is a run's folder
-    or one of its checkpoints, on disk or in object storage.
-    """
-    return load_method(uri, options)[0]
-
-
-def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe:
-    """The recipe that made the checkpoint that `uri` names."""
-    return Recipe.model_validate(yaml.safe_load(_read(join(checkpoint_folder(uri, options), "recipe.yaml"), options)))
-
-
-def checkpoint_digest(uri: str, options: dict[str, Any] | None = None) -> str:
-    """SHA-256 (hex) of the `state.pt` of the checkpoint that `uri` names (a checkpoint, or a run's folder)."""
-    state = join(checkpoint_folder(uri, options), "state.pt")
-    fs, path = filesystem(state, options)
-    with fs.open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def run_of(uri: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The `run.json` of the run whose folder, or one of whose checkpoints, `uri` is; the folder itself as `folder`.
-
-    None for a checkpoint that lies in no run's folder, because it was copied away.
-    """
-    folder = absolute(uri)
-    for _ in range(RUN_ABOVE + 1):
-        fs, path = filesystem(join(folder, "run.json"), options)
-        if fs.exists(path):
-            return {**json.loads(fs.cat_file(path)), "folder": folder}
-        folder = parent(folder)
-    return None
-
-
-def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
-    """The frozen segmentor travels inside the checkpoint; only its architecture has to be built first."""
-    if recipe.method.name == "segmentor" or "segmentor" not in state["networks"]:
-        return None
-    return build_method(segmentor_recipe(recipe)).networks["segmentor"]
-
-
-def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
-    """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
-    recipe's classes."""
-    _, theirs = load_method(uri, recipe.storage.options)
-    if theirs.method.name != "segmentor":
-        raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
-    if theirs.data.classes != recipe.data.classes:
-        raise UserError(
-            f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
-        )
-    return absolute(uri)
-
-
-def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None = None) -> Recipe:
-    """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs).
-
-    `network` overrides `method.segmentor_network`: the judge is the same for every method.
-    """
-    method = recipe.method
-    changes = {"name": "segmentor", "segmentor_network": network or method.segmentor_network}
-    training = recipe.training.model_copy(
-        update={
-            "epochs": method.segmentor_epochs,
-            "max_steps": method.segmentor_max_steps,
-            "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.workers),
-            "learning_rate": method.segmentor_learning_rate,
-            "decay_from": 1.0,
-            "accumulate": 1,
-            "ema_half_life": 0,
-            "seed": recipe.training.seed + seed_offset,
-        }
-    )
-    return recipe.model_copy(update={"method": method.model_copy(update=changes), "training": training})
-
-
-def checkpoint_folder(uri: str, options: dict[str, Any] | None = None) -> str:
-    """The folder of the checkpoint that `uri` names: itself, or the best of a run; UserError where there is none."""
-    for candidate in (uri, join(uri, "best")):
-        fs, path = filesystem(join(candidate, "state.pt"), options)
-        if fs.exists(path):
-            return candidate
-    result = join(uri, "result.json")
-    fs, path = filesystem(result, options)
-    if fs.exists(path):
-        best = json.loads(_read(result, options)).get("artefacts", {}).get("best_checkpoint")
-        if best:
-            return best
-    raise UserError(
-        f"{uri}: no checkpoint here (no state.pt, no result.json); give a run's folder or one of its checkpoints"
-    )
-
-
-def _read(uri: str, options: dict[str, Any] | None) -> bytes:
-    fs, path = filesystem(uri, options)
-    try:
-        return fs.cat_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{uri}: not found; the checkpoint is not whole, use another one") from error
-
-
-def _load_tensors(uri: str, options: dict[str, Any] | None) -> dict[str, Any]:
-    try:
-        return torch.load(io.BytesIO(_read(uri, options)), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise DamagedFile(
-            f"{uri}: not a readable checkpoint ({str(error).splitlines()[0]}); use another one"
-        ) from error

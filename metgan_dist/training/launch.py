@@ -19,8 +19,8 @@ from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import filesystem, join, write_whole
-from metgan_dist.training import ending
-from metgan_dist.training.assignment import Assignment, enter
+from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.entry import enter
 from metgan_dist.training.process_group import ReachableTorchConfig
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
@@ -59,11 +59,11 @@ def train_on_ray(assignment: Assignment, report: Callable[[str], None]) -> Train
     if fs.exists(path):
         report(f"{assignment.role}: trained already")
         return Trained(**json.loads(fs.cat_file(path)))
-    ending.forget(assignment)
+    assignment.forget()
     own = printed_queue(report) if assignment.queue is None else nullcontext(assignment.queue)
     with own as queue:
         result = _trainer(replace(assignment, queue=queue)).fit()
-    if (reason := ending.left(assignment)) is not None:
+    if (reason := assignment.left()) is not None:
         raise reason
     trained = _trained(assignment, result)
     if assignment.review is None or not assignment.review.ended:

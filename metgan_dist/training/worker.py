@@ -27,9 +27,8 @@ from metgan_dist.storage import filesystem, join, one_line
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
-from metgan_dist.training import ending
+from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.checkpoint import load_method
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.preemption import Preemption
@@ -48,14 +47,14 @@ def work(assignment: Assignment) -> None:
     A mistake of the user's fails, so that no rank waits for another, but once: the restart finds it and ends well.
     """
     assignment.credentials.adopt()
-    if ending.left(assignment) is not None:
+    if assignment.left() is not None:
         return
     try:
         _work(assignment)
     except Exception as error:
         cause = understood(error)
         if isinstance(cause, UserError):
-            ending.leave(assignment, cause)
+            assignment.leave(cause)
         raise
 
 
@@ -95,7 +94,7 @@ def _work(assignment: Assignment) -> None:
         except TrainingStopped as error:
             # A restart would only stop at the same step again: the worker ends well and the driver reads the reason.
             if rank == 0:
-                ending.leave(assignment, error, watch.images)
+                assignment.leave(error, watch.images)
         except Exception as error:
             cause = understood(error)
             if not isinstance(cause, UserError):

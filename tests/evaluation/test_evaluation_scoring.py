@@ -15,7 +15,7 @@ from metgan_dist.scores.image import image_scores
 from metgan_dist.scores.inception import InceptionFeatures
 from metgan_dist.scores.labels import label_fidelity
 from metgan_dist.tiles.stream import tile_batches
-from metgan_dist.training.checkpoint import load_method
+from metgan_dist.trained import load_method
 from metgan_dist.weights import PUBLISHED
 
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)

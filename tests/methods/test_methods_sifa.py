@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional
 from turns import optimisers, play
 
-from metgan_dist.methods.losses import l1
-from metgan_dist.methods.segmentation_loss import dice_loss, frequency_weighted_cross_entropy, segmentation_loss
+from metgan_dist.methods.losses import dice_loss, frequency_weighted_cross_entropy, l1, segmentation_loss
 from metgan_dist.methods.sifa import SIFA, Weights
 from metgan_dist.recipe import Recipe
 

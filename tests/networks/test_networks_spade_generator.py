@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from metgan_dist.networks.image_encoder import ImageEncoder
+from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.spade import SpadeBlock, SpadeNorm
 from metgan_dist.networks.spade_generator import SpadeGenerator, SpadeTrunk
 from metgan_dist.networks.spectral import raw_weight, spectral_convolution
-from metgan_dist.networks.xavier import initialise_xavier
 
 NARROW = 1 / 32
 

@@ -5,11 +5,11 @@ import pytest
 from tile_sets import write_set
 
 from metgan_dist.errors import UserError
+from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.segmentation.folds import fold_recipe, planned_folds
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import segmentor_recipe
 
 
 def recipe(**segmentation):

@@ -14,7 +14,7 @@ from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.lesions import LesionCounts, match_lesions
 from metgan_dist.segmentation.scoring import COUNTS, SCORES, Scored, predict_block, score_block, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
-from metgan_dist.training.checkpoint import load_method
+from metgan_dist.trained import load_method
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -9,7 +9,7 @@ from metgan_dist.evaluation.comparison import compare
 from metgan_dist.evaluation.scoring import REAL, Scored
 from metgan_dist.recipe import Scaling, Scores
 from metgan_dist.runs.child_runs import trainings_at_once
-from metgan_dist.studies.differences import differences
+from metgan_dist.studies.runner import differences
 
 
 @pytest.mark.parametrize(

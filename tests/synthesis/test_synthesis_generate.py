@@ -27,7 +27,7 @@ from metgan_dist.synthesis.synthesis import TileSynthesis
 from metgan_dist.tiles.shards import read_tile
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import load_generator
+from metgan_dist.trained import load_generator
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

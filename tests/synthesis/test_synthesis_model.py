@@ -10,7 +10,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.synthesis.gate import label_dice, splits
 from metgan_dist.synthesis.synthesis import TileSynthesis
-from metgan_dist.training.checkpoint import checkpoint_digest, run_of
+from metgan_dist.trained import checkpoint_digest, run_of
 
 
 def planned(data=None, **settings):

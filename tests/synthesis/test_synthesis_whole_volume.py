@@ -32,7 +32,7 @@ from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis, fill_volume
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.checkpoint import load_method
+from metgan_dist.trained import load_method
 from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import Spacing, whole

@@ -6,7 +6,7 @@ import pytest
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.training.checkpoint import check_segmentor
+from metgan_dist.trained import check_segmentor
 
 
 def test_a_segmentor_named_from_here_is_found_by_workers_elsewhere(segmentors, monkeypatch):

@@ -8,8 +8,9 @@ import torch
 
 from metgan_dist.errors import DamagedFile, TrainingStopped, UserError
 from metgan_dist.methods import build_method
+from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
-from metgan_dist.training.checkpoint import load_generator, load_method, segmentor_recipe
+from metgan_dist.trained import load_generator, load_method
 from metgan_dist.training.loop import Length, Surroundings, rate_factor, train
 from metgan_dist.training.step import Stepper
 

@@ -15,13 +15,14 @@ from zarr.storage import FsspecStore, LocalStore
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Phantom
 from metgan_dist.storage import Options, absolute, exists, filesystem, is_local, join, storage_errors
+from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.ome_zarr import zarr_store
 from metgan_dist.volumes.ome_zarr_writer import ARRAY_SETTINGS, regions
 from metgan_dist.volumes.phantoms.brain import BrainPhantom
 from metgan_dist.volumes.phantoms.heart import HeartPhantom
 from metgan_dist.volumes.phantoms.light_sheet import LightSheetPhantom
-from metgan_dist.volumes.phantoms.metadata import image_metadata, label_metadata
 from metgan_dist.volumes.phantoms.procedural import BLOCK, ProceduralVolume
+from metgan_dist.volumes.volume import Spacing
 
 CHUNKS = (32, 128, 128)
 _RECORD = "metgan_phantom"  # attribute of a complete volume: what it was drawn from
@@ -203,3 +204,24 @@ def _remove(uri: str, options: Options | None) -> None:
         fs, path = filesystem(uri, options)
         with storage_errors(uri):
             fs.rm(path, recursive=True)
+
+
+def image_metadata(volume: ProceduralVolume) -> dict[str, Any]:
+    """The `ome` attribute of the image: axes c, z, y, x, one level `s0`, voxel size, channel names and windows."""
+    colours = ("00FF00", "FF00FF") if len(volume.channels) > 1 else ("FFFFFF",)
+    channels = [
+        ome.channel(name, colour, (low, high), (min(0, low), high))
+        for name, colour, (low, high) in zip(volume.channels, colours, volume.windows, strict=True)
+    ]
+    return ome.image_metadata(_multiscales(volume, "phantom", channel_axis=True), channels)
+
+
+def label_metadata(volume: ProceduralVolume) -> dict[str, Any]:
+    """The `ome` attribute of the label group: axes z, y, x and the names of the classes."""
+    classes = {value: name for value, name in enumerate(volume.label_classes) if value}
+    return ome.label_metadata(_multiscales(volume, volume.label_name, channel_axis=False), classes)
+
+
+def _multiscales(volume: ProceduralVolume, name: str, *, channel_axis: bool) -> dict[str, Any]:
+    level = ome.Level("s0", volume.shape, (1, 1, 1))
+    return ome.multiscales(name, [level], Spacing(*volume.spacing, unit=volume.unit), channel_axis=channel_axis)

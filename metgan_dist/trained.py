@@ -1,0 +1,131 @@
+"""A trained model as others use it: found by its run or checkpoint, loaded, and known by what it was trained on.
+
+The files are those of training/checkpoint.py; everything loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.methods import build_method
+from metgan_dist.methods.method import Method
+from metgan_dist.methods.segmentor import segmentor_recipe
+from metgan_dist.recipe import Recipe
+from metgan_dist.storage import absolute, filesystem, join, parent
+
+# <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
+RUN_ABOVE = 3
+
+
+def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method, Recipe]:
+    """The trained method of a checkpoint folder, in eval mode on the CPU, with the recipe that made it.
+
+    `uri` is a checkpoint, or the folder of a run (then its best checkpoint). The averaged networks are used where the
+    run kept them. Raises UserError when there is no checkpoint, DamagedFile when it cannot be read.
+    """
+    folder = checkpoint_folder(uri, options)
+    recipe = checkpoint_recipe(folder, options)
+    state = _load_tensors(join(folder, "state.pt"), options)
+    method = build_method(recipe, _blank_segmentor(recipe, state))
+    for name, network in method.saved().items():
+        weights = state["ema"].get(name) or state["networks"][name]
+        network.load_state_dict(weights)
+    return method.eval().requires_grad_(False), recipe
+
+
+def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
+    """A trained method ready to generate: ``load_generator(uri).translate({"anatomy": x, "label": l})``.
+
+    x: (N, 1, H, W) float32 in [-1, 1]; l: (N, H, W) int64; the result: (N, 1, H, W) in [-1, 1]. `uri` is a run's folder
+    or one of its checkpoints, on disk or in object storage.
+    """
+    return load_method(uri, options)[0]
+
+
+def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe:
+    """The recipe that made the checkpoint that `uri` names."""
+    return Recipe.model_validate(yaml.safe_load(_read(join(checkpoint_folder(uri, options), "recipe.yaml"), options)))
+
+
+def checkpoint_digest(uri: str, options: dict[str, Any] | None = None) -> str:
+    """SHA-256 (hex) of the `state.pt` of the checkpoint that `uri` names (a checkpoint, or a run's folder)."""
+    state = join(checkpoint_folder(uri, options), "state.pt")
+    fs, path = filesystem(state, options)
+    with fs.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_of(uri: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The `run.json` of the run whose folder, or one of whose checkpoints, `uri` is; the folder itself as `folder`.
+
+    None for a checkpoint that lies in no run's folder, because it was copied away.
+    """
+    folder = absolute(uri)
+    for _ in range(RUN_ABOVE + 1):
+        fs, path = filesystem(join(folder, "run.json"), options)
+        if fs.exists(path):
+            return {**json.loads(fs.cat_file(path)), "folder": folder}
+        folder = parent(folder)
+    return None
+
+
+def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
+    """The frozen segmentor travels inside the checkpoint; only its architecture has to be built first."""
+    if recipe.method.name == "segmentor" or "segmentor" not in state["networks"]:
+        return None
+    return build_method(segmentor_recipe(recipe)).networks["segmentor"]
+
+
+def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
+    """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
+    recipe's classes."""
+    _, theirs = load_method(uri, recipe.storage.options)
+    if theirs.method.name != "segmentor":
+        raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
+    if theirs.data.classes != recipe.data.classes:
+        raise UserError(
+            f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
+        )
+    return absolute(uri)
+
+
+def checkpoint_folder(uri: str, options: dict[str, Any] | None = None) -> str:
+    """The folder of the checkpoint that `uri` names: itself, or the best of a run; UserError where there is none."""
+    for candidate in (uri, join(uri, "best")):
+        fs, path = filesystem(join(candidate, "state.pt"), options)
+        if fs.exists(path):
+            return candidate
+    result = join(uri, "result.json")
+    fs, path = filesystem(result, options)
+    if fs.exists(path):
+        best = json.loads(_read(result, options)).get("artefacts", {}).get("best_checkpoint")
+        if best:
+            return best
+    raise UserError(
+        f"{uri}: no checkpoint here (no state.pt, no result.json); give a run's folder or one of its checkpoints"
+    )
+
+
+def _read(uri: str, options: dict[str, Any] | None) -> bytes:
+    fs, path = filesystem(uri, options)
+    try:
+        return fs.cat_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: not found; the checkpoint is not whole, use another one") from error
+
+
+def _load_tensors(uri: str, options: dict[str, Any] | None) -> dict[str, Any]:
+    try:
+        return torch.load(io.BytesIO(_read(uri, options)), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise DamagedFile(
+            f"{uri}: not a readable checkpoint ({str(error).splitlines()[0]}); use another one"
+        ) from error
