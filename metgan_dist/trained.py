@@ -19,7 +19,7 @@ from metgan_dist.methods import build_method
 from metgan_dist.methods.method import Method
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import absolute, filesystem, join, parent
+from metgan_dist.storage import absolute, exists, filesystem, join, parent, read_bytes
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
 RUN_ABOVE = 3
@@ -70,11 +70,22 @@ def run_of(uri: str, options: dict[str, Any] | None = None) -> dict[str, Any] | 
     """
     folder = absolute(uri)
     for _ in range(RUN_ABOVE + 1):
-        fs, path = filesystem(join(folder, "run.json"), options)
-        if fs.exists(path):
-            return {**json.loads(fs.cat_file(path)), "folder": folder}
+        if (written := read_run(folder, options)) is not None:
+            return written
         folder = parent(folder)
     return None
+
+
+def read_run(folder: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The `run.json` of a run's folder, with the folder itself as `folder`; None where there is none."""
+    location = join(folder, "run.json")
+    return {**json.loads(read_bytes(location, options)), "folder": folder} if exists(location, options) else None
+
+
+def read_result(folder: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The `result.json` of a run's folder, None while there is none."""
+    location = join(folder, "result.json")
+    return json.loads(read_bytes(location, options)) if exists(location, options) else None
 
 
 def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
@@ -103,12 +114,8 @@ def checkpoint_folder(uri: str, options: dict[str, Any] | None = None) -> str:
         fs, path = filesystem(join(candidate, "state.pt"), options)
         if fs.exists(path):
             return candidate
-    result = join(uri, "result.json")
-    fs, path = filesystem(result, options)
-    if fs.exists(path):
-        best = json.loads(_read(result, options)).get("artefacts", {}).get("best_checkpoint")
-        if best:
-            return best
+    if best := (read_result(uri, options) or {}).get("artefacts", {}).get("best_checkpoint"):
+        return str(best)
     raise UserError(
         f"{uri}: no checkpoint here (no state.pt, no result.json); give a run's folder or one of its checkpoints"
     )

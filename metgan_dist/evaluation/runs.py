@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Scores
-from metgan_dist.storage import absolute, exists, join, read_bytes
+from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.trained import read_result
 
 JOB = "train_metgan"
 # Where a tile lies is not what it is, and its place among the training tiles is no matter of the test.
@@ -74,11 +75,11 @@ def find_runs(references: Sequence[str], recipe: Recipe) -> list[TrainedRun]:
 def read_run(folder: str, recipe: Recipe, reference: str | None = None, label: str = "") -> TrainedRun:
     """The finished run in `folder`; UserError, naming `reference`, where there is none."""
     options, shown = recipe.storage.options, reference or folder
-    if not exists(join(folder, "result.json"), options):
+    result = read_result(folder, options)
+    if result is None:
         if exists(join(folder, "run.json"), options):
             raise UserError(f"--runs {shown}: has not finished yet; start it again under its name to continue it")
         raise UserError(f"--runs {shown}: no such run in {recipe.storage.path}, nor a run's folder or MLflow run id")
-    result = json.loads(read_bytes(join(folder, "result.json"), options))
     if result.get("job") != JOB:
         raise UserError(f"--runs {shown}: a run of {result.get('job')}, not of {JOB}: it made no generator to score")
     if result.get("status") != "finished":

@@ -17,7 +17,7 @@ from metgan_dist.storage import Options, absolute, entries, exists, join, read_b
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.tracking import LoggedDataset, LoggedRun
 from metgan_dist.tracking.redaction import redact
-from metgan_dist.trained import checkpoint_digest, run_of
+from metgan_dist.trained import checkpoint_digest, read_result, read_run, run_of
 
 SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
 GENERATED = "generated"
@@ -178,18 +178,16 @@ class Records:
 
     def read_run(self, folder: str) -> dict[str, Any] | None:
         """The `run.json` of a folder, with the folder under "folder"; None where there is none."""
-        if not exists(join(folder, "run.json"), self.options):
-            return None
-        self._learn(folder)
-        return {**json.loads(read_bytes(join(folder, "run.json"), self.options)), "folder": folder}
+        written = read_run(folder, self.options)
+        if written is not None:
+            self._learn(folder)
+        return written
 
     def _learn(self, folder: str) -> None:
         """Add the MLflow store that a run says it was logged to."""
-        result = join(folder, "result.json")
-        if exists(result, self.options):
-            store = json.loads(read_bytes(result, self.options)).get("tracking_uri")
-            if store and store not in self.stores:
-                self.stores.append(store)
+        store = (read_result(folder, self.options) or {}).get("tracking_uri")
+        if store and store not in self.stores:
+            self.stores.append(store)
 
 
 def _not_deleted(runs: Sequence[LoggedRun], link: str) -> LoggedRun:

@@ -43,7 +43,7 @@ class FeatureWeights:
     perceptual: float = 10.0
 
 
-PAPER_WEIGHTS = FeatureWeights()
+PAPER_FEATURE_WEIGHTS = FeatureWeights()
 
 
 class LabelToImage(Method):
@@ -70,7 +70,7 @@ class LabelToImage(Method):
         networks: Mapping[str, nn.Module],
         *,
         classes: int,
-        weights: FeatureWeights = PAPER_WEIGHTS,
+        weights: FeatureWeights = PAPER_FEATURE_WEIGHTS,
         perceptual: nn.Module | None = None,
         adversarial: AdversarialForm = "hinge",
         learning_rate: float = 2e-4,

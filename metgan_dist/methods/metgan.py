@@ -24,7 +24,7 @@ from metgan_dist.methods.losses import (
     weighted_cross_entropy,
 )
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
-from metgan_dist.methods.rows import PAPER_WEIGHTS, ROWS, Backbone, Row, Weights, build_generator
+from metgan_dist.methods.rows import PAPER_LOSS_WEIGHTS, ROWS, Backbone, LossWeights, Terms, build_generator
 from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
@@ -60,13 +60,13 @@ class MetGAN(Method):
     def __init__(
         self,
         *,
-        row: Row = ROWS["metgan"],
+        row: Terms = ROWS["metgan"],
         backbone: Backbone = "metgen",
         channels: int = 1,
         classes: int = 2,
         edges: tuple[int, int] = (256, 256),
         width: float = 1.0,
-        weights: Weights = PAPER_WEIGHTS,
+        weights: LossWeights = PAPER_LOSS_WEIGHTS,
         segmentor: nn.Module | None = None,
         adversarial: AdversarialForm = "least-squares",
         segmentation_loss: Literal["wbce", "l1"] = "wbce",
@@ -113,7 +113,7 @@ class MetGAN(Method):
             classes=recipe.data.classes,
             edges=(height, width),
             width=method.width,
-            weights=Weights(method.alpha1, method.alpha2, method.alpha3, method.alpha4, method.identity),
+            weights=LossWeights(method.alpha1, method.alpha2, method.alpha3, method.alpha4, method.identity),
             segmentor=segmentor,
             adversarial=method.adversarial,
             segmentation_loss=method.segmentation_loss,
@@ -271,7 +271,7 @@ def _sum(terms: Any) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def _check(weights: Weights) -> None:
+def _check(weights: LossWeights) -> None:
     if not (weights.adversarial or weights.cycle or weights.pair):
         raise UserError(
             "method.alpha1: the adversarial, cycle and pair terms are all 0 or absent, so a generator has no loss; "

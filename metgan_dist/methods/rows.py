@@ -19,7 +19,7 @@ Backbone = Literal["metgen", "unet-256", "resnet-9"]
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """alpha1 to alpha4 of paper 1's equation 4, and CycleGAN's identity loss; a term of weight 0 is not computed.
 
     The segmentation term is a mean over pixels, not a sum, with weight 1 on background: a segmentor at chance gives
@@ -33,11 +33,11 @@ class Weights:
     identity: float = 0.0
 
 
-PAPER_WEIGHTS = Weights()
+PAPER_LOSS_WEIGHTS = LossWeights()
 
 
 @dataclass(frozen=True)
-class Row:
+class Terms:
     """The ticks of one row. Without a cycle the discriminator is conditional.
 
     `discriminator_first`: as pix2pix was released, the discriminator moves first, and at half its loss.
@@ -48,7 +48,7 @@ class Row:
     cycle: bool
     discriminator_first: bool = False
 
-    def weights(self, given: Weights) -> Weights:
+    def weights(self, given: LossWeights) -> LossWeights:
         """`given` with 0 for the terms that this row does not have."""
         absent = {
             "segmentation": not self.segmentor,
@@ -59,17 +59,17 @@ class Row:
         return replace(given, **{name: 0.0 for name, missing in absent.items() if missing})
 
 
-ROWS: Mapping[str, Row] = MappingProxyType(
+ROWS: Mapping[str, Terms] = MappingProxyType(
     {
-        "pix2pix": Row(segmentor=False, pair=True, cycle=False, discriminator_first=True),
-        "pix2pix_seg": Row(segmentor=True, pair=True, cycle=False, discriminator_first=True),
-        "cyclegan": Row(segmentor=False, pair=False, cycle=True),
-        "cyclegan_seg": Row(segmentor=True, pair=False, cycle=True),
-        "metgen_cond": Row(segmentor=False, pair=True, cycle=False),
-        "metgen_cond_seg": Row(segmentor=True, pair=True, cycle=False),
-        "metgen_cycle": Row(segmentor=False, pair=True, cycle=True),
-        "metgan_minus": Row(segmentor=True, pair=False, cycle=True),
-        "metgan": Row(segmentor=True, pair=True, cycle=True),
+        "pix2pix": Terms(segmentor=False, pair=True, cycle=False, discriminator_first=True),
+        "pix2pix_seg": Terms(segmentor=True, pair=True, cycle=False, discriminator_first=True),
+        "cyclegan": Terms(segmentor=False, pair=False, cycle=True),
+        "cyclegan_seg": Terms(segmentor=True, pair=False, cycle=True),
+        "metgen_cond": Terms(segmentor=False, pair=True, cycle=False),
+        "metgen_cond_seg": Terms(segmentor=True, pair=True, cycle=False),
+        "metgen_cycle": Terms(segmentor=False, pair=True, cycle=True),
+        "metgan_minus": Terms(segmentor=True, pair=False, cycle=True),
+        "metgan": Terms(segmentor=True, pair=True, cycle=True),
     }
 )
 

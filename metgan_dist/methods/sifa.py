@@ -65,7 +65,7 @@ PLAYERS = {
 
 
 @dataclass(frozen=True)
-class Weights:
+class SIFALossWeights:
     """Weights of the terms beside cross-entropy + Dice of the deep head, whose weight is 1.
 
     `adversarial` and `cycle` are those of generator and decoder; the encoder's share of both is `translation` of that.
@@ -102,7 +102,7 @@ class SIFA(Method):
         classes: int = 2,
         channels: int = 1,
         width: float = 1.0,
-        weights: Weights = Weights(),
+        weights: SIFALossWeights = SIFALossWeights(),
         adversarial: AdversarialForm = "least-squares",
         pool: int = 50,
         learning_rate: float = 2e-4,
@@ -136,7 +136,7 @@ class SIFA(Method):
         return cls(
             classes=recipe.data.classes,
             width=method.width,
-            weights=Weights(adversarial=method.alpha1, cycle=method.alpha2),
+            weights=SIFALossWeights(adversarial=method.alpha1, cycle=method.alpha2),
             adversarial=method.adversarial,
             pool=method.pool,
             learning_rate=recipe.training.learning_rate,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.methods.adversarial_features import kl_divergence
-from metgan_dist.methods.label_to_image import PAPER_WEIGHTS, FeatureWeights, LabelToImage
+from metgan_dist.methods.label_to_image import PAPER_FEATURE_WEIGHTS, FeatureWeights, LabelToImage
 from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
 from metgan_dist.recipe import tile_edges
@@ -50,7 +50,7 @@ class Variational(LabelToImage):
         width: float = 1.0,
         latent: int = 256,
         kl: float = 0.05,
-        weights: FeatureWeights = PAPER_WEIGHTS,
+        weights: FeatureWeights = PAPER_FEATURE_WEIGHTS,
         perceptual: nn.Module | None = None,
         adversarial: AdversarialForm = "hinge",
         learning_rate: float = 2e-4,

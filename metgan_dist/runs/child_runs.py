@@ -6,7 +6,6 @@ it is, and left alone once it has finished.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -23,7 +22,8 @@ from metgan_dist.runs.children import run_children, termination_as_interrupt
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.runs.run_folder import open_run
-from metgan_dist.storage import exists, join, parent, read_bytes
+from metgan_dist.storage import exists, join, parent
+from metgan_dist.trained import read_result
 
 
 def trainings_at_once(plan: ResourcePlan, scaling: Scaling) -> int:
@@ -62,11 +62,7 @@ def folder_of(recipe: Recipe) -> str:
 
 def result_of(recipe: Recipe) -> dict[str, Any] | None:
     """The `result.json` of a child, None while there is none."""
-    location, options = join(folder_of(recipe), "result.json"), recipe.storage.options
-    if not exists(location, options):
-        return None
-    result: dict[str, Any] = json.loads(read_bytes(location, options))
-    return result
+    return read_result(folder_of(recipe), recipe.storage.options)
 
 
 def is_finished(job: str, recipe: Recipe) -> bool:

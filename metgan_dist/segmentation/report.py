@@ -11,7 +11,7 @@ import pandas as pd
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import overlays
-from metgan_dist.segmentation.scoring import Scored, predict_tiles, score_folds
+from metgan_dist.segmentation.scoring import FoldScores, predict_tiles, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
 from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
@@ -26,7 +26,7 @@ def report_folds(opened: OpenRun, tiles: TileSet, checkpoints: Mapping[int, str]
     (recall by size and brightness), tiles.parquet, lesions.parquet, overlays-test.png (worst and median tiles).
     """
     settings, result = opened.recipe.segmentation, opened.result
-    scored: dict[str, Scored] = {}
+    scored: dict[str, FoldScores] = {}
     for split in SPLITS:
         rows = tiles.positions(split)
         if not len(rows):
@@ -66,7 +66,7 @@ def _parquet(frames: dict[str, pd.DataFrame]) -> bytes:
     return packed.getvalue()
 
 
-def _overlays(opened: OpenRun, tiles: TileSet, scored: Scored, checkpoints: Mapping[int, str]) -> bytes | None:
+def _overlays(opened: OpenRun, tiles: TileSet, scored: FoldScores, checkpoints: Mapping[int, str]) -> bytes | None:
     """The tiles with the lowest Dice and those around the median one, as the fold of median Dice sees them."""
     ranked, count = scored.per_tile().sort_values(kind="stable"), opened.recipe.segmentation.pictures
     if ranked.empty:

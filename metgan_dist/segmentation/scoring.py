@@ -26,7 +26,7 @@ _GPU_SHARE = 0.25  # matching components is work of the CPU, so several tasks sh
 
 
 @dataclass(frozen=True)
-class Scored:
+class FoldScores:
     """What the folds found, tile by tile and lesion by lesion.
 
     Attributes:
@@ -75,7 +75,7 @@ def score_folds(
     block: int,
     plan: ResourcePlan,
     report: Callable[[str], None],
-) -> Scored:
+) -> FoldScores:
     """Score the checkpoints of the folds on the tiles `rows`; Ray must be initialised.
 
     Args:
@@ -94,7 +94,7 @@ def score_folds(
             for name, frame in part.items():
                 frames[name].append(frame.assign(fold=fold))
         report(f"scores: fold {fold}: {len(rows)} tiles")
-    return Scored(**{name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()})
+    return FoldScores(**{name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()})
 
 
 def _remote(work: Callable[..., Any], plan: ResourcePlan) -> Any:
@@ -104,7 +104,7 @@ def _remote(work: Callable[..., Any], plan: ResourcePlan) -> Any:
 def score_block(
     checkpoint: str, tiles_uri: str, rows: np.ndarray, options: dict[str, Any] | None
 ) -> dict[str, pd.DataFrame]:
-    """One task: the tables of `Scored` for some tiles, without the column fold."""
+    """One task: the tables of `FoldScores` for some tiles, without the column fold."""
     tiles = TileSet.open(tiles_uri, options)
     classes = int(tiles.manifest["data"]["classes"])
     counted: list[dict[str, Any]] = []

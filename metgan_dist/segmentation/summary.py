@@ -10,7 +10,7 @@ import pandas as pd
 
 from metgan_dist.evaluation.tables import aligned
 from metgan_dist.scores.lesions import strata
-from metgan_dist.segmentation.scoring import COUNTS, SCORES, Scored
+from metgan_dist.segmentation.scoring import COUNTS, SCORES, FoldScores
 
 TITLES = {
     "dice": "Dice",
@@ -37,7 +37,7 @@ def over_folds(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "min": float(np.min(values)), "max": float(np.max(values))}
 
 
-def summarise(scored: Scored, count: int) -> dict[str, Any]:
+def summarise(scored: FoldScores, count: int) -> dict[str, Any]:
     """The tree of numbers of a split that `result.json` and MLflow keep.
 
     tiles; lesions; for each of SCORES and COUNTS {mean, min, max}; folds: {fold: {score: value}}; strata: {area,
@@ -54,7 +54,7 @@ def summarise(scored: Scored, count: int) -> dict[str, Any]:
     }
 
 
-def _recalls(scored: Scored, values: np.ndarray, count: int) -> dict[str, Any]:
+def _recalls(scored: FoldScores, values: np.ndarray, count: int) -> dict[str, Any]:
     """Recall of each stratum; every fold has the same lesions in the same order."""
     found = np.stack([scored.lesions.loc[scored.lesions["fold"] == fold, "found"] for fold in scored.folds])
     group = strata(values, count)

@@ -20,7 +20,7 @@ _SEGMENTOR = {name for name in MethodRecipe.model_fields if name.startswith("seg
 
 
 @dataclass(frozen=True)
-class Prepared:
+class StudyInputs:
     """Recipes of the rows by name, ready for train_metgan, and the tiles and judge that all are scored with."""
 
     recipes: dict[str, Recipe]
@@ -28,7 +28,7 @@ class Prepared:
     judge: str
 
 
-def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> Prepared:
+def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> StudyInputs:
     """Make what the rows share and put it into their recipes.
 
     Rows with the same data and tiles share a tile set and a segmentor trained on it, labels shuffled or not; a row
@@ -47,7 +47,7 @@ def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> Prepared:
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
         ready |= _prepare_group(opened, base, judge, group)
-    return Prepared({name: ready[name] for name in recipes}, base, judge)
+    return StudyInputs({name: ready[name] for name in recipes}, base, judge)
 
 
 def _groups(recipes: Mapping[str, Recipe]) -> list[dict[str, Recipe]]:

@@ -17,7 +17,7 @@ from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_on
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.downstream import DownstreamRun
-from metgan_dist.studies.preparation import Prepared, prepare
+from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
 from metgan_dist.studies.study import Row, Study, asked_study
 
@@ -67,7 +67,7 @@ class StudyRun:
         stop_if_failed(self.study, rows, failed)
 
     def _report(
-        self, opened: OpenRun, prepared: Prepared, rows: Mapping[str, Recipe], failed: Mapping[str, str]
+        self, opened: OpenRun, prepared: StudyInputs, rows: Mapping[str, Recipe], failed: Mapping[str, str]
     ) -> None:
         """Compare the finished rows, beside the paper's numbers; the table is printed, written and logged."""
         entries = []

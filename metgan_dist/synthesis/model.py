@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.methods import DIVISOR
 from metgan_dist.recipe import Recipe, Synthesis, tile_edges
-from metgan_dist.storage import Options, absolute, exists, join, read_bytes
+from metgan_dist.storage import Options, absolute, exists, join
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import (
     check_segmentor,
@@ -20,6 +19,7 @@ from metgan_dist.trained import (
     checkpoint_folder,
     checkpoint_recipe,
     load_method,
+    read_result,
     run_of,
 )
 
@@ -123,9 +123,7 @@ def find_model(settings: Synthesis, options: Options) -> Model:
         raise UserError(f"synthesis.model: {named}: a segmentor; name a run of train_metgan.py or its checkpoint")
     # A run's folder may be named whose best checkpoint lies elsewhere.
     run = run_of(uri, options) or run_of(named, options) or {}
-    artefacts = {}
-    if run and exists(join(run["folder"], "result.json"), options):
-        artefacts = json.loads(read_bytes(join(run["folder"], "result.json"), options)).get("artefacts", {})
+    artefacts = (read_result(run["folder"], options) or {}).get("artefacts", {}) if run else {}
     return Model(uri, checkpoint_digest(uri, options), recipe, run.get("mlflow_run_id"), artefacts, options)
 
 

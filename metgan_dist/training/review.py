@@ -17,25 +17,25 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-Row = dict[str, Any]
+Report = dict[str, Any]
 
 
 class _Desk:
     """The actor between trainings and whoever reviews them."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, asyncio.Queue[Row]] = defaultdict(asyncio.Queue)
+        self._rows: dict[str, asyncio.Queue[Report]] = defaultdict(asyncio.Queue)
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
         self._ended: set[str] = set()
         self._rooms: dict[str, PlacementGroup] = {}
 
-    async def report(self, key: str, row: Row) -> bool:
+    async def report(self, key: str, row: Report) -> bool:
         if key in self._ended:  # by an answer that another worker, lost since, had waited for
             return False
         await self._rows[key].put(row)
         return await self._answers[key].get()
 
-    async def row(self, key: str, seconds: float) -> Row | None:
+    async def row(self, key: str, seconds: float) -> Report | None:
         try:
             return await asyncio.wait_for(self._rows[key].get(), seconds)
         except TimeoutError:
@@ -79,11 +79,11 @@ class Review:
         if room is not None:
             ray.get(self.desk.enter.remote(self.subject, room))
 
-    def goes_on(self, row: Row) -> bool:
+    def goes_on(self, row: Report) -> bool:
         """The worker's: report, and wait for the answer."""
         return bool(ray.get(self.desk.report.remote(self.key, row)))
 
-    def next_row(self, seconds: float) -> Row | None:
+    def next_row(self, seconds: float) -> Report | None:
         """The reviewer's: the next report, None if there is none within so many seconds."""
         return ray.get(self.desk.row.remote(self.key, seconds))
 

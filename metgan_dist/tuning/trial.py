@@ -24,7 +24,7 @@ from metgan_dist.storage import exists, filesystem, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, train_on_ray
 from metgan_dist.training.loop import NO_SCORE
-from metgan_dist.training.review import Review, Row
+from metgan_dist.training.review import Report, Review
 from metgan_dist.tuning.child_run import open_child
 from metgan_dist.tuning.space import applied, digest
 
@@ -95,7 +95,7 @@ class Trial(tune.Trainable):
         self._point, self._sweep = dict(config), sweep
         self._earlier: Pointer | None = None
         self._training: _Training | None = None
-        self._last: Row = {"role": "none", "began": 0, "low_reports": 0, "checkpoint": "", "images": 0}
+        self._last: Report = {"role": "none", "began": 0, "low_reports": 0, "checkpoint": "", "images": 0}
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Tune's hook: this trial's last report, or that of the trial that it takes over from."""
@@ -106,7 +106,7 @@ class Trial(tune.Trainable):
         kept = {name: self._last[name] for name in ("role", "checkpoint", "images", "began", "low_reports")}
         return asdict(Pointer(trial=self.trial_name, **kept))
 
-    def step(self) -> Row:
+    def step(self) -> Report:
         """Tune's hook: go on to the next report; the last one again, and `done`, where there is no more."""
         try:
             if self._training is None:
@@ -178,7 +178,7 @@ class _Training:
         except BaseException as error:  # handed to the thread that waits for it
             self._done.set_exception(error)
 
-    def next_report(self) -> Row | None:
+    def next_report(self) -> Report | None:
         """The next report, the last one having been allowed to go on; None when the training is done.
 
         A training that an earlier start had finished reports its last scores once more.

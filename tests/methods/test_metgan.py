@@ -9,7 +9,7 @@ from turns import batch, optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.losses import l1, weighted_cross_entropy
-from metgan_dist.methods.metgan import MetGAN, Weights
+from metgan_dist.methods.metgan import LossWeights, MetGAN
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, one_versus_rest
 from metgan_dist.networks.label_path import LabelPath
 
@@ -94,7 +94,7 @@ def test_label_features_are_computed_once_per_direction_and_from_the_label_alone
 
 
 def test_terms_are_those_of_the_paper_with_its_weights():
-    weights = Weights(adversarial=2.0, cycle=3.0, segmentation=5.0, pair=7.0)
+    weights = LossWeights(adversarial=2.0, cycle=3.0, segmentation=5.0, pair=7.0)
     method, data = build(weights=weights).eval(), batch()
     terms, made = method.losses("generators", data, {})
     f, g = method.networks["generator"], method.networks["inverse"]
@@ -148,10 +148,10 @@ def test_discriminators_judge_their_own_domain_on_pooled_fakes():
 @pytest.mark.parametrize(
     ("weights", "terms"),
     [
-        (Weights(segmentation=0), ["adversarial", "cycle", "pair"]),
-        (Weights(pair=0), ["adversarial", "cycle", "segmentation"]),
-        (Weights(cycle=0), ["adversarial", "segmentation", "pair"]),
-        (Weights(adversarial=0), ["cycle", "segmentation", "pair"]),
+        (LossWeights(segmentation=0), ["adversarial", "cycle", "pair"]),
+        (LossWeights(pair=0), ["adversarial", "cycle", "segmentation"]),
+        (LossWeights(cycle=0), ["adversarial", "segmentation", "pair"]),
+        (LossWeights(adversarial=0), ["cycle", "segmentation", "pair"]),
     ],
 )
 def test_a_term_of_weight_zero_is_not_computed(weights, terms):
@@ -170,12 +170,12 @@ def test_impossible_weights_are_refused_with_the_field():
     with pytest.raises(UserError, match=r"^method\.segmentor: "):
         build(segmentor=None).losses("generators", batch(), {})
     with pytest.raises(UserError, match=r"^method\.alpha1: "):
-        build(weights=Weights(0, 0, 100, 0))
+        build(weights=LossWeights(0, 0, 100, 0))
 
 
 @pytest.mark.parametrize("loss", ["wbce", "l1"])
 def test_segmentation_gradient_reaches_the_generator_and_is_right(loss):
-    method, data = build(segmentation_loss=loss, weights=Weights(1, 0, 100, 0)), batch(n=1)
+    method, data = build(segmentation_loss=loss, weights=LossWeights(1, 0, 100, 0)), batch(n=1)
     generator, segmentor = method.networks["generator"], method.networks["segmentor"].train()
     for module in method.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

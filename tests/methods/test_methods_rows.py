@@ -7,7 +7,7 @@ from turns import batch
 from metgan_dist.methods import METHODS, build_method, method_class
 from metgan_dist.methods.losses import l1
 from metgan_dist.methods.metgan import MetGAN
-from metgan_dist.methods.rows import ROWS, Weights
+from metgan_dist.methods.rows import ROWS, LossWeights
 from metgan_dist.methods.segmentor import SegmentorNetwork
 from metgan_dist.networks.metgen import MetGen
 from metgan_dist.networks.resnet_9 import ResNet9
@@ -181,7 +181,7 @@ def test_several_channels_and_classes(name, classes):
         classes=classes,
         edges=(64, 128),
         width=1 / 16,
-        weights=Weights(segmentation=0),
+        weights=LossWeights(segmentation=0),
     ).eval()
     data = {key: torch.cat([value] * 2, dim=-1) for key, value in batch(classes=classes, channels=3).items()}
     assert method.translate(data).shape == (2, 3, 64, 128)
@@ -192,8 +192,8 @@ def test_several_channels_and_classes(name, classes):
 
 def test_paper_size_counts():
     with torch.device("meta"):
-        pix2pix = MetGAN(row=ROWS["pix2pix"], backbone="unet-256", weights=Weights())
-        cyclegan = MetGAN(row=ROWS["cyclegan"], backbone="resnet-9", weights=Weights())
+        pix2pix = MetGAN(row=ROWS["pix2pix"], backbone="unet-256", weights=LossWeights())
+        cyclegan = MetGAN(row=ROWS["cyclegan"], backbone="resnet-9", weights=LossWeights())
 
     def count(network):
         return sum(p.numel() for p in network.parameters())

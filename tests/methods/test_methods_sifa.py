@@ -9,7 +9,7 @@ from torch.nn import functional
 from turns import optimisers, play
 
 from metgan_dist.methods.losses import dice_loss, frequency_weighted_cross_entropy, l1, segmentation_loss
-from metgan_dist.methods.sifa import SIFA, Weights
+from metgan_dist.methods.sifa import SIFA, SIFALossWeights
 from metgan_dist.recipe import Recipe
 
 ORDER = {
@@ -195,10 +195,10 @@ def test_terms_are_those_of_the_paper_with_its_weights():
 
 
 def test_weights_scale_their_own_terms():
-    weights = Weights(2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0)
+    weights = SIFALossWeights(2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0)
     data = batch()
     scaled, _ = one_turn_each(build(weights=weights, pool=0).eval(), data)
-    unit, _ = one_turn_each(build(weights=Weights(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0), pool=0).eval(), data)
+    unit, _ = one_turn_each(build(weights=SIFALossWeights(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0), pool=0).eval(), data)
     factors = {
         ("g_A", "adversarial"): 2,
         ("g_A", "cycle"): 3,
@@ -356,7 +356,7 @@ def test_recipe_sets_classes_width_weights_pool_and_rate():
         }
     )
     method = SIFA.from_recipe(recipe)
-    assert method.weights == Weights(adversarial=2.0, cycle=5.0)
+    assert method.weights == SIFALossWeights(adversarial=2.0, cycle=5.0)
     assert method.networks["head_deep"].classifier.out_channels == 4
     assert method.networks["discriminator_deep"].model[0].in_channels == 4
     assert {pool.size for pool in method.pools.values()} == {3}

@@ -12,7 +12,7 @@ from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.recipe import Scaling
 from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.lesions import LesionCounts, match_lesions
-from metgan_dist.segmentation.scoring import COUNTS, SCORES, Scored, predict_block, score_block, score_folds
+from metgan_dist.segmentation.scoring import COUNTS, SCORES, FoldScores, predict_block, score_block, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
 from metgan_dist.trained import load_method
 
@@ -22,7 +22,7 @@ def test_a_block_counts_what_its_tiles_hold(tmp_path, segmentor, classes):
     tiles = write_set(tmp_path, classes=classes)
     checkpoint, rows = segmentor(classes), tiles.positions("test")
     parts = [score_block(checkpoint, tiles.uri, part, None) for part in (rows[:4], rows[4:])]
-    scored = Scored(*(pd.concat([part[name] for part in parts]).assign(fold=0) for name in ("tiles", "lesions")))
+    scored = FoldScores(*(pd.concat([part[name] for part in parts]).assign(fold=0) for name in ("tiles", "lesions")))
     method, _ = load_method(checkpoint)
     counts, voxels, expected = LesionCounts(), PooledDice(classes), []
     for row in rows:
@@ -88,7 +88,7 @@ def scored_by_hand():
             counts = {"found": hits.sum(), "missed": (~hits).sum(), "matched": hits.sum(), "false_positives": 1}
             tiles.append({"fold": fold, "tile": tile, **counts, "overlap_1": hits.sum(), "size_1": 4})
         tiles.append({"fold": fold, "tile": 2, **dict.fromkeys(COUNTS, 0), "overlap_1": 0, "size_1": 0})
-    return Scored(pd.DataFrame(tiles), pd.concat(lesions, ignore_index=True))
+    return FoldScores(pd.DataFrame(tiles), pd.concat(lesions, ignore_index=True))
 
 
 def test_mean_minimum_and_maximum_are_over_folds():
@@ -143,7 +143,7 @@ def test_tables_say_all_of_it():
 def test_no_lesions_at_all_is_told_and_not_divided_by():
     scored = scored_by_hand()
     tiles = scored.tiles.assign(found=0, missed=0, matched=0, false_positives=0, overlap_1=0, size_1=0)
-    summary = summarise(Scored(tiles, scored.lesions.iloc[:0]), 3)
+    summary = summarise(FoldScores(tiles, scored.lesions.iloc[:0]), 3)
     assert summary["lesions"] == 0
     assert summary["strata"] == {"area": {}, "brightness": {}}
     assert summary["dice"]["mean"] == summary["voxel_dice"]["mean"] == 1
