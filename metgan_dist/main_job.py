@@ -13,7 +13,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.methods import check_tile_size, method_class
 from metgan_dist.methods.segmentor import segmentor_recipe
-from metgan_dist.recipe import Recipe, tile_edges
+from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.storage import join, write_whole
@@ -107,7 +107,7 @@ class Prepared:
 def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
     recipe = opened.recipe
-    check_tile_size(recipe, tile_edges(recipe))
+    check_tile_size(recipe, recipe.tiles.shape)
     wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
     if not with_segmentor:
         del wanted["segmentor"]

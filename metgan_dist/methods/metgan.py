@@ -29,7 +29,7 @@ from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
 from metgan_dist.networks.patchgan import PatchGAN
-from metgan_dist.recipe import Recipe, tile_edges
+from metgan_dist.recipe import Recipe
 
 # Weights of tumour and background pixels when the segmentor judges the generator, 4:1 (methods.md section 1).
 POSITIVE, NEGATIVE = 4.0, 1.0
@@ -106,7 +106,7 @@ class MetGAN(Method):
     ) -> Self:
         """The row `method.name` of table 2 as the sections `method`, `data`, `tiles` and `training` describe it."""
         method = recipe.method
-        height, width = tile_edges(recipe)[-2:]
+        height, width = recipe.tiles.shape[-2:]
         return cls(
             row=ROWS[method.name],
             backbone=method.backbone,

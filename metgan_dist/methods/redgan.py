@@ -16,7 +16,6 @@ from metgan_dist.networks.eager import eager
 from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.redgan_generator import RedGanGenerator
-from metgan_dist.recipe import tile_edges
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -85,7 +84,7 @@ class RedGan(LabelToImage):
         return cls(
             classes=recipe.data.classes,
             global_classes=method.global_classes,
-            edges=tile_edges(recipe),
+            edges=recipe.tiles.shape,
             width=method.width,
             segmentor=segmentor,
             weights=FeatureWeights(method.feature_matching, method.perceptual),

@@ -15,7 +15,6 @@ from metgan_dist.networks.dynunet import DynUNet
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import UNet
-from metgan_dist.recipe import tile_edges
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -191,7 +190,7 @@ def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
         recipe.data.classes,
         width=method.segmentor_width,
         network=method.segmentor_network,
-        edges=tile_edges(recipe),
+        edges=recipe.tiles.shape,
         threshold=method.segmentor_threshold,
     )
 

@@ -13,7 +13,6 @@ from metgan_dist.methods.adversarial_features import kl_divergence
 from metgan_dist.methods.label_to_image import PAPER_FEATURE_WEIGHTS, FeatureWeights, LabelToImage
 from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
-from metgan_dist.recipe import tile_edges
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -84,7 +83,7 @@ class Variational(LabelToImage):
         return cls(
             vae=method.name.endswith("_vae"),
             classes=recipe.data.classes,
-            edges=tile_edges(recipe),
+            edges=recipe.tiles.shape,
             width=method.width,
             latent=method.latent,
             kl=method.kl,

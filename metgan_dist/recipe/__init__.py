@@ -13,7 +13,7 @@ from metgan_dist.recipe.segmentation import Segmentation
 from metgan_dist.recipe.synthesis import Synthesis
 from metgan_dist.recipe.tiles import Tiles
 from metgan_dist.recipe.training import Scaling, Training
-from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree, tile_edges
+from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree
 from metgan_dist.recipe.tuning import Tuning
 
 __all__ = [
@@ -37,5 +37,4 @@ __all__ = [
     "VolumeEntry",
     "recipe_names",
     "recipe_tree",
-    "tile_edges",
 ]

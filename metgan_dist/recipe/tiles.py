@@ -62,6 +62,18 @@ class Tiles(Section):
     )
     gap: int = Field(16, ge=0, description="voxels kept free between tiles on two sides of a split")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels of every tile as it is stored and as the networks see it: (H, W), or (D, H, W) for crops.
+
+        `size`, its longest edge brought to `resize` where that is set: 150 x 300 resized to 256 is 128 x 256.
+        """
+        axes = 3 if self.kind == "crop" else 2
+        size = self.size if len(self.size) == axes else self.size * axes
+        if self.resize is None:
+            return size
+        return tuple(max(1, round(edge * self.resize / max(size))) for edge in size)
+
     @model_validator(mode="after")
     def _check(self) -> Tiles:
         low, high = self.percentiles

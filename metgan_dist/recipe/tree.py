@@ -41,14 +41,6 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def tile_edges(recipe: Recipe) -> tuple[int, ...]:
-    """Edges in pixels of the tiles as the networks see them: (H, W), or (D, H, W) for crops."""
-    tiles, axes = recipe.tiles, 3 if recipe.tiles.kind == "crop" else 2
-    if tiles.resize is not None:
-        return (tiles.resize,) * axes
-    return tiles.size if len(tiles.size) == axes else tiles.size * axes
-
-
 def recipe_names() -> list[str]:
     """Names of the presets that come with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))

@@ -10,7 +10,7 @@ import torch
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import DIVISOR
-from metgan_dist.recipe import Recipe, Synthesis, tile_edges
+from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.storage import Options, absolute, exists, join
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import (
@@ -60,7 +60,7 @@ class Model:
                 raise UserError(
                     f"synthesis.tiles: {tiles.uri}: data.{name} is {theirs!r}, the generator was trained with {ours!r}"
                 )
-        edges = tile_edges(self.recipe)
+        edges = self.recipe.tiles.shape
         fits = len(tiles.shape) == len(edges) and all(edge % DIVISOR == 0 for edge in tiles.shape[-2:])
         if tiles.shape != tuple(edges) and not fits:
             raise UserError(
@@ -103,7 +103,7 @@ class Model:
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"synthesis.tiles: tiles of {_edges(shape)} pixels do not fit the generator {self.uri}, trained on "
-                f"{_edges(tile_edges(self.recipe))} ({str(error).splitlines()[0]})"
+                f"{_edges(self.recipe.tiles.shape)} ({str(error).splitlines()[0]})"
             ) from error
         if same:
             raise UserError(

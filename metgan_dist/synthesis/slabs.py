@@ -15,7 +15,7 @@ import numpy as np
 from metgan_dist.recipe import Tiles
 from metgan_dist.synthesis.blending import AxisTiles
 from metgan_dist.tiles.blocks import pieces
-from metgan_dist.tiles.geometry import output_shape, target_factors
+from metgan_dist.tiles.geometry import target_factors
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
@@ -48,7 +48,7 @@ class Layout:
         factors = target_factors(tiles, volume.id, (at.z, at.y, at.x) if at else None)
         height, width = tiles.size if len(tiles.size) == 2 else tiles.size * 2
         depth = 1 if tiles.kind == "slice" else max(1, round((tiles.depth or max(tiles.size)) * factors[0]))
-        out_height, out_width = output_shape(tiles)
+        out_height, out_width = tiles.shape
         return Layout(
             depth,
             AxisTiles.over(volume.shape[1], max(1, round(height * factors[1])), overlap),

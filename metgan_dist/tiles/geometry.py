@@ -76,7 +76,7 @@ def plan_tiles(
     plans: list[TilePlan] = []
     for view in ("zyx",) if tiles.kind == "crop" else tiles.views:
         rows = [_axis_rows(tiles, volume, view, axis, shape[axis], factors[axis]) for axis in range(3)]
-        output = output_shape(tiles)
+        output = tiles.shape
         for z in rows[0]:
             for y in rows[1]:
                 for x in rows[2]:
@@ -84,14 +84,6 @@ def plan_tiles(
                     box, pad = (z[0], y[0], x[0]), (z[1], y[1], x[1])
                     plans.append(TilePlan(volume, len(plans), view, plane, box, pad, output))
     return plans
-
-
-def output_shape(tiles: Tiles) -> tuple[int, ...]:
-    """Pixels of every tile: `tiles.size`, its longest edge brought to `tiles.resize` when that is set."""
-    size = _per_axis(tiles.size, 3 if tiles.kind == "crop" else 2)
-    if tiles.resize is None:
-        return size
-    return tuple(max(1, round(edge * tiles.resize / max(size))) for edge in size)
 
 
 def axis_starts(length: int, box: int, stride: int, edge: str) -> list[int]:
