@@ -21,7 +21,7 @@ from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.launch import Trained, train_on_ray
+from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.phantoms import write_phantom
 
@@ -89,7 +89,7 @@ def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, seed_offset: int
     with opened.result.phase(role):
         network = "unet" if role == "judge" else None
         assignment = assign(opened, tiles, role, segmentor_recipe(opened.recipe, seed_offset, network))
-        trained = train_on_ray(assignment, say)
+        trained = run_training(assignment, say)
     opened.result.artefacts[role] = trained.best
     opened.result.scores[role] = {"dice": trained.score}
     return trained
@@ -127,7 +127,7 @@ def train_method(opened: OpenRun) -> None:
     tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
     with result.phase("training"):
         assignment = replace(assign(opened, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge)
-        trained = train_on_ray(assignment, say)
+        trained = run_training(assignment, say)
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
@@ -159,12 +159,14 @@ def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assign
 
 
 def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None:
-    """Score the best checkpoint where the workers ran, on the test and unseen tiles."""
+    """Score the best checkpoint where the training ran, on the test and unseen tiles."""
     plan, options = opened.plan, opened.recipe.storage.options
-    task = ray.remote(num_cpus=plan.cpus_per_worker, num_gpus=plan.gpus_per_worker)(_scores_and_grids)
-    scores, grids, lines = ray.get(
-        task.remote(checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers)
-    )
+    arguments = checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers
+    if opened.recipe.scaling.in_process:
+        scores, grids, lines = _scores_and_grids(*arguments)
+    else:
+        task = ray.remote(num_cpus=plan.cpus_per_worker, num_gpus=plan.gpus_per_worker)(_scores_and_grids)
+        scores, grids, lines = ray.get(task.remote(*arguments))
     for line in lines:
         say(line)
     opened.result.scores |= scores

@@ -188,6 +188,18 @@ def local_copy(uri: str, options: Options | None = None) -> Path:
     return copy
 
 
+@contextmanager
+def local_folder(uri: str, options: Options | None) -> Iterator[Path]:
+    """A folder on this machine with the files of `uri`: itself, or a copy for the time of the block."""
+    if is_local(uri):
+        yield Path(absolute(uri))
+        return
+    with tempfile.TemporaryDirectory(prefix="metgan-checkpoint-") as folder:
+        fs, path = filesystem(uri, options)
+        fs.get(f"{path}/", f"{folder}/", recursive=True)
+        yield Path(folder)
+
+
 def _bucket(uri: str) -> str:
     return uri.partition("://")[2].partition("/")[0]
 

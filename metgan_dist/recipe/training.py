@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metgan_dist.recipe.section import Section
 
@@ -55,6 +55,11 @@ class Scaling(Section):
     cluster: str = Field(
         "auto", description="auto: RAY_ADDRESS if set, else a cluster on this machine; `local`; or an address"
     )
+    in_process: bool = Field(
+        False,
+        description="train in the job's own process: one worker, nothing to start and nothing that restarts it; its "
+        "checkpoints are those of Ray's workers, which may continue them",
+    )
     grow: bool = Field(False, description="the cluster autoscales: ask it for the missing nodes and wait for them")
     wait: float = Field(300, ge=0, description="seconds to wait for a busy or growing cluster before giving up")
     tile_memory: int = Field(256, ge=16, description="MiB of voxels that one tiling task may hold")
@@ -65,3 +70,9 @@ class Scaling(Section):
     share: float = Field(
         1.0, gt=0, le=1, description="part of the cluster that this run plans with; a study gives each training its own"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Scaling:
+        if self.in_process and self.workers > 1:
+            raise ValueError(f"in_process trains with one worker, workers is {self.workers}; choose one of the two")
+        return self

@@ -6,23 +6,28 @@ it is, and left alone once it has finished.
 
 from __future__ import annotations
 
+import io
 import os
+import runpy
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ray
 
 from metgan_dist.cluster.joining import LEAST_DATA_CPUS
 from metgan_dist.cluster.resources import ResourcePlan
+from metgan_dist.errors import understood
 from metgan_dist.recipe import Recipe, Scaling
 from metgan_dist.runs.children import run_children, termination_as_interrupt
+from metgan_dist.runs.command_line import parse_command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.runs.run_folder import open_run
-from metgan_dist.storage import exists, join, parent
+from metgan_dist.storage import exists, join, one_line, parent
 from metgan_dist.trained import read_result
 
 
@@ -79,8 +84,11 @@ def run_child_jobs(
 ) -> dict[str, str]:
     """Run the job in `script` for each recipe, `at_once` at a time on this run's cluster; reasons of those that failed.
 
-    Lines of a child are said under its label. A child that fails stops no other.
+    Lines of a child are said under its label. A child that fails stops no other. Children that train in the job's own
+    process run there, one after another.
     """
+    if all(recipe.scaling.in_process for recipe in recipes.values()):
+        return {name: reason for name, one in recipes.items() if (reason := _run_here(script, one, labels[name]))}
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with tempfile.TemporaryDirectory(prefix="metgan-children-") as folder, termination_as_interrupt():
         commands = {}
@@ -89,3 +97,29 @@ def run_child_jobs(
             path.write_text(recipe.to_yaml())
             commands[name] = [sys.executable, str(script), "--recipe", str(path)]
         return run_children(commands, at_once, environment, lambda name, line: say(f"[{labels[name]}] {line}"))
+
+
+def _run_here(script: Path, recipe: Recipe, label: str) -> str | None:
+    """Run the job in `script` in this process; why it failed, None if it did not."""
+    job = runpy.run_path(str(script))
+    with tempfile.TemporaryDirectory(prefix="metgan-child-") as folder, redirect_stdout(_Labelled(sys.stdout, label)):
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(recipe.to_yaml())
+        try:
+            job["work"](parse_command(script.name, job["PURPOSE"], ["--recipe", str(path)]))
+        except Exception as error:
+            return one_line(understood(error))
+    return None
+
+
+class _Labelled(io.TextIOBase):
+    """A stream that passes whole lines on to another, each under a label."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self._stream, self._label, self._begun = stream, label, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            print(f"[{self._label}] {line}", file=self._stream, flush=True)
+        return len(text)

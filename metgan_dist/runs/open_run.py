@@ -91,7 +91,8 @@ def run_recipe(
         plan = plan_for_cluster(recipe.scaling, say)
         _check_tracking(uri)
         say(f"plan: {plan}")
-        wait_for_room(plan, recipe.scaling, say)
+        if not recipe.scaling.in_process:
+            wait_for_room(plan, recipe.scaling, say)
         opened = _open(command, job, plan, uri, tags or {})
         say(f"run: {opened.run.name} in {opened.run.folder}")
         with termination_as_interrupt():  # `ray job stop` sends SIGTERM, and kills seconds later

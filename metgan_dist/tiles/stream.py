@@ -8,7 +8,7 @@ of some thousand tiles: a Ray Data execution costs a fraction of a second to sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,6 +43,7 @@ def tile_stream(
     stop: int,
     cpus: float = 1.0,
     within: bool = False,
+    here: bool = False,
 ) -> Iterator[Batch]:
     """Batches of one rank, from image `start` to image `stop` of the whole run (all ranks counted).
 
@@ -58,6 +59,7 @@ def tile_stream(
         start, stop: images of the run.
         cpus: logical CPUs that the reading tasks of this rank may take together.
         within: this process has reserved them with its own: the tasks run on its node and ask Ray for none.
+        here: tiles are read in this process, by a thread, without Ray.
 
     Yields:
         anatomy, tumour: float32 (N, 1, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows.
@@ -71,6 +73,13 @@ def tile_stream(
     positions = rank_positions(start, stop, rank, world, batch_size)
     load = Load(tiles.reader, seed if recipe.training.augment else None)
     per_task = _tiles_per_task(tiles, batch_size)
+    if here:
+        planned = (
+            _plan(tiles, planned_rows(rows, part, seed), part)
+            for part in _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
+        )
+        yield from _read_here(load, planned, batch_size)
+        return
 
     def execute(part: np.ndarray) -> ray.data.Dataset:
         """The tiles of a part of the stream, all of them in the object store when this returns."""
@@ -85,6 +94,19 @@ def tile_stream(
             dataset, coming = coming.result(), ahead.submit(execute, part)
             yield from _batches(dataset, batch_size)
         yield from _batches(coming.result(), batch_size)
+
+
+def _read_here(load: Load, planned: Iterable[list[dict[str, Any]]], batch_size: int) -> Iterator[Batch]:
+    """Whole batches of the planned tiles, the next one read while one is used."""
+    batches = (part[first : first + batch_size] for part in planned for first in range(0, len(part), batch_size))
+    with ThreadPoolExecutor(1) as ahead:
+        coming = None
+        for batch in batches:
+            ready, coming = coming, ahead.submit(load.stack, batch)
+            if ready is not None:
+                yield _tensors(ready.result())
+        if coming is not None:
+            yield _tensors(coming.result())
 
 
 def tile_batches(tiles: TileSet, rows: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[Batch]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow.fs
-import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -18,7 +17,7 @@ from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import filesystem, join, write_whole
+from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.entry import enter
 from metgan_dist.training.process_group import ReachableTorchConfig
@@ -47,28 +46,56 @@ class Trained:
     last_scores: dict[str, float] = field(default_factory=dict)
 
 
-def train_on_ray(assignment: Assignment, report: Callable[[str], None]) -> Trained:
-    """Train, or continue, or return what an earlier start of the run finished.
+@dataclass(frozen=True)
+class Checkpoints:
+    """(URI, metrics) of the checkpoints that a training kept, and of the last one, None where it wrote none."""
+
+    kept: list[tuple[str, dict[str, Any]]]
+    last: tuple[str, dict[str, Any]] | None
+
+
+def run_training(assignment: Assignment, report: Callable[[str], None]) -> Trained:
+    """Train, or continue, or return what an earlier start of the run finished: by Ray's workers, or in this process.
 
     A training that its review ended is not finished: the next start continues it.
 
     Raises TrainingStopped when a loss was not finite; UserErrors of the workers come out as they are.
     """
     done = join(assignment.folder, "trained.json")
-    fs, path = filesystem(done, assignment.options)
-    if fs.exists(path):
+    if exists(done, assignment.options):
         report(f"{assignment.role}: trained already")
-        return Trained(**json.loads(fs.cat_file(path)))
+        return Trained(**json.loads(read_bytes(done, assignment.options)))
     assignment.forget()
-    own = printed_queue(report) if assignment.queue is None else nullcontext(assignment.queue)
-    with own as queue:
-        result = _trainer(replace(assignment, queue=queue)).fit()
+    run = _in_process if assignment.recipe.scaling.in_process else _on_ray
+    made = run(assignment, report)
     if (reason := assignment.left()) is not None:
         raise reason
-    trained = _trained(assignment, result)
+    trained = _trained(assignment, made)
     if assignment.review is None or not assignment.review.ended:
         write_whole(done, json.dumps(trained.__dict__).encode(), assignment.options)
     return trained
+
+
+def _in_process(assignment: Assignment, report: Callable[[str], None]) -> Checkpoints:
+    # Loads the networks, which a driver of Ray's workers need not.
+    from metgan_dist.training.in_process import work_here
+
+    made = work_here(assignment, report)
+    named = [(join(assignment.folder, one.name), one.metrics) for one in made.kept]
+    latest = made.latest
+    return Checkpoints(named, None if latest is None else (join(assignment.folder, latest.name), latest.metrics))
+
+
+def _on_ray(assignment: Assignment, report: Callable[[str], None]) -> Checkpoints:
+    own = printed_queue(report) if assignment.queue is None else nullcontext(assignment.queue)
+    with own as queue:
+        result = _trainer(replace(assignment, queue=queue)).fit()
+    # Ray names paths without their scheme.
+    scheme = assignment.run_folder.split("://")[0] + "://" if "://" in assignment.run_folder else ""
+    kept = [(f"{scheme}{checkpoint.path}", metrics) for checkpoint, metrics in result.best_checkpoints or []]
+    if result.checkpoint is None:
+        return Checkpoints(kept, None)
+    return Checkpoints(kept, (f"{scheme}{result.checkpoint.path}", result.metrics or kept[-1][1]))
 
 
 class Trainer(TorchTrainer):
@@ -116,17 +143,14 @@ def _order(recipe: Recipe) -> Literal["min", "max"]:
     return method_class(recipe.method.name).criterion(recipe)[1]
 
 
-def _trained(assignment: Assignment, result: ray.train.Result) -> Trained:
-    if result.checkpoint is None:
+def _trained(assignment: Assignment, made: Checkpoints) -> Trained:
+    if made.last is None:
         raise TrainingStopped(f"{assignment.role}: ended without a checkpoint")
     sign = 1 if _order(assignment.recipe) == "max" else -1
-    kept = result.best_checkpoints or [(result.checkpoint, result.metrics)]
+    last, ending = made.last
     # Among equals the latest: without validation tiles that is all there is to choose by.
-    best, metrics = max(kept, key=lambda pair: (sign * pair[1]["score"], pair[1]["images"]))
-    scheme = assignment.run_folder.split("://")[0] + "://" if "://" in assignment.run_folder else ""
-    last = result.metrics or metrics
-    resources = {name: last[name] for name in RESOURCES if name in last}
-    where = f"{scheme}{best.path}", f"{scheme}{result.checkpoint.path}"
-    early = bool(last.get("stopped_early", False))
-    scores = {name: value for name, value in last.items() if isinstance(value, int | float)}
-    return Trained(*where, metrics["score"], int(last["images"]), resources, early, scores)
+    best, metrics = max(made.kept or [made.last], key=lambda pair: (sign * pair[1]["score"], pair[1]["images"]))
+    resources = {name: ending[name] for name in RESOURCES if name in ending}
+    early = bool(ending.get("stopped_early", False))
+    scores = {name: value for name, value in ending.items() if isinstance(value, int | float)}
+    return Trained(best, last, metrics["score"], int(ending["images"]), resources, early, scores)

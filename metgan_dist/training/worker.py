@@ -1,29 +1,23 @@
-"""What each worker of a training does: the loop, between the tiles, Ray Train, MLflow and the other ranks."""
+"""What each worker of a training does: the loop, between the tiles, MLflow and the other workers."""
 
 from __future__ import annotations
 
-import logging
 import resource
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
-from ray.train.torch import get_device
 
-from metgan_dist.cluster.progress import worker_voice
 from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import filesystem, join, one_line
+from metgan_dist.storage import join, local_folder
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
@@ -31,9 +25,9 @@ from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
-from metgan_dist.training.preemption import Preemption
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
+from metgan_dist.training.team import Team
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.weights import weights_path
 
@@ -41,16 +35,17 @@ SEGMENTORS = ("segmentor", "judge")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resident memory in
 
 
-def work(assignment: Assignment) -> None:
-    """Train, from the last checkpoint where there is one, to the end; reports go to Ray Train.
+def work(assignment: Assignment, team: Team, report: Callable[[str], None]) -> None:
+    """Train as one worker of `team`, from the last checkpoint where there is one, to the end.
 
-    A mistake of the user's fails, so that no rank waits for another, but once: the restart finds it and ends well.
+    `report` gets the lines of rank 0. A mistake of the user's fails, so that no rank waits for another, but once: the
+    restart finds it and ends well.
     """
     assignment.credentials.adopt()
     if assignment.left() is not None:
         return
     try:
-        _work(assignment)
+        _work(assignment, team, report if team.rank == 0 else (lambda _line: None))
     except Exception as error:
         cause = understood(error)
         if isinstance(cause, UserError):
@@ -58,15 +53,12 @@ def work(assignment: Assignment) -> None:
         raise
 
 
-def _work(assignment: Assignment) -> None:
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> None:
+    rank, world, device = team.rank, team.world, team.device
     review = assignment.review if rank == 0 else None
     if review:
         review.enter()
-    recipe, device = assignment.recipe, get_device()
-    say = worker_voice(assignment.queue) if rank == 0 else (lambda _line: None)
+    recipe = assignment.recipe
     if device.type == "cpu":
         torch.set_num_threads(assignment.plan.threads_per_worker)
     torch.backends.cudnn.benchmark = True
@@ -76,18 +68,18 @@ def _work(assignment: Assignment) -> None:
     length = Length.of(recipe.training, len(tiles.positions("train")), world, assignment.plan.workers)
     logger = _logger(assignment, say) if rank == 0 else None
     watch = Watch(_log(assignment, logger), stepper.method)
-    with _earlier_checkpoint(assignment) as folder:
+    with _earlier_checkpoint(assignment, team) as folder:
         around = Surroundings(
             rank=rank,
             stream=_stream(assignment, tiles, rank, world),
             validate=_validator(assignment, tiles, rank, world, device),
-            keep=lambda kept, name, metrics: _keep(assignment, review, kept, name, {**metrics, **watch.report()}),
+            keep=lambda kept, name, metrics: _keep(assignment, team, review, kept, name, {**metrics, **watch.report()}),
             agree=lambda reason: _agree(reason, world),
             say=say,
             log=watch,
             resume_from=folder,
             title=assignment.role,
-            leaving=Preemption(say),
+            leaving=team.leaving(say),
         )
         try:
             train(recipe, stepper, length, around)
@@ -95,12 +87,6 @@ def _work(assignment: Assignment) -> None:
             # A restart would only stop at the same step again: the worker ends well and the driver reads the reason.
             if rank == 0:
                 assignment.leave(error, watch.images)
-        except Exception as error:
-            cause = understood(error)
-            if not isinstance(cause, UserError):
-                said = f"{type(cause).__name__}: {one_line(cause)}"
-                say(f"{assignment.role}: a worker failed ({said}); it restarts if it may")
-            raise
         finally:
             if logger:
                 logger.close()
@@ -118,23 +104,18 @@ def _stream(assignment: Assignment, tiles: TileSet, rank: int, world: int) -> Ca
         stop=stop,
         cpus=assignment.plan.data_cpus_per_worker,
         within=assignment.plan.tiles_within,
+        here=assignment.recipe.scaling.in_process,
     )
 
 
 @contextmanager
-def _earlier_checkpoint(assignment: Assignment) -> Iterator[Path | None]:
+def _earlier_checkpoint(assignment: Assignment, team: Team) -> Iterator[Path | None]:
     """A local folder with the training's last checkpoint, or the one that it begins from; None where it has neither."""
-    kept = ray.train.get_checkpoint()
-    if kept is not None:
-        with kept.as_directory() as folder:
-            yield Path(folder)
-    elif assignment.start_from is not None:
-        with tempfile.TemporaryDirectory(prefix="metgan-start-") as folder:
-            fs, path = filesystem(assignment.start_from, assignment.options)
-            fs.get(f"{path}/", f"{folder}/", recursive=True)
-            yield Path(folder)
-    else:
-        yield None
+    with ExitStack() as open_folders:
+        folder = open_folders.enter_context(team.last_checkpoint())
+        if folder is None and assignment.start_from is not None:
+            folder = open_folders.enter_context(local_folder(assignment.start_from, assignment.options))
+        yield folder
 
 
 def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
@@ -192,13 +173,15 @@ def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, de
     return Validator(tiles, rows, judge, device, rank, world)
 
 
-def _keep(assignment: Assignment, review: Review | None, folder: Path, name: str, metrics: dict[str, float]) -> bool:
+def _keep(
+    assignment: Assignment, team: Team, review: Review | None, folder: Path, name: str, metrics: dict[str, float]
+) -> bool:
     """Store a checkpoint and report it; whether the training goes on, the same on all ranks."""
     peaks = {
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     }
-    ray.train.report({**metrics, **peaks}, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+    team.keep(folder, name, {**metrics, **peaks})
     if assignment.review is None:
         return True
     answer = review is None or review.goes_on({**metrics, "checkpoint": join(assignment.folder, name)})

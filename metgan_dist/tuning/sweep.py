@@ -85,6 +85,8 @@ class PlannedSweep:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
         recipe = command.recipe
         check_search(recipe)
+        if recipe.scaling.in_process:
+            raise UserError("scaling.in_process: a sweep's trials train on Ray's workers; leave it out")
         space, objectives, layout = search_space(recipe), objectives_of(recipe), None
         if ray.is_initialized():
             layout = _plan_here(recipe)

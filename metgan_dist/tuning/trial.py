@@ -22,7 +22,7 @@ from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import method_class
 from metgan_dist.storage import exists, filesystem, join
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.launch import Trained, train_on_ray
+from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.loop import NO_SCORE
 from metgan_dist.training.review import Report, Review
 from metgan_dist.tuning.child_run import open_child
@@ -174,7 +174,7 @@ class _Training:
 
     def _run(self, assignment: Assignment) -> None:
         try:
-            self._done.set_result(train_on_ray(assignment, worker_voice(assignment.queue)))
+            self._done.set_result(run_training(assignment, worker_voice(assignment.queue)))
         except BaseException as error:  # handed to the thread that waits for it
             self._done.set_exception(error)
 

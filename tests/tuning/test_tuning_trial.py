@@ -48,7 +48,7 @@ def begin(sweep, monkeypatch):
             assigned.append(assignment)
             return work(assignment)
 
-        monkeypatch.setattr(module, "train_on_ray", train)
+        monkeypatch.setattr(module, "run_training", train)
         made = Trial.__new__(Trial)
         made._trial_info = SimpleNamespace(trial_name=name)
         made.setup(point or {"method.alpha1": 2.0}, sweep)

@@ -1,0 +1,158 @@
+"""Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow_store import make_store
+from tile_sets import write_set
+
+from metgan_dist.cluster.resources import ResourcePlan
+from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
+from metgan_dist.tracking import start_run
+from metgan_dist.training import in_process
+from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.launch import run_training
+from metgan_dist.training.snapshot import Snapshot, read_snapshot
+
+TRAINING = Training(
+    batch_size=2, epochs=100, max_steps=9, checkpoint_every=6, validate_every=8, validate_tiles=3, ema_half_life=8
+)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("tiles")).uri
+
+
+@pytest.fixture
+def assigned(tiles, segmentors, tmp_path):
+    """Assigns the training to a run folder of its own, to Ray's workers or to this process."""
+    store = make_store(tmp_path / "mlflow.db")
+
+    def assign(name, here):
+        recipe = Recipe(
+            method=MethodRecipe(width=0.05, segmentor_width=0.05),
+            training=TRAINING,
+            scaling=Scaling(in_process=here),
+        )
+        return Assignment(
+            role="metgan",
+            recipe=recipe,
+            tiles=tiles,
+            run_folder=str(tmp_path / name),
+            plan=ResourcePlan(1, 1.0, 0.0, 1.0, 2.0, 0.0, shares_cores=True),
+            tracking_uri=store,
+            mlflow_run_id=start_run(store, recipe.tracking, name, {}),
+            spool=str(tmp_path / name / "spool"),
+            segmentor=segmentors["method__segmentor"],
+            judge=segmentors["method__judge"],
+        )
+
+    return assign
+
+
+def state(trained):
+    folder = Path(trained.last)
+    return {name: torch.load(folder / name, weights_only=True) for name in ("state.pt", "rank-0.pt")}
+
+
+def same(first, second):
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+class Killed(BaseException):
+    """What no handler of the training catches, as none catches SIGKILL."""
+
+
+def killed_at(monkeypatch, images):
+    """From now on a training in this process dies when it is about to store the checkpoint of so many images."""
+    keep = in_process.Alone.keep
+
+    def dies(self, folder, name, metrics):
+        if metrics["images"] >= images:
+            raise Killed
+        keep(self, folder, name, metrics)
+
+    monkeypatch.setattr(in_process.Alone, "keep", dies)
+
+
+@pytest.fixture
+def by_ray(assigned, ray_cluster):
+    """The training by one worker of Ray Train, undisturbed."""
+    return run_training(assigned("ray", here=False), print)
+
+
+def test_it_ends_with_the_weights_of_one_ray_worker_also_when_killed_and_continued(
+    by_ray, assigned, monkeypatch, capsys
+):
+    whole = run_training(assigned("whole", here=True), print)
+    assert (whole.images, whole.score) == (18, by_ray.score)
+    assert [Path(uri).name for uri in (whole.best, whole.last)] == [
+        Path(uri).name for uri in (by_ray.best, by_ray.last)
+    ]
+    assert same(state(whole), state(by_ray))
+
+    broken = assigned("broken", here=True)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 12)
+        with pytest.raises(Killed):
+            run_training(broken, print)
+    assert read_snapshot(broken.folder, {}).latest.name == "images-000000008"
+    continued = run_training(broken, print)
+    assert "continuing from 8 of 18 images" in capsys.readouterr().out
+    assert same(state(continued), state(by_ray))
+    assert run_training(broken, print) == continued  # finished: read, not trained again
+
+
+def test_rays_worker_goes_on_from_a_training_in_process_and_the_other_way_round(
+    by_ray, assigned, monkeypatch, capsys, tmp_path
+):
+    here, there = assigned("changed", here=True), assigned("changed", here=False)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 12)
+        with pytest.raises(Killed):
+            run_training(here, print)
+    assert same(state(run_training(there, print)), state(by_ray))
+    assert "continuing from 8 of 18 images" in capsys.readouterr().out
+    # What Ray left, without its end: one checkpoint before it, as if it had been killed there.
+    listed = tmp_path / "changed/train/metgan/checkpoint_manager_snapshot.json"
+    assert {one["checkpoint_dir_name"] for one in json.loads(listed.read_text())["checkpoint_results"]} >= {
+        Path(by_ray.last).name
+    }
+    (tmp_path / "changed/train/metgan/trained.json").unlink()
+    again = run_training(here, print)
+    assert "continuing from 18 of 18 images" in capsys.readouterr().out
+    assert same(state(again), state(by_ray))
+
+
+def test_threads_and_random_state_of_the_process_are_left_as_they_were(assigned):
+    torch.manual_seed(3)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    run_training(assigned("alone", here=True), print)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("order", "most", "expected"),
+    [("max", 1, ["c", "d"]), ("min", 1, ["a", "d"]), (None, 2, ["c", "d"]), ("max", 2, ["b", "c", "d"])],
+)
+def test_the_best_and_the_last_checkpoints_are_listed(order, most, expected, tmp_path):
+    snapshot = Snapshot()
+    for name, score in zip("abcd", (1.0, 2.0, 3.0, 1.5), strict=True):
+        snapshot = snapshot.with_report(name, {"score": score}, order, most)
+    assert sorted(one.name for one in snapshot.kept) == expected
+    assert snapshot.latest.name == "d"
+    snapshot.write(str(tmp_path), {})
+    assert read_snapshot(str(tmp_path), {}) == snapshot
+
+
+def test_several_workers_cannot_be_one_process():
+    with pytest.raises(ValueError, match="in_process trains with one worker, workers is 2"):
+        Scaling(in_process=True, workers=2)
