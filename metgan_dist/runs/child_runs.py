@@ -33,6 +33,8 @@ from metgan_dist.trained import read_result
 
 def trainings_at_once(plan: ResourcePlan, scaling: Scaling) -> int:
     """How many trainings laid out as `plan` the cluster takes side by side, each with its tile tasks; at least one."""
+    if scaling.in_process:
+        return 1
     if scaling.trainings != "auto":
         return scaling.trainings
     by_cpu = plan.cluster_cpus / (plan.workers * plan.cpus_per_worker + LEAST_DATA_CPUS)

@@ -11,7 +11,7 @@ from ray.util.queue import Queue
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import filesystem, join
+from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
 
@@ -55,15 +55,13 @@ class Assignment:
         """Write down what ended the training, at how many images: for a restart of its workers, and their driver."""
         whose = "" if isinstance(error, UserError) else f"{self.role}: "
         left = {"reason": f"{whose}{error}", "images": images, "mistake": isinstance(error, UserError)}
-        fs, path = filesystem(self._ending, self.options)
-        fs.pipe_file(path, json.dumps(left).encode())
+        write_whole(self._ending, json.dumps(left).encode(), self.options)
 
     def left(self) -> TrainingStopped | UserError | None:
         """What was left, as an error to raise; None where the training may go on."""
-        fs, path = filesystem(self._ending, self.options)
-        if not fs.exists(path):
+        if not exists(self._ending, self.options):
             return None
-        found = json.loads(fs.cat_file(path))
+        found = json.loads(read_bytes(self._ending, self.options))
         return UserError(found["reason"]) if found["mistake"] else TrainingStopped(found["reason"], found["images"])
 
     def forget(self) -> None:

@@ -17,7 +17,17 @@ from metgan_dist.tracking import RunLogger, start_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-FOLD = {"segmentation__folds": 0, "segmentation__width": 0.05, "segmentation__max_steps": 4, "scaling__workers": 1}
+FOLD = {
+    "segmentation__folds": 0,
+    "segmentation__width": 0.05,
+    "segmentation__max_steps": 4,
+    "scaling__in_process": True,
+}
+    "segmentation__folds": 0,
+    "segmentation__width": 0.05,
+    "segmentation__max_steps": 4,
+    "scaling__in_process": True,
+}
 
 
 @pytest.fixture(scope="module")

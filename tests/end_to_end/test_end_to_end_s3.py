@@ -5,8 +5,9 @@ import json
 import boto3
 import fsspec
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
-from user import environment, run
+from user import environment, run, run_here
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -51,6 +52,7 @@ def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, segmento
         tracking__uri=f"sqlite:///{tmp_path}/mlflow.db",
         tracking__artifacts=f"{bucket}/mlflow",
         tracking__run="far",
+        scaling__in_process=True,
         env=environment(),
         **OWN,
         **segmentors,
@@ -70,16 +72,19 @@ def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, segmento
     assert load_generator(f"{bucket}/runs/far").inference == ("generator",)
 
 
-def test_wrong_credentials_are_one_line(server, tmp_path):
+def test_wrong_credentials_are_one_line(server, tmp_path, monkeypatch):
     """A server that checks signatures: moto answers 403 once authentication is on."""
     import requests
 
     requests.post(f"{server}/moto-api/reset-auth", data="0", timeout=10)
     try:
-        env = environment(AWS_ENDPOINT_URL=server, **{**KEYS, "AWS_ACCESS_KEY_ID": "wrong"})
-        done = run("make_tiles", tmp_path, data__path="s3://lab/data/volume.ome.zarr", env=env, **OWN)
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "wrong"}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()  # of other credentials
+        done = run_here("make_tiles", tmp_path, data__path="s3://lab/data/volume.ome.zarr", **OWN)
     finally:
         requests.post(f"{server}/moto-api/reset-auth", data="inf", timeout=10)
+        s3fs.S3FileSystem.clear_instance_cache()
     assert done.code == 2, done.out + done.err
     lines = done.err.strip().splitlines()
     assert len(lines) == 1, done.err

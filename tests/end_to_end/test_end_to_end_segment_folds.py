@@ -6,7 +6,6 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-import ray
 from tile_sets import write_set
 from user import run_here
 
@@ -24,8 +23,7 @@ SMALL = {
     "segmentation__learning_rate": 0.01,
     "segmentation__pictures": 2,
     "training__validate_tiles": 4,
-    "scaling__workers": 1,
-    "scaling__trainings": 2,
+    "scaling__in_process": True,
 }
 
 
@@ -58,7 +56,7 @@ def test_each_fold_trains_on_its_mixture_and_is_scored(finished, sets):
     storage, real, made = sets
     result = finished.result
     assert result["artefacts"]["samples"] == {"real": 9, "synthetic": 8}
-    assert "folds: 2 to train, 2 at once" in finished.out
+    assert "folds: 2 to train, 1 at once" in finished.out
     test = result["scores"]["test"]
     assert (test["tiles"], result["scores"]["unseen"]["tiles"]) == (6, 3)
     assert list(test["folds"]) == ["0", "2"]
@@ -74,12 +72,6 @@ def test_each_fold_trains_on_its_mixture_and_is_scored(finished, sets):
         assert own["artefacts"]["best_checkpoint"] == result["artefacts"]["checkpoints"][fold]
         assert own["artefacts"]["images"] == 16
         assert (own["recipe"]["method"]["segmentor_width"], own["recipe"]["training"]["seed"]) == (0.05, int(fold))
-
-
-def test_trainings_start_no_process_that_would_have_nothing_to_do(finished):
-    started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
-    assert "TrainController" in started
-    assert not started & {"DatasetManager", "PreemptionWatcher"}
 
 
 def test_files_hold_what_was_found(finished):

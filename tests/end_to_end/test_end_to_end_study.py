@@ -1,4 +1,4 @@
-"""A study as a user runs it: one row, then the others side by side, one of them failing, and the table.
+"""A study as a user runs it: one row, then the others, one of them failing, and the table.
 
 Then its rows as `evaluate.py` compares them, as any two runs, and every comparison that must not be made.
 """
@@ -42,7 +42,7 @@ FIRST, SECOND = "mine-pix2pix", "mine-shuffled"
 
 def run_study(storage: object, segmentors: dict, **fields: object) -> Finished:
     """The small study, in this process; it trains the segmentor of its rows, but no judge."""
-    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__cpus_per_worker": 1}
+    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__in_process": True}
     fixed["method__judge"] = segmentors["method__judge"]
     return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})
 
@@ -74,7 +74,7 @@ def test_a_failed_row_is_told_and_stops_no_other(small_study):
     assert done.code == 1, done.out + done.err
     assert done.err.startswith("error: 1 of 3 rows failed: Diverges (")
     assert "not finite" in done.err
-    assert "2 to train, 2 at once" in done.out
+    assert "2 to train, 1 at once" in done.out
     result = result_of(storage, "mine")
     assert result["status"] == "failed"
     assert set(result["scores"]["test"]) == {"Pix2Pix", "Shuffled"}

@@ -34,10 +34,17 @@ def markers(storage):
     return {path.name: path.stat().st_mtime_ns for path in Path(storage).glob("set/tiles/shards/*.json")}
 
 
-def test_killed_and_started_again_it_makes_the_same_set(prepared, tmp_path):
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """(fields, finished job): 120 tiles, made by two replicas."""
     fields = {**prepared[1], "synthesis__count": 120, "synthesis__shard": 4, "tracking__run": "set"}
-    whole = run_here("synthesize", tmp_path / "whole", **fields, synthesis__replicas=2)
-    assert whole.code == 0, whole.out + whole.err
+    done = run_here("synthesize", tmp_path_factory.mktemp("whole"), **fields, synthesis__replicas=2)
+    assert done.code == 0, done.out + done.err
+    return fields, done
+
+
+def test_a_set_has_its_tiles_pictures_and_place_in_mlflow(whole):
+    fields, whole = whole
     result = whole.result
     made = TileSet.open(result["artefacts"]["dataset"])
     assert f"digest: {made.digest}" in whole.out
@@ -56,6 +63,11 @@ def test_killed_and_started_again_it_makes_the_same_set(prepared, tmp_path):
     assert inputs["source"].digest == made.manifest["synthesis"]["tiles"]["digest"][:36]
     assert logged.data.tags["generator.sha256"] == made.manifest["synthesis"]["model"]["sha256"]
 
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_makes_the_same_set(whole, tmp_path):
+    fields, whole = whole
+    made = TileSet.open(whole.result["artefacts"]["dataset"])
     job = start("synthesize", tmp_path / "killed", **fields, synthesis__replicas=1)
     try:
         deadline = time.monotonic() + 240

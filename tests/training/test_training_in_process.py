@@ -1,9 +1,9 @@
 """Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other."""
 
-import json
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from mlflow_store import make_store
 from tile_sets import write_set
@@ -26,9 +26,10 @@ def tiles(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("tiles")).uri
 
 
-@pytest.fixture
-def assigned(tiles, segmentors, tmp_path):
+@pytest.fixture(scope="module")
+def assigned(tiles, segmentors, tmp_path_factory):
     """Assigns the training to a run folder of its own, to Ray's workers or to this process."""
+    tmp_path = tmp_path_factory.mktemp("runs")
     store = make_store(tmp_path / "mlflow.db")
 
     def assign(name, here):
@@ -82,7 +83,7 @@ def killed_at(monkeypatch, images):
     monkeypatch.setattr(in_process.Alone, "keep", dies)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def by_ray(assigned, ray_cluster):
     """The training by one worker of Ray Train, undisturbed."""
     return run_training(assigned("ray", here=False), print)
@@ -110,9 +111,7 @@ def test_it_ends_with_the_weights_of_one_ray_worker_also_when_killed_and_continu
     assert run_training(broken, print) == continued  # finished: read, not trained again
 
 
-def test_rays_worker_goes_on_from_a_training_in_process_and_the_other_way_round(
-    by_ray, assigned, monkeypatch, capsys, tmp_path
-):
+def test_rays_worker_goes_on_from_a_training_in_process_and_the_other_way_round(by_ray, assigned, monkeypatch, capsys):
     here, there = assigned("changed", here=True), assigned("changed", here=False)
     with monkeypatch.context() as patch:
         killed_at(patch, 12)
@@ -120,15 +119,18 @@ def test_rays_worker_goes_on_from_a_training_in_process_and_the_other_way_round(
             run_training(here, print)
     assert same(state(run_training(there, print)), state(by_ray))
     assert "continuing from 8 of 18 images" in capsys.readouterr().out
-    # What Ray left, without its end: one checkpoint before it, as if it had been killed there.
-    listed = tmp_path / "changed/train/metgan/checkpoint_manager_snapshot.json"
-    assert {one["checkpoint_dir_name"] for one in json.loads(listed.read_text())["checkpoint_results"]} >= {
-        Path(by_ray.last).name
-    }
-    (tmp_path / "changed/train/metgan/trained.json").unlink()
+    # What Ray left, but for the note that it is finished.
+    assert read_snapshot(here.folder, {}).latest.name == Path(by_ray.last).name
+    Path(here.folder, "trained.json").unlink()
     again = run_training(here, print)
     assert "continuing from 18 of 18 images" in capsys.readouterr().out
     assert same(state(again), state(by_ray))
+
+
+def test_ray_starts_no_process_that_would_have_nothing_to_do(by_ray):
+    started = {actor["ActorClassName"] for actor in ray._private.state.actors().values()}
+    assert "TrainController" in started
+    assert not started & {"DatasetManager", "PreemptionWatcher"}
 
 
 def test_threads_and_random_state_of_the_process_are_left_as_they_were(assigned):

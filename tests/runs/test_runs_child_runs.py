@@ -1,0 +1,52 @@
+"""Jobs under an open run: as processes on its cluster, or in its own process where they train there."""
+
+import os
+import re
+
+import pytest
+
+from metgan_dist.recipe import Recipe, Scaling, Training
+from metgan_dist.runs.child_runs import run_child_jobs
+
+JOB = """
+import os, sys
+from metgan_dist.errors import UserError
+from metgan_dist.runs.job import run_job, say
+
+PURPOSE = "Says where it runs; seed 1 is a mistake."
+
+def work(command):
+    if command.recipe.training.seed == 1:
+        raise UserError("data.path: gone")
+    say(f"process {os.getpid()} on {os.environ.get('RAY_ADDRESS')}")
+    return "here"
+
+if __name__ == "__main__":
+    sys.exit(run_job("stub.py", PURPOSE, work))
+"""
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_failed_child_stops_no_other_and_lines_have_labels(in_process, ray_cluster, tmp_path, capsys):
+    script = tmp_path / "stub.py"
+    script.write_text(JOB)
+    scaling = Scaling(in_process=in_process)
+    recipes = {name: Recipe(training=Training(seed=seed), scaling=scaling) for seed, name in enumerate("abc")}
+    failed = run_child_jobs(script, recipes, {name: name.upper() for name in recipes}, 2)
+    assert failed == {"b": "data.path: gone"}
+    lines = re.findall(r"^\[([A-C])\] process (\d+) on (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(label for label, _, _ in lines) == ["A", "C"]
+    own = {str(os.getpid())}
+    if in_process:
+        assert {process for _, process, _ in lines} == own
+    else:
+        assert not {process for _, process, _ in lines} & own
+        assert {address for _, _, address in lines} == {ray_cluster}
+
+
+def test_an_interrupt_ends_the_job_and_its_children_in_process(ray_cluster, tmp_path):
+    script = tmp_path / "stub.py"
+    script.write_text("PURPOSE = ''\ndef work(command):\n    raise KeyboardInterrupt\n")
+    recipes = {name: Recipe(scaling=Scaling(in_process=True)) for name in "ab"}
+    with pytest.raises(KeyboardInterrupt):
+        run_child_jobs(script, recipes, {name: name for name in recipes}, 1)
