@@ -23,11 +23,6 @@ FOLD = {
     "segmentation__max_steps": 4,
     "scaling__in_process": True,
 }
-    "segmentation__folds": 0,
-    "segmentation__width": 0.05,
-    "segmentation__max_steps": 4,
-    "scaling__in_process": True,
-}
 
 
 @pytest.fixture(scope="module")
