@@ -36,6 +36,7 @@ def normalise_by_local_maximum(image: Tensor) -> Tensor:
     Each image alone: what else is in the batch does not change it. A black or constant image gives finite values.
     Differentiable, the maximum included.
     """
+    # The authors' code scales a whole batch at once, and divides by zero on a constant image (methods.md section 1).
     positive = (full_precision(image) + 1) / 2
     brightest = positive.amax(dim=tuple(range(1, image.dim())), keepdim=True)
     return positive / brightest.clamp_min(DARKEST_MAXIMUM)
@@ -68,6 +69,7 @@ class SegmentorNetwork(nn.Module):
         threshold: float = THRESHOLD,
     ) -> None:
         super().__init__()
+        # The threshold as a logit, so that no sigmoid is needed for a label.
         self.classes, self.cut = classes, math.log(threshold / (1 - threshold))
         self.unet: UNet | ResNetUNet | DynUNet
         if network == "resnet-34":
@@ -162,6 +164,7 @@ class Segmentor(Method):
             share * weighted_cross_entropy(logits, target, **self.weights)
             for share, logits in zip(shares, outputs, strict=True)
         ]
+        # By the sum of the shares, so that the term has one scale whatever the number of levels.
         return {"segmentation": torch.stack(terms).sum() / sum(shares)}, {}
 
     @torch.no_grad()
@@ -207,8 +210,10 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
         update={
             "epochs": method.segmentor_epochs,
             "max_steps": method.segmentor_max_steps,
+            # The paper's 4 are those of a step, of all workers together.
             "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.workers),
             "learning_rate": method.segmentor_learning_rate,
+            # What belongs to GANs alone is off: the falling rate, accumulation, averaged weights.
             "decay_from": 1.0,
             "accumulate": 1,
             "ema_half_life": 0,
