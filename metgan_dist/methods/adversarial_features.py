@@ -56,6 +56,7 @@ def perceptual_loss(vgg: Callable[[Tensor], Sequence[Tensor]], image: Tensor, ta
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL of N(mean, exp(log_variance)) from N(0, 1), both (N, latent): summed over the latent, mean over the batch."""
+    # The exponential of a log-variance above 11 is no float16 any more.
     mean, log_variance = full_precision(mean), full_precision(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
 

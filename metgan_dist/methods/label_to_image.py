@@ -1,4 +1,4 @@
-"""Label-to-image GANs: what SPADE, SEAN and RedGAN have in common (methods.md sections 5 to 7).
+"""Label-to-image GANs: what SPADE (Park et al. 2019), SEAN (Zhu et al. 2020) and RedGAN have in common.
 
 One generator makes the tumour image from the label; a multi-scale discriminator sees label and image. The anatomy image
 is not an input, which is why the MetGAN paper finds these methods' backgrounds poor (paper 1, section 4.2).
@@ -30,6 +30,7 @@ from metgan_dist.networks.spade import one_hot_label
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
 
+# Adam without momentum, as released (Park et al. 2019).
 BETAS = (0.0, 0.9)
 # Two-time-scale rule: base rate 2e-4 gives the generator 1e-4 and the discriminator 4e-4.
 GENERATOR_RATE, DISCRIMINATOR_RATE = 0.5, 2.0
@@ -139,6 +140,7 @@ class LabelToImage(Method):
     def _judge(self, image: Tensor, batch: Batch) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """The discriminator's features of generated and of real images, which go through it in one batch."""
         label = one_hot_label(batch["label"], self.classes, image.dtype)
+        # Two calls would see two weights: each takes the spectral norms' power iteration one step further.
         seen = torch.cat([self.shown(image, batch), self.shown(batch["tumour"], batch)])
         return split_fake_and_real(self.networks["discriminator"](seen, torch.cat([label, label])))
 

@@ -22,6 +22,7 @@ def generator_loss(fake: Tensor, form: AdversarialForm) -> Tensor:
     if form == "least-squares":
         return (fake - 1).square().mean()
     if form == "log":
+        # -log sigmoid(D) as softplus(-D), which neither overflows nor takes the logarithm of 0.
         return functional.softplus(-fake).mean()
     return -fake.mean()
 
@@ -56,6 +57,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, *, positive: float, n
             not by the sum of the weights, so a background pixel at chance contributes negative * log 2.
     """
     logits, target = full_precision(logits), full_precision(target)
+    # From logits, not probabilities: a pixel that is wrong and sure keeps a finite loss and its gradient.
     foreground = positive * target * functional.softplus(-logits)
     background = negative * (1 - target) * functional.softplus(logits)
     return (foreground + background).mean()
@@ -79,6 +81,7 @@ def frequency_weighted_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     logits = full_precision(logits)
     target = functional.one_hot(label.long(), logits.shape[1]).to(logits.dtype)
     frequency = target.mean(dim=(0, 1, 2))
+    # torch's own mean divides by the sum of the weights: the loss would change its scale with the label.
     return functional.cross_entropy(logits, label.long(), weight=1 - frequency, reduction="none").mean()
 
 
@@ -90,5 +93,7 @@ def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
     probability = full_precision(logits).softmax(dim=1)
     target = functional.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
     axes = (0, 2, 3)
+    # Squared probabilities, as in V-Net (Milletari et al. 2016) and SIFA's release.
     overlap, size = (probability * target).sum(axes), (probability.square() + target).sum(axes)
+    # 1e-7 matters only where a class is neither there nor predicted: 0 / 0.
     return 1 - (2 * overlap / (size + 1e-7)).mean()

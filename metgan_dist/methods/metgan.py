@@ -31,8 +31,9 @@ from metgan_dist.networks.label_as_image import label_channels
 from metgan_dist.networks.patchgan import PatchGAN
 from metgan_dist.recipe import Recipe
 
-# Weights of tumour and background pixels when the segmentor judges the generator, 4:1 (methods.md section 1).
+# Weights of tumour and background pixels when the segmentor judges the generator, 4:1 (MetGAN's release).
 POSITIVE, NEGATIVE = 4.0, 1.0
+# CycleGAN's, for both players (MetGAN's release).
 BETAS = (0.5, 0.999)
 
 
@@ -86,6 +87,7 @@ class MetGAN(Method):
         }
         pools = {}
         if weights.adversarial:
+            # Conditional where no cycle ties the output to its input: pix2pix and the *Cond rows of table 2.
             condition = 0 if row.cycle else channels + classes - 1
             for domain in ("tumour", "anatomy") if row.cycle else ("tumour",):
                 patchgan = PatchGAN(channels, condition_channels=condition, width=width)
@@ -175,6 +177,7 @@ class MetGAN(Method):
                 generator_loss(self._judged(domain, batch, fake), self.adversarial) for domain, fake in fakes.items()
             )
         if weights.cycle:
+            # On the fakes themselves, not detached: the cycle teaches both generators at once.
             cycled_anatomy = inverse(fakes["tumour"], inverse_features)
             cycled_tumour = generator(fakes["anatomy"], features)
             terms["cycle"] = weights.cycle * (l1(cycled_anatomy, batch["anatomy"]) + l1(cycled_tumour, batch["tumour"]))
@@ -198,11 +201,14 @@ class MetGAN(Method):
         """
         if not made:
             with torch.no_grad():
+                # The discriminator moves first in pix2pix: no generator has made a fake in this step.
                 made = {"tumour": self._generated(batch)}
         scale = 0.5 if self.row.discriminator_first else 1.0
         terms = {}
         for domain, pool in self.pools.items():
             condition = self._condition(batch)
+            # A fake is pooled with its condition: pools drawn apart would show it beside another's, a slip of the
+            # released code.
             fake, *past = pool.query(made[domain], *([] if condition is None else [condition]))
             real_logits = self.networks[f"discriminator_{domain}"](batch[domain], condition)
             fake_logits = self.networks[f"discriminator_{domain}"](fake, *past)
@@ -224,6 +230,7 @@ class MetGAN(Method):
             raise UserError(
                 "method.segmentor: the segmentation loss needs a trained segmentor; name one or set method.alpha3 to 0"
             )
+        # The segmentor is frozen and in eval mode, but the gradient runs through it to the image.
         logits = full_precision(self.networks["segmentor"](fake_tumour))
         target = one_versus_rest(label, self.classes, logits.dtype)
         if self.segmentation_loss == "l1":

@@ -1,4 +1,4 @@
-"""SEAN and SEAN+VAE as the MetGAN papers' baselines: images from labels and a style per region (methods.md section 6).
+"""SEAN and SEAN+VAE as the MetGAN papers' baselines: images from labels and a style per region (Zhu et al. 2020).
 
 The papers name SEAN+VAE and say no more of it. Here it is SEAN with SPADE's variational auto-encoder: what an encoder
 says of the image takes the place of the label at the generator's coarsest features, and the styles stay SEAN's.

@@ -35,6 +35,7 @@ def normalise_by_local_maximum(image: Tensor) -> Tensor:
     Each image alone: what else is in the batch does not change it. A black or constant image gives finite values.
     Differentiable, the maximum included.
     """
+    # The authors' code scales a whole batch at once, and divides by zero on a constant image (MetGAN's release).
     positive = (full_precision(image) + 1) / 2
     brightest = positive.amax(dim=tuple(range(1, image.dim())), keepdim=True)
     return positive / brightest.clamp_min(DARKEST_MAXIMUM)
@@ -51,7 +52,7 @@ class SegmentorNetwork(nn.Module):
     Args:
         classes: label classes, background included.
         width: multiplier of all channel numbers.
-        network: `unet`, that of Pan et al. (methods.md section 1); `resnet-34`, RedGAN's ResNet34-U-Net (2D only); or
+        network: `unet`, that of Pan et al. (MetGAN's release); `resnet-34`, RedGAN's ResNet34-U-Net (2D only); or
             `dynunet`, nnU-Net's.
         edges: pixels of a tile, (H, W) or (D, H, W); `dynunet` is as deep as they allow.
         threshold: probability above which a pixel is foreground.
@@ -67,6 +68,7 @@ class SegmentorNetwork(nn.Module):
         threshold: float = THRESHOLD,
     ) -> None:
         super().__init__()
+        # The threshold as a logit, so that no sigmoid is needed for a label.
         self.classes, self.cut = classes, math.log(threshold / (1 - threshold))
         self.unet: UNet | ResNetUNet | DynUNet
         if network == "resnet-34":
@@ -96,7 +98,7 @@ class SegmentorNetwork(nn.Module):
 class Segmentor(Method):
     """Training of the segmentor on real tumour images and their labels.
 
-    Adam 1e-4, weighted binary cross-entropy [2, 0.5], threshold 0.5 (methods.md section 1). More than two classes are
+    Adam 1e-4, weighted binary cross-entropy [2, 0.5], threshold 0.5 (MetGAN's release). More than two classes are
     segmented one versus rest.
 
     Args:
@@ -161,6 +163,7 @@ class Segmentor(Method):
             share * weighted_cross_entropy(logits, target, **self.weights)
             for share, logits in zip(shares, outputs, strict=True)
         ]
+        # By the sum of the shares, so that the term has one scale whatever the number of levels.
         return {"segmentation": torch.stack(terms).sum() / sum(shares)}, {}
 
     @torch.no_grad()
@@ -196,7 +199,7 @@ def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
 
 
 def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None = None) -> Recipe:
-    """The recipe that pretrains the segmentor of `recipe` (methods.md section 1: Adam 1e-4, batch 4, 40 epochs).
+    """The recipe that pretrains the segmentor of `recipe` (MetGAN's release: Adam 1e-4, batch 4, 40 epochs).
 
     `network` overrides `method.segmentor_network`: the judge is the same for every method.
     """
@@ -206,8 +209,10 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
         update={
             "epochs": method.segmentor_epochs,
             "max_steps": method.segmentor_max_steps,
+            # The paper's 4 are those of a step, of all workers together.
             "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.workers),
             "learning_rate": method.segmentor_learning_rate,
+            # What belongs to GANs alone is off: the falling rate, accumulation, averaged weights.
             "decay_from": 1.0,
             "accumulate": 1,
             "ema_half_life": 0,

@@ -51,6 +51,7 @@ from metgan_dist.networks.sifa import AuxiliaryPatchGAN, Decoder, Encoder, Featu
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
 
+# For all seven players (Chen et al. 2020).
 BETAS = (0.5, 0.999)
 DEPTHS = ("deep", "shallow")
 PLAYERS = {
@@ -120,6 +121,7 @@ class SIFA(Method):
             "discriminator_shallow": PatchGAN(classes, width=width),
         }
         for name, network in networks.items():
+            # Two deviations, as released: smaller where features are learned than where images are made.
             initialise(network, 0.01 if name in PLAYERS["segmentation"] else 0.02)
         super().__init__(networks, pools={domain: ImagePool(pool) for domain in ("tumour", "anatomy")})
         self.classes = classes
@@ -250,6 +252,7 @@ class SIFA(Method):
         discriminator = self.networks["discriminator_anatomy"]
         (fake,) = self.pools["anatomy"].query(made["anatomy"])
         real, _ = discriminator(batch["anatomy"])
+        # Not pooled: it is the real side of the auxiliary question.
         _, cycled = discriminator(made["cycled"])
         fake_real, fake_cycled = discriminator(fake)
         return {

@@ -1,4 +1,4 @@
-"""SPADE and SPADE+VAE as the MetGAN papers' baselines: tumour images from labels alone (methods.md section 5)."""
+"""SPADE and SPADE+VAE as the MetGAN papers' baselines: tumour images from labels alone (Park et al. 2019)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SPADE and SEAN have in common: either may have SPADE's variational auto-encoder (methods.md, sections 5, 6)."""
+"""What SPADE and SEAN have in common: either may have SPADE's variational auto-encoder (Park et al. 2019)."""
 
 from __future__ import annotations
 
@@ -104,6 +104,8 @@ class Variational(LabelToImage):
         Draws from torch's global random state.
         """
         mean, log_variance = (full_precision(part) for part in self.networks["encoder"](image))
+        # Reparametrised, so that the gradient reaches mean and variance through the draw; half a log-variance is the
+        # logarithm of a standard deviation.
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         return z, {"kl": self.kl * kl_divergence(mean, log_variance)} if self.kl else {}
 
@@ -130,4 +132,5 @@ class Variational(LabelToImage):
         label = batch["label"]
         source = torch.device("cpu") if generator is None else generator.device
         draws = torch.randn(count, len(label), self.latent, generator=generator, device=source).to(label.device)
+        # A forward pass for each draw: memory stays that of one batch, however many are asked for.
         return torch.stack([self.from_label(label, z) for z in draws], dim=1)

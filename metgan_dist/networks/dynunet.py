@@ -81,6 +81,7 @@ class DynUNet(nn.Module):
         if any(edge % self.divisor for edge in image.shape[2:]):
             raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
         logits = self.network(image)
+        # In training MONAI stacks all levels, resized to the finest, along a new second axis.
         if logits.dim() == image.dim():
             return [logits]
         return list(torch.unbind(logits, dim=1))

@@ -1,4 +1,4 @@
-"""The image encoder of SPADE's variational auto-encoder (methods.md section 5)."""
+"""The image encoder of SPADE's variational auto-encoder (Park et al. 2019)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class ImageEncoder(nn.Module):
         stages: list[nn.Module] = []
         incoming, edges = channels, list(edges)
         for paper in STAGES:
+            # What a 3x3 convolution of stride 2 with padding 1 leaves of an odd edge, too.
             halves = [(edge + 1) // 2 for edge in edges]
             if min(halves) < LEAST_EDGE:
                 break

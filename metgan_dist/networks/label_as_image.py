@@ -32,4 +32,5 @@ class LabelAsImage(nn.Module):
 
 def label_channels(label: Tensor, classes: int) -> Tensor:
     """A label map (N, H, W) of 0..classes-1 as images (N, classes - 1, H, W): 1 in the class and -1 elsewhere."""
+    # In the images' range, so that the first convolution treats both alike; the background is what no class claims.
     return one_hot_label(label, classes, torch.float32)[:, 1:] * 2 - 1

@@ -30,6 +30,7 @@ class LabelPath(nn.Module):
         super().__init__()
         self.classes = classes
         self.divisor = 32
+        # A narrow network would otherwise squeeze the label through a channel or two.
         hidden = scaled(HIDDEN, width, least=8)
         wide, c64, c32, c16, c8 = (scaled(channels, width) for channels in (128, 64, 32, 16, 8))
 
@@ -50,10 +51,13 @@ class LabelPath(nn.Module):
         if any(edge % self.divisor for edge in label.shape[1:]):
             raise ValueError(f"label edges {tuple(label.shape[1:])} must be multiples of {self.divisor}")
         coarsest = [edge // self.divisor for edge in label.shape[1:]]
+        # Nearest neighbour keeps it one-hot: each coarse pixel is of one class, no mean of several.
         x = self.first(functional.interpolate(one_hot, size=coarsest, mode="nearest"))
         x = _double(self.head(x, one_hot))
         x = self.middle_1(self.middle_0(x, one_hot), one_hot)
         features = {4: x}
+        # No block of its own at 1/8: what is merged there is that of 1/16, enlarged (128 channels both, as in
+        # MetGAN's release).
         x = features[3] = _double(x)
         x = _double(self.up_0(x, one_hot))
         x = features[2] = self.up_1(x, one_hot)

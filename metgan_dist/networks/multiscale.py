@@ -38,6 +38,7 @@ class PatchFeatures(nn.Module):
                     incoming, outgoing, kernel_size=4, stride=stride, padding=2, bias=False, dimensions=dimensions
                 )
                 stage = [convolution, layers.instance_norm(outgoing)]
+            # A stage ends with its activation: features are compared as the next stage sees them.
             self.stages.append(nn.Sequential(*stage, nn.LeakyReLU(0.2, inplace=True)))
             incoming = outgoing
         self.stages.append(layers.convolution(incoming, 1, kernel_size=4, padding=2))
@@ -94,6 +95,7 @@ class MultiscaleDiscriminator(nn.Module):
         self.scales = nn.ModuleList(
             PatchFeatures(channels + condition_channels, widths, strides, dimensions) for _ in range(scales)
         )
+        # Counting the padding would pull the rim towards grey, which the discriminator could learn to look for.
         self.shrink = _POOLS[dimensions](kernel_size=3, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> list[list[Tensor]]:

@@ -40,7 +40,9 @@ class PatchGAN(nn.Module):
         incoming = channels + condition_channels
         for depth, outgoing in enumerate(widths):
             stride = 2 if depth < layers else 1
+            # With a bias before a norm, too, which the norm takes away: the authors' count has it.
             modules.append(classes.convolution(incoming, outgoing, kernel_size=4, stride=stride, padding=1))
+            # A norm on the first would hide from it how bright the image is and how strong its contrast.
             if depth > 0:
                 modules.append(classes.instance_norm(outgoing))
             modules.append(nn.LeakyReLU(0.2, inplace=True))

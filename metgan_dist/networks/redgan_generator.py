@@ -1,4 +1,4 @@
-"""RedGAN's generator: SPADE's, told of a class of the whole image as well (methods.md section 7)."""
+"""RedGAN's generator: SPADE's, told of a class of the whole image as well (Qasim et al. 2020)."""
 
 from __future__ import annotations
 

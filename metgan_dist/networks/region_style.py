@@ -1,4 +1,4 @@
-"""SEAN's styles: one vector per region of an image, and their mean over the training set (methods.md section 6)."""
+"""SEAN's styles: one vector per region of an image, and their mean over the training set (Zhu et al. 2020)."""
 
 from __future__ import annotations
 
@@ -116,6 +116,7 @@ class MeanStyle(nn.Module):
         if not self.training:
             raise RuntimeError("the mean style changes in training mode only")
         classes, style = self.total.shape
+        # A region that an image lacks has zeros for a style, which must not pull the mean to zero.
         present = functional.one_hot(label.long(), classes).flatten(1, -2).any(dim=1).to(self.total)
         totals = torch.einsum("nk,nks->ks", present, styles.detach().to(self.total))
         images = self.total.new_tensor([float(len(label))])
@@ -124,6 +125,7 @@ class MeanStyle(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(news)
         totals, regions, images = news.split([classes * style, classes, 1])
+        # Of all ranks together: the memory is the same in images on any number of workers.
         keep = 0.5 ** (images / self.half_life)
         self.total.mul_(keep).add_(totals.view(classes, style))
         self.regions.mul_(keep).add_(regions)

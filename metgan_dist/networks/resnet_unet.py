@@ -1,4 +1,4 @@
-"""The ResNet34-U-Net: RedGAN's third player (methods.md section 7)."""
+"""The ResNet34-U-Net: RedGAN's third player (Qasim et al. 2020)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class ResNetUNet(nn.Module):
         self.stages = nn.ModuleList()
         skips = [stem]
         for number, (channels, blocks) in enumerate(STAGES):
+            # The pooling before the first stage has halved the edge already.
             stride = 1 if number == 0 else 2
             self.stages.append(_residual_stage(skips[-1], scaled(channels, width), blocks, stride))
             skips.append(scaled(channels, width))
@@ -76,6 +77,7 @@ class ResNetUNet(nn.Module):
         x = skips.pop()
         for convolutions in self.decoder:
             x = functional.interpolate(x, scale_factor=2, mode="nearest")
+            # The last doubling, to full resolution, has no skip: the stem's stride has left none of that size.
             x = convolutions(torch.cat([x, skips.pop()], dim=1) if skips else x)
         return self.output(x)
 

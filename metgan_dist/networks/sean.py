@@ -1,4 +1,4 @@
-"""SEAN normalisation and the SEAN ResNet block: SPADE that also takes a style per region (methods.md section 6)."""
+"""SEAN normalisation and the SEAN ResNet block: SPADE that also takes a style per region (Zhu et al. 2020)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class ClassLinear(nn.Module):
     def initialise(self, gain: float = 1.0) -> None:
         """Draw each class's weights from Xavier's normal distribution times `gain`; biases 0."""
         in_features, out_features = self.weight.shape[1:]
+        # By hand: of three axes torch takes the last for a kernel, and the first two for its fans.
         nn.init.normal_(self.weight, 0.0, gain * math.sqrt(2 / (in_features + out_features)))
         nn.init.zeros_(self.bias)
 
@@ -103,6 +104,7 @@ def convolve_regions(convolution: nn.Conv2d, styles: Tensor, label: Tensor) -> T
     images, classes, height, width = label.shape
     # (N, K, S) x (C, S, 3, 3) -> (N, K, C, 3, 3)
     kernels = torch.tensordot(styles, convolution.weight, dims=([2], [1]))
+    # (N, C, K, 3, 3) -> (N C, K, 3, 3): a group for each image, so one call applies to each its own kernel.
     kernels = kernels.transpose(1, 2).flatten(0, 1)
     flat = label.reshape(1, images * classes, height, width).to(kernels.dtype)
     bias = None if convolution.bias is None else convolution.bias.repeat(images)

@@ -1,4 +1,4 @@
-"""SEAN's generator: from a label map and a style per region to an image (methods.md section 6)."""
+"""SEAN's generator: from a label map and a style per region to an image (Zhu et al. 2020)."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.branch = nn.Sequential(
             *convolution(in_channels, out_channels, 3, norm, dilation),
+            # Without its ReLU, which follows the sum.
             *convolution(out_channels, out_channels, 3, norm, dilation)[:2],
         )
         before = (out_channels - in_channels) // 2
@@ -161,6 +162,7 @@ class AuxiliaryPatchGAN(nn.Module):
 
 
 def _doubling(in_channels: int, out_channels: int) -> list[nn.Module]:
+    # With a kernel of 3, padding and output padding of 1 make the edge exactly twice as long.
     layer = nn.ConvTranspose2d(
         in_channels, out_channels, kernel_size=3, stride=2, padding=1, output_padding=1, bias=False
     )

@@ -1,4 +1,4 @@
-"""SPADE normalisation and the SPADE ResNet block (methods.md section 5): SPADE's generator and MetGen's label path."""
+"""SPADE normalisation and the SPADE ResNet block (Park et al. 2019): SPADE's generator and MetGen's label path."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class SpadeNorm(nn.Module):
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """`x` (N, channels, H, W); `label` (N, label_channels, any size), resized to x by nearest neighbour."""
         hidden = self.shared(functional.interpolate(label, size=x.shape[2:], mode="nearest"))
+        # 1 + gamma: fresh convolutions give about 0, so training starts from the plain normalisation.
         return self.normalise(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
 
 
@@ -61,6 +62,7 @@ class SpadeBlock(nn.Module):
             """SPADE for features of `channels`, with the block's label and hidden channels."""
             return SpadeNorm(channels, label_channels, hidden=hidden, dimensions=dimensions)
 
+        # A norm for each convolution: features differ at both places, and so must gamma and beta.
         self.norm_0, self.norm_1 = norm(in_channels), norm(middle)
         self.conv_0 = spectral_convolution(in_channels, middle, kernel_size=3, padding=1, dimensions=dimensions)
         self.conv_1 = spectral_convolution(middle, out_channels, kernel_size=3, padding=1, dimensions=dimensions)

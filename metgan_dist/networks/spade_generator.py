@@ -1,4 +1,4 @@
-"""SPADE's generator: from a label map, or from a label map and a latent vector, to an image (methods.md section 5)."""
+"""SPADE's generator: from a label map, or from a label map and a latent vector, to an image (Park et al. 2019)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
 # Channels at width 1, coarsest first, and the level of each block: level L has 1/2^L of the image's edge.
 WIDEST = 1024
 BLOCKS = (1024, 1024, 1024, 512, 256, 128, 64)
+# As released, two blocks in a row work at 1/16 and one at each other level.
 LEVELS = (5, 4, 4, 3, 2, 1, 0)
 DIVISOR = 2 ** LEVELS[0]
 
@@ -112,6 +113,7 @@ class LabelGenerator(nn.Module):
         dtype = next(self.parameters()).dtype
         one_hot = one_hot_label(label, self.classes, dtype)
         if z is None:
+            # The label is all that there is to start from; the blocks are given it again at each level.
             coarsest = self.first(functional.interpolate(one_hot, size=grid, mode="nearest"))
         elif grid == self.grid:
             coarsest = self.first(z.to(dtype)).unflatten(1, (-1, *grid))

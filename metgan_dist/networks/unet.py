@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from metgan_dist.networks.dimensions import layers_of, scaled
 
+# Finest level first (MetGAN's release): the coarsest does not double, and the first is narrow.
 PAPER_LEVELS = (24, 64, 128, 256, 512, 768)
 
 
@@ -22,6 +23,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, dimensions: int) -> nn.Seq
     layers = layers_of(dimensions)
     return nn.Sequential(
         layers.convolution(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        # The authors' eps, ten times torch's: it damps channels that hardly vary.
         layers.batch_norm(out_channels, eps=1e-4),
         nn.ReLU(inplace=True),
     )
@@ -41,6 +43,7 @@ class DecoderStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """`x` (N, C, h, w) and its `skip` (N, C_skip, H, W) to (N, out_channels, H, W); the same in 3D."""
+        # Pixels keep their centres (align_corners=False), so features do not slide against the skip at the borders.
         x = functional.interpolate(x, size=skip.shape[2:], mode=self.mode, align_corners=False)
         return self.convolutions(torch.cat([x, skip], dim=1))
 
@@ -106,6 +109,7 @@ class UNet(nn.Module):
         x = image
         for level in self.encoder:
             x = level(x)
+            # Before the pooling: at the resolution to which the decoder comes back.
             skips.append(x)
             x = self.pool(x)
         x = self.centre(x)

@@ -94,8 +94,11 @@ class UNet256(nn.Module):
         skips = []
         x = image
         for level, (convolution, norm) in enumerate(zip(self.encoder, self.norms, strict=True)):
+            # The activation comes first, so skips hold values before theirs. The release activates its skips in place,
+            # of which the decoder's ReLU makes the same.
             x = norm(convolution(functional.leaky_relu(x, 0.2) if level else x))
             skips.append(x)
+        # The innermost features are what the decoder starts from, not a skip.
         skips.pop()
         noise = self.training or self.stochastic
         for stage in self.decoder:

@@ -48,6 +48,7 @@ class Vgg19Features(nn.Module):
         The image is taken to [0, 1], then normalised by ImageNet's mean and deviation.
         """
         x = (image.flatten(0, 1).unsqueeze(1) + 1) / 2
+        # One channel less three means makes three: so the grey image becomes red, green and blue.
         x = (x - self.mean) / self.deviation
         features = []
         for number, layer in enumerate(self.layers):

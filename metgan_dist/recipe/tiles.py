@@ -72,6 +72,7 @@ class Tiles(Section):
         size = self.size if len(self.size) == axes else self.size * axes
         if self.resize is None:
             return size
+        # One factor for all edges, so that tissue keeps its proportions.
         return tuple(max(1, round(edge * self.resize / max(size))) for edge in size)
 
     @model_validator(mode="after")

@@ -46,6 +46,7 @@ class FeatureStatistics:
         if count == 0:
             return
         joint = self.count + count
+        # Chan et al.: the joint scatter is that of both parts and that of their means about the joint mean.
         step = mean - self.mean
         self.scatter += scatter + np.outer(step, step) * (self.count * count / joint)
         self.mean = self.mean + step * (count / joint)
@@ -67,6 +68,7 @@ def frechet_distance(generated: FeatureStatistics, real: FeatureStatistics) -> f
     """
     one, other = generated.covariance(), real.covariance()
     values, vectors = np.linalg.eigh(one)
+    # Rounding leaves some eigenvalues of a singular covariance a little below 0.
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ other @ root)
     step = generated.mean - real.mean

@@ -71,6 +71,7 @@ def _as_arrays(images: Tensor) -> np.ndarray:
 def _tile_scores(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
     difference = generated - real
     msd = float(np.mean(difference**2))
+    # Gaussian weights and the population's covariance are Wang et al.'s; scikit-image's defaults are others.
     ssim = structural_similarity(
         generated,
         real,
@@ -93,6 +94,7 @@ def _tile_scores(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Pearson's correlation; a constant image has no direction to agree with, so it scores 0, not NaN."""
+    # Asked of the range, not of the variance, which rounding keeps a little above 0.
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

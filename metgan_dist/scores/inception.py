@@ -45,6 +45,7 @@ class InceptionFeatures:
             UserError: volumes or another number of channels.
         """
         photographs = (as_rgb(images, "FID and KID").to(self.device) + 1) / 2
+        # Published FIDs are of float32 features; those of half precision lie elsewhere.
         with torch.autocast(torch.device(self.device).type, enabled=False):
             features = self.network(photographs)[0]
         return features.flatten(1).cpu().numpy()

@@ -14,6 +14,7 @@ import numpy as np
 
 from metgan_dist.errors import UserError
 
+# 100 subsets of 1000 tiles, as is usual for KID; the sample is a few times the subset, so that they differ.
 SAMPLE = 5000
 SUBSETS = 100
 LARGEST_SUBSET = 1000
@@ -58,11 +59,13 @@ class FeatureSample:
             ranks, features = ranks[enters], features[enters]
         if len(ranks) == 0:
             return
+        # Sorts by rank, and drops the second of two with the same name.
         self.ranks, first = np.unique(np.concatenate([self.ranks, ranks]), return_index=True)
         self.ranks, first = self.ranks[: self.size], first[: self.size]
         self.features = np.concatenate([self.features, features.astype(np.float32)])[first]
 
     def _rank(self, tile: int | str) -> int:
+        # Python's own hash of a string differs from process to process.
         return int.from_bytes(hashlib.blake2b(f"{self.seed} {tile}".encode(), digest_size=8).digest(), "big")
 
 
@@ -108,6 +111,7 @@ def discrepancy(one: np.ndarray, other: np.ndarray) -> float:
 
 def _within(features: np.ndarray) -> float:
     values = _kernel(features, features)
+    # Without the pairs of a row with itself: they are what biases the plain estimate upwards.
     return float(values.sum() - np.trace(values)) / (len(features) * (len(features) - 1))
 
 

@@ -97,4 +97,5 @@ def _class_counts(predicted: Tensor, label: Tensor, classes: int) -> tuple[np.nd
 
 
 def _ratio(overlap: np.ndarray, size: np.ndarray) -> np.ndarray:
+    # np.where works out both sides: the maximum keeps the one that is not taken from dividing by 0.
     return np.where(size > 0, 2 * overlap / np.maximum(size, 1), 1.0)

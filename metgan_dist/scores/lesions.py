@@ -103,6 +103,7 @@ class LesionMatch:
     def outcome(self) -> np.ndarray:
         """uint8 map of the masks' shape: 0 nothing, 1 a lesion that was found, 2 one that was missed, 3 a prediction
         that matches none. What is predicted beyond the border of a lesion that it matches is nothing."""
+        # A table by component number, 0 being what lies in none, looked up for all pixels at once.
         kinds = np.where(np.append(False, self.found), 1, 2).astype(np.uint8)
         kinds[0] = 0
         wrong = np.append(False, ~self.matched)
@@ -111,6 +112,7 @@ class LesionMatch:
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the connected components of a mask (H, W) or (D, H, W): (int32 map, their number)."""
+    # Of full rank: a thin lesion that runs diagonally is one, not a row of single pixels.
     neighbours = ndimage.generate_binary_structure(mask.ndim, mask.ndim)
     numbered = np.empty(mask.shape, dtype=np.int32)
     return numbered, int(ndimage.label(mask, neighbours, output=numbered))
@@ -126,6 +128,7 @@ def match_lesions(predicted: np.ndarray, label: np.ndarray) -> LesionMatch:
     (lesions, true_count), (predictions, predicted_count) = components(label > 0), components(predicted > 0)
     both = (lesions > 0) & (predictions > 0)
     found, matched = np.zeros(true_count, dtype=bool), np.zeros(predicted_count, dtype=bool)
+    # One pixel is enough: the paper's table counts lesions, not how well their outlines agree.
     found[lesions[both] - 1] = True
     matched[predictions[both] - 1] = True
     return LesionMatch(lesions, predictions, found, matched)
@@ -137,5 +140,6 @@ def strata(values: np.ndarray, count: int) -> np.ndarray:
     Groups differ by at most one in size; equal values at a border are told apart by their place.
     """
     group = np.empty(len(values), dtype=np.int64)
+    # By rank, not by value: sizes of lesions are skewed, and bins of equal width would be empty or full.
     group[np.argsort(values, kind="stable")] = np.arange(len(values)) * count // max(1, len(values))
     return group

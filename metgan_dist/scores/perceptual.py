@@ -58,6 +58,7 @@ class PerceptualDistance:
                 f"tiles.size: {size} is too small for LPIPS; use at least {SMALLEST} pixels along each axis"
             )
         one, other = (as_rgb(images, "LPIPS").to(self.device) for images in (generated, real))
+        # The distance of nearly equal images is a small difference of features: half precision leaves little of it.
         with torch.autocast(torch.device(self.device).type, enabled=False):
             distance = self.network(one, other)
         return {self.name: distance.flatten().double().cpu().numpy()}

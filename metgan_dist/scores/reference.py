@@ -122,6 +122,7 @@ def fit_least_absolute(x: np.ndarray, y: np.ndarray) -> AffineMap:
 
     def cost(slope: float) -> float:
         """Mean |y - slope * x - intercept| at the best intercept."""
+        # The median, not the mean: it is what minimises absolute deviations.
         remainder = y - slope * x
         return float(np.abs(remainder - np.median(remainder)).mean())
 
@@ -131,6 +132,7 @@ def fit_least_absolute(x: np.ndarray, y: np.ndarray) -> AffineMap:
         while min(cost(-reach), cost(reach)) <= cost(0):  # convex: once both ends are above 0's, the minimum is inside
             reach *= 2
         slope = float(
+            # The tolerance is an absolute one: relative to the reach, steep and flat maps are found equally well.
             minimize_scalar(cost, bounds=(-reach, reach), method="bounded", options={"xatol": 1e-9 * reach}).x
         )
     return AffineMap(slope, float(np.median(y - slope * x)))

@@ -108,6 +108,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     """Holm's step-down correction of a family of p-values; controls the chance of any false finding among them."""
     order = np.argsort(p, kind="stable")
     corrected = np.empty(len(p))
+    # The smallest p times their number, the next times one less, and so on; never less than one before it.
     corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return corrected
 
@@ -146,6 +147,7 @@ def _pairs(
 
 def _comparison(one: np.ndarray, other: np.ndarray, interval: dict[str, Any]) -> dict[str, float]:
     scale = np.abs([one, other]).max()
+    # Ties must be exact zeros: Wilcoxon's test drops those, but would rank differences of rounding.
     difference = np.where(np.abs(one - other) <= ROUNDING * scale, 0.0, one - other)
     if np.ptp(difference) <= ROUNDING * scale:
         difference = np.full_like(difference, difference.mean())  # else its spread of mere rounding would be tested
@@ -176,5 +178,6 @@ def _signed_ranks(difference: np.ndarray) -> dict[str, float]:
     ranks = stats.rankdata(np.abs(moved))
     return {
         "p_wilcoxon": float(stats.wilcoxon(moved).pvalue),
+        # Kerby's simple difference: the share of the ranks above 0, less that of those below.
         "rank_biserial": float((ranks * np.sign(moved)).sum() / ranks.sum()),
     }

@@ -34,6 +34,7 @@ class AxisTiles:
         """The fewest tiles of `edge` voxels that cover the axis; `overlap` (0 to 1) is the part that they share."""
         stride = max(1, round(edge * (1 - overlap)))
         shared = edge - stride
+        # Half an overlap is added at each end: there, too, a voxel is seen from within a tile.
         count = 1 + max(0, math.ceil((length + 2 * (shared // 2) - edge) / stride))
         first = -((edge + (count - 1) * stride - length) // 2)
         return AxisTiles(length, edge, shared, tuple(first + number * stride for number in range(count)))
@@ -46,6 +47,7 @@ class AxisTiles:
         and out with no edge of its own.
         """
         rise = min(self.shared, self.edge // 2)
+        # A rising sin^2 and its mirror image add up to 1; half a voxel off the ends, so that no weight is 0.
         ramp = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / max(rise, 1)) ** 2
         window = np.ones(self.edge)
         window[:rise] = ramp
@@ -54,6 +56,7 @@ class AxisTiles:
         parts = [slice(start - self.starts[0], start - self.starts[0] + self.edge) for start in self.starts]
         for part in parts:
             total[part] += window
+        # Divided by their sum, since at large overlaps more than two tiles share a voxel.
         return np.stack([window / total[part] for part in parts]).astype(np.float32)
 
     def touching(self, span: Range) -> range:

@@ -111,6 +111,7 @@ class Composer:
         Raises UserError when that fails as well.
         """
         key = (tile.seed, tile.anatomy)
+        # Samples of one label follow one another in the plan, so one tile is all there is to remember.
         if self._last is None or self._last[0] != key:
             self._last = key, self._composed(tile)
         known = self._last[1]
@@ -121,14 +122,17 @@ class Composer:
         for other in range(ANATOMY_ATTEMPTS):
             pixels, anatomy = self._anatomy(anatomy_row)
             tissue = None if self._settings.tissue is None else tissue_of(anatomy, self._settings.tissue)
+            # Without any tissue no label can be placed: on to the next anatomy.
             for again in range(LABEL_ATTEMPTS if tissue is None or tissue.any() else 0):
                 attempt = LABEL_ATTEMPTS * other + again
+                # Seeded by tile and attempt, so that it matters neither who composes it nor what was composed before.
                 random = np.random.Generator(np.random.PCG64([tile.seed, attempt]))
                 label, facts = self._label(tile, random)
                 placed = Placed(label) if tissue is None else place(label, tissue, random)
                 if placed.label.any():
                     facts |= _facts(attempt, placed)
                     return Composed(pixels, anatomy, placed.label, self._origin(tile, anatomy_row, placed, facts))
+            # The third word keeps this draw apart from those of labels.
             random = np.random.Generator(np.random.PCG64([tile.seed, other, 1]))
             anatomy_row = self._sources.anatomies.draw(tile.group, random)
         raise UserError(

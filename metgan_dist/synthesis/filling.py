@@ -28,6 +28,7 @@ from metgan_dist.volumes.labelled import VolumeRef
 from metgan_dist.volumes.ome_zarr_writer import write_block
 from metgan_dist.volumes.volume import Range, Region
 
+# ru_maxrss is in bytes on macOS and in KiB on Linux.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -85,6 +86,7 @@ class Filler:
         anatomy, label = (
             projected(self._volume, role, (planes, box[0], box[1]), layout.depth) for role in ("anatomy", "label")
         )
+        # What reflection shows several times is read once, and put in place here.
         mesh = np.ix_(at[0] - box[0][0], at[1] - box[1][0])
         out = np.empty([stop - start for start, stop in region], self._dtype)
         for number, (image, classes) in enumerate(zip(anatomy, label, strict=True)):
@@ -142,6 +144,7 @@ class Filler:
             into.append(slice(low - start, high - start))
             part.append(slice(low - first, high - first))
             weights.append(axis.weights[number, part[-1]])
+        # Weights of all tiles over a voxel sum to 1, also across blocks, so no sum of weights has to be kept.
         blended[tuple(into)] += np.outer(*weights) * image[tuple(part)]
 
     def _intensities(self, image: np.ndarray) -> np.ndarray:

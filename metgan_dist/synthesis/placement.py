@@ -35,6 +35,7 @@ def place(label: np.ndarray, tissue: np.ndarray, random: np.random.Generator) ->
     each other stay together. One that lies mostly in tissue stays as it is. A moved lesion keeps all of its pixels,
     lies mostly in tissue, and touches no other lesion; after TRIES places it is removed.
     """
+    # Of any class at once: a core in its rim is one lesion and is moved as one.
     lesions, _ = components(label > 0)
     around = np.ones([3] * label.ndim, bool)
     placed = Placed(label.copy())
@@ -43,11 +44,13 @@ def place(label: np.ndarray, tissue: np.ndarray, random: np.random.Generator) ->
         shape = lesions[box] == number
         if tissue[box][shape].mean() < MOSTLY:
             astray.append((np.argwhere(shape) + [part.start for part in box], label[box][shape]))
+            # All that go astray are lifted first, so that none stands in the way of another.
             placed.label[box][shape] = 0
     if not astray:
         return placed
     inside = np.flatnonzero(tissue)
     for pixels, values in astray:
+        # A pixel wider, so that lesions do not grow together and count as one.
         taken = ndimage.binary_dilation(placed.label > 0, around)
         shift = _shift_into(pixels, tissue, inside, taken, random)
         if shift is None:
@@ -65,6 +68,7 @@ def _shift_into(
     if not len(inside):
         return None
     middle = (pixels.min(axis=0) + pixels.max(axis=0)) // 2
+    # Drawn from the tissue itself: where tissue is rare, places in the whole tile would mostly miss it.
     for target in random.choice(inside, TRIES):
         shift = np.array(np.unravel_index(target, tissue.shape)) - middle
         there = pixels + shift

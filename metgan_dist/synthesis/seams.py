@@ -53,6 +53,7 @@ class SeamSums:
         """
         means = self.sums / np.maximum(self.counts, 1)
         (down, level), (down_inside, level_inside) = means[:, 0], means[:, 1]
+        # What the borders would sum to, were they as smooth as the inside along their own axis.
         expected = float((self.counts[:, 0] * means[:, 1]).sum())
         across, inside = self.sums[:, 0].sum(), self.sums[:, 1].sum()
         counted = self.counts.sum(axis=0)
@@ -105,7 +106,9 @@ def seam_sums(read: Callable[[Region], np.ndarray], region: Region, borders: tup
         across, near = _kinds(wider[axis], borders[number])
         if not near.any() and not across.any():
             continue
+        # A plane at a time: as floats, with their differences, a block would take many times its memory.
         for plane in read((wider[0], wider[1], wider[2])):
+            # float32 first: unsigned voxels would wrap around where the next is darker.
             difference = np.abs(np.diff(plane.astype(np.float32), axis=axis - 1))
             along = difference.sum(axis=2 - axis, dtype=np.float64)
             for kind, chosen in enumerate((across, near)):

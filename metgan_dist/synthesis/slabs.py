@@ -66,6 +66,7 @@ def projected(volume: LabelledVolume, role: Role, region: Region, depth: int) ->
     below = depth // 2
     source = max(0, first - below), min(volume.shape[0], last - 1 - below + depth)
     dtype = volume.dtypes[role]
+    # Below all voxels, so that the first one read takes its place in the maximum.
     lowest = np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
     planes = np.full((last - first, rows[1] - rows[0], columns[1] - columns[0]), lowest, dtype)
 
@@ -115,6 +116,7 @@ def survey_planes(job: SurveyJob) -> Measured:
             listed.append(Histogram.of_tiles([plane]))
         classes += np.bincount(volume.read("label", region).ravel(), minlength=volume.classes)
     planes = [Histogram.merge(listed) for listed in by_plane]
+    # Histograms are kept for the volume alone; of each plane two numbers are enough, however many there are.
     ranges = [range_of(histogram, job.tiles) for histogram in planes]
     return Measured(job.planes, Histogram.merge(planes), ranges, classes)
 

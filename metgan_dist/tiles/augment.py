@@ -26,6 +26,7 @@ def augment(tile: Mapping[str, np.ndarray], seed: int, position: int) -> dict[st
     height, width = tile["anatomy"].shape[-2:]
     turns = int(random.integers(4)) if height == width else 2 * int(random.integers(2))
     return {
+        # Flips and turns are views with negative strides, which torch refuses.
         role: np.ascontiguousarray(np.rot90(np.flip(pixels, flips), turns, axes=(-2, -1)))
         for role, pixels in tile.items()
     }

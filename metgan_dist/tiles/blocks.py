@@ -68,6 +68,7 @@ def plan_blocks(
         members.setdefault(cell, []).append(row)
     return [
         Block(plans[0].volume, number, _hull(boxes[rows]), tuple(plans[row] for row in rows))
+        # Sorted, so that a block's number, and with it the name of its shard, follows from the plan alone.
         for number, (_, rows) in enumerate(sorted(members.items()))
     ]
 
@@ -124,6 +125,7 @@ def _choose_lattice(
     lattice is a product of three numbers looked up in three small tables.
     """
     tables = [_axis_table(boxes[:, axis], shape[axis], chunks[axis]) for axis in range(3)]
+    # Views have grids of their own, which together fill only a part of the grid of all their starts.
     density = len(boxes) / np.prod([max(1, len(np.unique(boxes[:, axis, 0]))) for axis in range(3)])
     options = []
     for choice in itertools.product(*tables):
@@ -136,9 +138,11 @@ def _choose_lattice(
     if not options:
         # The tables bound mixed grids from above; the smallest cells hold few tiles, which do fit.
         return tables[0][0][0], tables[1][0][0], tables[2][0][0]
+    # Where every lattice reads much twice, those within two per cent of the best count as good, too.
     least = max(GOOD_OVER_READ, min(option[0] for option in options) * 1.02)
     good = [option for option in options if option[0] <= least]
     comfortable = [option for option in good if option[1] <= COMFORTABLE_BYTES]
+    # The largest that is comfortable, for fewer tasks; where none is, the smallest, for less memory.
     best = max(comfortable, key=lambda o: (o[1], -o[0])) if comfortable else min(good, key=lambda o: (o[1], o[0]))
     return best[2]  # type: ignore[return-value]
 

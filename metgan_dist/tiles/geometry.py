@@ -92,6 +92,7 @@ def axis_starts(length: int, box: int, stride: int, edge: str) -> list[int]:
     >>> axis_starts(10, 4, 4, "shift"), axis_starts(10, 4, 4, "drop"), axis_starts(10, 4, 4, "pad")
     ([0, 4, 6], [0, 4], [0, 4, 8])
     """
+    # A box longer than the axis (only with `pad`) starts at 0.
     starts = list(range(0, length - box + 1, stride)) or [0]
     if starts[-1] + box < length:
         if edge == "shift":
@@ -110,6 +111,7 @@ def _axis_rows(
         # A slice is one source plane: no edge can cut it, and resampling along the view only spaces slices out.
         step = max(1, round((tiles.step or 1) * factor))
         return [((at, at + 1), (0, 0)) for at in range(0, length, step)]
+    # Spacings such as 0.3 divide with a remainder of rounding, which must not cost the last voxel.
     target = max(1, int(length / factor + 1e-6))
     edge: str = tiles.edge
     if along_view:
@@ -137,6 +139,7 @@ def _by(numbers: tuple[int, ...]) -> str:
 
 def _to_source(start: int, box: int, length: int, factor: float) -> tuple[Range, Range]:
     """A box of target voxels as an interval of source voxels inside the volume, and the zeros that complete it."""
+    # At least one source voxel, also where the target's voxels are the smaller ones.
     first, last = round(start * factor), max(round(start * factor) + 1, round((start + box) * factor))
     # Rounding may end one voxel past the volume, which is no reason to pad.
     last = length if length < last <= length + factor / 2 else last

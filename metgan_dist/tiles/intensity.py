@@ -30,10 +30,12 @@ class Histogram:
         flat = pixels.ravel()
         if np.issubdtype(flat.dtype, np.integer) and flat.dtype.itemsize <= 2:
             low = min(0, int(np.iinfo(flat.dtype).min))
+            # Counting takes one pass and a table of 65536 numbers at most, and is exact.
             counts = np.bincount(flat if low == 0 else flat.astype(np.int32) - low)
             values = np.flatnonzero(counts)
             return Histogram((values + low).astype(np.float64), counts[values].astype(np.float64))
         if flat.size > RANKS:
+            # The first and the last rank are among them: minimum and maximum stay exact.
             ranked = np.sort(flat)[np.linspace(0, flat.size - 1, RANKS).round().astype(np.int64)]
         else:
             ranked = flat
@@ -56,6 +58,7 @@ class Histogram:
         if len(values) > MOST_VALUES:
             ends = np.linspace(0, len(values), MOST_VALUES + 1).round().astype(np.int64)
             sums = np.add.reduceat(counts, ends[:-1])
+            # A group stands at its largest value, the first at its smallest: both ends stay where they are.
             kept = ends[1:] - 1
             kept[0] = 0
             values, counts = values[kept], sums
@@ -70,7 +73,7 @@ class Histogram:
         """The smallest value that at least `percent` of the pixels do not exceed (numpy's "inverted_cdf")."""
         running = np.cumsum(self.counts)
         wanted = percent / 100 * running[-1]
-        # Half a pixel of tolerance: sums of weights are not exact.
+        # A little tolerance: sums of weights are not exact.
         return float(self.values[min(int(np.searchsorted(running, wanted - 1e-6)), len(self.values) - 1)])
 
     def fraction_outside(self, low: float, high: float) -> float:
@@ -102,6 +105,7 @@ def intensity_range(histogram: Histogram, normalise: str, percentiles: tuple[flo
 
 def normalise(image: np.ndarray, low: float, high: float, *, clip: bool) -> np.ndarray:
     """Intensities as float32, low -> -1, high -> 1; with `clip` nothing lies outside [-1, 1]."""
+    # float32 holds 16-bit intensities exactly, at half the memory of float64.
     scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
     return np.clip(scaled, -1, 1, out=scaled) if clip else scaled
 

@@ -144,6 +144,7 @@ def _hold_out_slab(rows: pd.DataFrame, axis: str, tiles: Tiles) -> np.ndarray:
         near = left & ~chosen & _near(low, high, chosen, tiles.gap)
         if name == "val" and not (left & ~chosen & ~near).any():
             continue
+        # The gap lies on the side that trains: held-out tiles are dear, and are never dropped.
         side[chosen] = name
         side[near] = "gap"
     return side
@@ -194,7 +195,10 @@ def _near(low: np.ndarray, high: np.ndarray, chosen: np.ndarray, gap: int) -> np
     """Intervals that leave fewer than `gap` free voxels to a chosen one, or overlap it."""
     covered = np.zeros(int(high.max()) + 2 * gap + 2, dtype=np.int64)
     for a, b in {(int(a), int(b)) for a, b in zip(low[chosen], high[chosen], strict=True)}:
+        # Marks where spans begin and end, whose running sum tells how many lie over a voxel: no pair of tiles is
+        # compared.
         covered[max(0, a - gap)] += 1
         covered[b + gap] -= 1
     running = np.concatenate([[0], np.cumsum(np.cumsum(covered) > 0)])
+    # Whether any voxel from `low` to `high` lies in such a span.
     return running[high] > running[low]

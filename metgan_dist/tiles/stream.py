@@ -88,6 +88,7 @@ def tile_stream(
     parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
     if not parts:
         return  # a run that is resumed at its end
+    # One execution is read while the one before it is trained on; two would only hold more memory.
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(execute, parts[0])
         for part in parts[1:]:
@@ -130,6 +131,7 @@ def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int) -> np.ndarr
     planned = np.empty(len(positions), dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
+        # From (seed, epoch), not from one generator that is drawn on: any epoch is found without those before it.
         order = np.random.Generator(np.random.PCG64([seed, int(epoch)])).permutation(rows)
         planned[here] = order[places[here]]
     return planned

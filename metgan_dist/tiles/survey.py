@@ -96,8 +96,10 @@ def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: s
     else:
         plans = plan_tiles(tiles, survey.ref.id, volume.shape, survey.spacing)
         voxel = sum(volume.dtypes[role].itemsize for role in roles)
+        # Resizing makes float32 of an image; a label keeps its type.
         pixel = sum(4 if resized(tiles) and role != "label" else volume.dtypes[role].itemsize for role in roles)
         cut = max(in_plane_pixels(plan) for plan in plans)
+        # Cut and finished pixels are there at once, while the one becomes the other.
         tile = cut * voxel + math.prod(plans[0].shape) * pixel
         blocks = plan_blocks(plans, volume.shape, volume.chunks, voxel, tile, memory)
     return [
@@ -132,6 +134,7 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
 def _files(ref: VolumeRef) -> list[list[str]]:
     paths = [*ref.paths]
     label = ref.label_path()
+    # A label group within the image is among the image's files already.
     if label and not any(label.startswith(path) for path in paths):
         paths.append(label)
     if ref.entry.table:
@@ -147,6 +150,7 @@ def _file_states(uri: str, options: Options | None) -> list[list[str]]:
             return [_state(path, path, fs.info(path))]
         found = fs.find(path, maxdepth=3, detail=True)
     metadata = {name: info for name, info in found.items() if name.rpartition("/")[2] in METADATA_FILES}
+    # Sorted: a listing has whatever order the storage likes.
     return [_state(name, path, info) for name, info in sorted((metadata or found).items())]
 
 

@@ -23,6 +23,7 @@ from metgan_dist.training.checkpoint import restore, save_rank, save_state
 from metgan_dist.training.logs import Log
 from metgan_dist.training.step import Batch, Stepper
 
+# Worse than any score, yet a number: infinity is none in JSON.
 NO_SCORE = 1e30
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
 
@@ -112,15 +113,18 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
     stepper.images = state.images
     progress = Progress(around.say, around.title, state.images, length.total)
     settings, best = recipe.training, stepper.method.criterion(recipe)
+    # As if the earlier starts had just ended, so that seconds add up over all of them.
     began = time.monotonic() - state.seconds
     end = state.images if state.stopped_early else length.total
     for batches in _grouped(around.stream(state.images, end), settings.accumulate):
+        # By the images before the step: the first has the full rate, and the last one's is not yet 0.
         stepper.set_rate(rate_factor(state.images, length.total, settings.decay_from))
         losses = _step(stepper, batches, state, around)
         state.images += length.step
         state.steps += 1
         if state.steps % settings.log_every == 0 or state.images >= length.total:
             _log(losses, state, progress, around)
+        # Validated before the checkpoint is written, which carries its score.
         fresh = length.crosses(state.images, settings.validate_every)
         if fresh:
             with progress.pause():

@@ -65,6 +65,7 @@ class Stepper:
         self.turns: dict[str, nn.Module] = {}
         for player in method.players():
             turn: nn.Module = Turn(method, player)
+            # Compiled within DistributedDataParallel's wrapper, whose hooks are then no part of the graph.
             if compile_turns:
                 turn.compile()
             if world > 1:
@@ -95,6 +96,7 @@ class Stepper:
                     for term, value in terms.items():
                         share = value.detach().float() / len(batches)
                         report[f"{player.name}/{term}"] = report.get(f"{player.name}/{term}", 0) + share
+                # Before the next player's turn, which thus plays against the player as it is now.
                 self._move(player, report)
         seen = sum(len(batch["anatomy"]) for batch in batches) * self.world
         self.images += seen
@@ -105,10 +107,13 @@ class Stepper:
         turn = self.turns[player.name]
         with ExitStack() as stack:
             if isinstance(turn, DistributedDataParallel) and not last:
+                # Gradients are averaged over ranks once a step, with its last micro-batch; DDP decides so in the
+                # forward pass.
                 stack.enter_context(turn.no_sync())
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.autocast))
             terms, images = turn(batch, made)
+        # Outside autocast: backward takes each operation's precision from the forward pass.
         loss: Tensor = sum(terms.values(), start=torch.zeros((), device=self.device))
         (loss / parts).backward()
         return terms, images
@@ -121,6 +126,7 @@ class Stepper:
             bad = [name for name, value in report.items() if not torch.isfinite(value)]
             raise TrainingStopped(f"{player.name}: {', '.join(bad) or 'the gradient'} is not finite")
         optimiser.step()
+        # None, not zeros: given zeros, Adam would still move by its momentum.
         optimiser.zero_grad(set_to_none=True)
 
     def _average(self, images: int) -> None:

@@ -31,6 +31,7 @@ class CpuSyncBatchNorm(_BatchNorm):
             with torch.no_grad():
                 momentum = 0.1 if self.momentum is None else self.momentum
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                # Unbiased in the running statistics, biased where it normalises: as torch has it.
                 self.running_var.lerp_((variance * total / (total - 1)).to(self.running_var.dtype), momentum)
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked.add_(1)
@@ -51,6 +52,7 @@ def _joint_moments(input: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, floa
     count = mean.new_full((1,), input.numel() / input.shape[1])
     row = torch.cat([count, mean, variance])
     place = torch.nn.functional.one_hot(torch.tensor(dist.get_rank()), dist.get_world_size()).to(row)
+    # The collective that is differentiable: a rank's output depends on every rank's input.
     table = dist_functional.all_reduce(place[:, None] * row)
     counts, means, variances = torch.split(table, [1, len(mean), len(mean)], dim=1)
     total = counts.sum()

@@ -82,6 +82,7 @@ class Findings:
     @property
     def seconds_in_full(self) -> float:
         """Of training, had each trial gone on to its end at the pace that it had, or else that of all."""
+        # By a trial's own pace: widths and backbones in a space make trials of different cost.
         paces = {r.name: r.seconds / r.images for r in self.records if r.seconds and r.images}
         mean = sum(paces.values()) / max(1, len(paces))
         return sum(self.total * paces.get(record.name, mean) for record in self.records)
@@ -132,8 +133,10 @@ class Findings:
         """How far each whole trial is from the best of both scores, which reach from 0 to 1 over the trials."""
         costs = {record.name: self._costs(record) for record in self.whole}
         columns = list(zip(*costs.values(), strict=True))
+        # Scores have scales of their own: without spans, the one with the larger numbers would decide.
         spans = [(min(column), max(column) - min(column) or 1.0) for column in columns]
         return {
+            # Squares are enough where only the order counts.
             name: sum(((cost - low) / span) ** 2 for cost, (low, span) in zip(mine, spans, strict=True))
             for name, mine in costs.items()
         }

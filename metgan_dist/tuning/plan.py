@@ -78,13 +78,16 @@ class _Cluster:
 
     def places(self, cpus: float) -> int:
         """Workers of so many CPUs that have room, each on one node."""
+        # Thirds and tenths of a CPU do not add up exactly; three thirds are meant to fit.
         by_node = sum(int(node.cpus / cpus + 1e-6) for node in self.nodes)
         return min(by_node, int(self.cpus / cpus + 1e-6))
 
     def room(self, workers: int) -> float:
         """The most CPUs that each of so many workers can have, each on one node."""
+        # The largest share that fits exhausts a node or the cluster's share, so no other need be tried.
         parts = {node.cpus / count for node in self.nodes for count in range(1, workers + 1)} | {self.cpus / workers}
         best = max(part for part in parts if part and self.places(part) >= workers)
+        # Downwards, so that all of them together never take more than there is.
         return math.floor(1000 * best + 1e-6) / 1000
 
 
@@ -115,8 +118,10 @@ def _each(recipe: Recipe, cluster: _Cluster, at_once: int) -> ResourcePlan:
     workers, given = recipe.scaling.workers, recipe.scaling.cpus_per_worker
     room = cluster.room(workers * at_once)
     if given == "auto":
+        # Reading tiles gets half of a small share, and of a large one no more than the CPU that it can use.
         data = min(1.0, room / 2)
         own = room - data
+        # Threads are whole; a worker with a GPU needs one, to feed it.
         own = round(own, 3) if own < 1 else (1.0 if cluster.gpus else float(int(own)))
     else:
         own = float(given)

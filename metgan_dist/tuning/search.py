@@ -66,6 +66,7 @@ def build_scheduler(recipe: Recipe, space: Space, objective: Objective, total: i
     if tuning.scheduler == "asha":
         # Not at the last report: a trial that has come this far ends by itself.
         return Halving(
+            # Above the grace period at least, as ASHA demands, also where there are few reports.
             max_t=max(total - every, int(grace) + 1),
             grace_period=grace,
             reduction_factor=tuning.reduction,
@@ -90,6 +91,7 @@ class Halving(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Stop a trial that is not among the best so far; see `tuning.reduction`."""
+        # ASHA hears of the first trial, too: others are measured against its scores.
         action: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if str(trial) == FIRST else action
 
@@ -124,5 +126,6 @@ def restore_halving(scheduler: TrialScheduler, state: bytes | None) -> None:
 
 def trial_name(first_number: int, trial: Trial) -> str:
     """E.g. trial-001, by the order in which trials are made; searchers count from `first_number`."""
+    # A tag begins with the number of the trial, then come its values.
     number = int(str(trial.experiment_tag).partition("_")[0]) - first_number + 1
     return f"trial-{number:03d}"

@@ -39,6 +39,7 @@ class Nifti(Volume):
             raise DamagedFile(f"{uri}: {what}; copy it again or remove it from the data set") from error
         if not isinstance(image, nibabel.Nifti1Pair):
             raise UserError(f"{uri}: {type(image).__name__}, not NIfTI; convert it to .nii.gz")
+        # A proxy that reads what is sliced; `get_fdata` would load the whole file as float64.
         self._data = image.dataobj
         # A vector-valued file has the shape x, y, z, 1, c.
         letters = {2: "xy", 3: "xyz", 4: "xyzc", 5: "xyztc"}.get(len(image.shape), "?")
@@ -48,6 +49,7 @@ class Nifti(Volume):
         stored = image.get_data_dtype()
         if stored.kind not in "biuf":
             raise UserError(f"{uri}: voxels of type {stored}; integers or floats are needed")
+        # An unscaled file keeps its integers: labels must not become floats.
         scaled = (self._data.slope, self._data.inter) != (1.0, 0.0)
         self.dtype = np.dtype(np.result_type(stored, np.float32) if scaled else stored).newbyteorder("=")
         z, y, x = self.shape

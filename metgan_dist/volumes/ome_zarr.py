@@ -83,6 +83,7 @@ class OmeZarr(Volume):
         """Attributes of a group; in OME-Zarr 0.5 they stand under "ome"."""
         try:
             with storage_errors(self.uri):
+                # Consolidated metadata may be older than the groups, and not know of a label that was added.
                 group = zarr.open_group(self._store, path=path, mode="r", use_consolidated=False)
         except zarr.errors.ContainsArrayError as error:
             raise UserError(f"{self.uri}: a single Zarr array, no OME-Zarr image (no multiscales)") from error
@@ -125,6 +126,7 @@ class OmeZarr(Volume):
     def _refuse_missing(self, index: tuple[int | slice, ...], array: np.ndarray) -> None:
         """DamagedFile for an absent chunk file; looked for only where a chunk's part of the read is all fill value."""
         fill = self._array.fill_value if self._array.fill_value is not None else 0
+        # The array has no axis where the index is a number, as the channel's is.
         starts = [i.start for i in index if isinstance(i, slice)]
         for key, chunk in self._stored_chunks(index):
             spans = [i for i in chunk if isinstance(i, slice)]

@@ -23,9 +23,11 @@ from metgan_dist.volumes.volume import Region, Spacing
 
 Triplet = tuple[int, int, int]
 
+# 512 KiB of 16-bit voxels: little enough for a viewer to fetch, enough for one request to object storage.
 CHUNK = (16, 128, 128)
 SHARD = (1, 8, 8)  # chunks in a shard, at most: 32 MiB of 16-bit voxels
 ARRAY_SETTINGS: dict[str, Any] = {
+    # Shuffled, because the upper bytes of neighbours agree; fast, because the lower ones are noise at any level.
     "compressors": BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
     "fill_value": 0,
     "config": {"write_empty_chunks": True},  # so that an absent chunk always means damage
@@ -72,6 +74,7 @@ def chunks_and_shards(shape: Triplet) -> tuple[Triplet, Triplet]:
         chunk = min(length, most)
         count = math.ceil(length / chunk)
         chunks.append(chunk)
+        # As few shards as `together` allows, and then as even as they can be, with no thin one at the end.
         shards.append(chunk * math.ceil(count / math.ceil(count / together)))
     return (chunks[0], chunks[1], chunks[2]), (shards[0], shards[1], shards[2])
 
@@ -191,11 +194,13 @@ def coarser(source: zarr.Array, region: Region, step: Triplet, how: Reduction) -
 def _reduced(voxels: np.ndarray, step: Triplet, how: Reduction) -> np.ndarray:
     short = [(0, -length % size) for length, size in zip(voxels.shape, step, strict=True)]
     if any(after for _, after in short):
+        # The last voxel once more, which changes neither its mean with itself nor the maximum.
         voxels = np.pad(voxels, short, mode="edge")
     (z, y, x), (a, b, c) = voxels.shape, step
     cells = voxels.reshape(z // a, a, y // b, b, x // c, c)
     if how == "max":
         return cells.max(axis=(1, 3, 5))
+    # Eight 16-bit integers add up exactly in float32, at half the memory of numpy's float64.
     mean = cells.mean(axis=(1, 3, 5), dtype=np.float32)
     return mean if voxels.dtype.kind == "f" else np.rint(mean).astype(voxels.dtype)
 

@@ -39,6 +39,7 @@ class TiffFile(Volume):
         with storage_errors(uri):
             if _one_series_a_plane(self._file):
                 self._file.close()
+                # Without tifffile's own description the pages of one shape count as one series again.
                 self._file = open_tiff(uri, options, is_shaped=False)
             series = _series(uri, self._file)
         self._axes = canonical_axes(uri, stated.axes or series.axes, series.shape)
@@ -55,6 +56,7 @@ class TiffFile(Volume):
     def _read(self, channel: int, region: Region) -> np.ndarray:
         z, y, x = region
         out = np.empty([b - a for a, b in region], dtype=self.dtype)
+        # A plane at a time, so that a damaged one can be named.
         for plane in range(*z):
             index = self._axes.index(channel, ((plane, plane + 1), y, x))
             try:
@@ -146,6 +148,7 @@ def _fits(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> bool:
     planes = math.prod(series.shape) // math.prod(series.keyframe.shape)
     if planes < int((file.imagej_metadata or {}).get("images", 1)):
         return False
+    # Contiguous pixels have one offset; else the last page's strips or tiles tell where the file must reach.
     if series.dataoffset is not None:
         return bool(series.dataoffset + series.nbytes <= file.filehandle.size)
     last = series.pages[-1]
@@ -183,5 +186,6 @@ def _imagej(header: dict[str, Any], page: tifffile.TiffPage) -> Spacing | None:
     resolution = [page.tags.valueof(name) for name in ("YResolution", "XResolution")]
     if not unit or any(not value or not value[0] or not value[1] for value in resolution):
         return None
+    # Pixels per unit, as a fraction: its inverse is the voxel size.
     y, x = (denominator / numerator for numerator, denominator in resolution)
     return spacing_of([float(header.get("spacing", 1.0)), y, x], [str(unit)] * 3)

@@ -11,6 +11,7 @@ from metgan_dist.volumes.phantoms.procedural import BLOCK, Block, ProceduralVolu
 
 FIELD_OF_VIEW = (160.0, 230.0, 230.0)  # millimetres z, y, x: 5 x 1.2 x 1.2 mm at 32 x 192 x 192 voxels
 CSF, GREY, WHITE, LESION = 1, 2, 3, 4
+# Diffusion weighting leaves free water dark, and grey matter a little brighter than white.
 _SIGNAL = {CSF: 60.0, GREY: 265.0, WHITE: 215.0}
 _CORTEX = 5.0  # millimetres from the fluid to white matter
 
@@ -86,6 +87,7 @@ class BrainPhantom(ProceduralVolume):
             (axis - np.float32(middle)) / np.float32(self.scale)
             for axis, middle in zip(block.mesh(), self.centre, strict=True)
         )
+        # Sixteen fields of noise to a seed, so that volumes of successive seeds have none in common.
         seed = self.seed * 16
         warp = block.noise(seed, 40)
         depth = _outline(z, y, x) + 2.0 * warp
@@ -93,6 +95,7 @@ class BrainPhantom(ProceduralVolume):
         bent = np.abs(x + 0.8 * warp)
         # The gap between the hemispheres is open in front, behind and above, closed by the corpus callosum.
         gap = bent + np.maximum(-8 - z, 0) + 0.25 * np.maximum(30 - np.abs(y), 0)
+        # Sulci end about 14 mm below the surface: farther in, the distance to the nearest grows with the depth.
         sulci = np.minimum(np.minimum(depth, folds + np.maximum(depth - 14, 0)), 1.2 * gap)
         return _Head(
             (z, y, x),
@@ -119,7 +122,9 @@ class BrainPhantom(ProceduralVolume):
         )
         band = soft_step(np.float32(0.25) - air, 0.2)
         signal *= 1 + 0.9 * band
+        # A copy, since soft_step works in place and the depth is still needed.
         signal *= soft_step(head.depth.copy(), 1.0)
+        # The scalp: a faint shell about 11 mm outside the brain.
         scalp = np.exp(-(((head.depth + 11) / 2.5) ** 2))
         signal += 38 * scalp * (1 + 0.5 * head.rough).clip(0)
         signal *= 1 + 0.10 * block.noise(self.seed * 16 + 4, 150)  # coil sensitivity
@@ -154,6 +159,7 @@ class BrainPhantom(ProceduralVolume):
         """Rician noise: the magnitude of a complex signal with independent noise in both parts."""
         for stream, channel in enumerate(clean):
             channel += 11 * self._voxel_noise(block, 2 * stream)
+            # In the other part the signal is 0; MR keeps the magnitude of both, so its background is a floor of noise.
             imaginary = 11 * self._voxel_noise(block, 2 * stream + 1)
             np.hypot(channel, imaginary, out=channel)
         return clean
@@ -187,6 +193,7 @@ def _deep_grey(z: Floats, y: Floats, x: Floats) -> Floats:
 def _draw_infarcts(random: np.random.Generator) -> list[Infarct]:
     """One main lesion in the territory of an artery of one side, and up to three small ones near it."""
     side = random.choice([-1.0, 1.0])
+    # Sizes of lesions are skewed: most are small, a few are very large.
     radius = float(np.clip(random.lognormal(np.log(15), 0.4), 7, 30))
     centre = (random.uniform(-12, 30), random.uniform(-30, 45), side * random.uniform(26, 44))
     stretch = random.uniform(0.8, 1.3, 3)
@@ -196,6 +203,7 @@ def _draw_infarcts(random: np.random.Generator) -> list[Infarct]:
         z, y, x = np.asarray(centre) + random.normal(0, 1.2 * radius, 3)
         small = random.uniform(3.5, 7)
         infarcts.append(
+            # Not across the midline: an artery supplies one hemisphere.
             Infarct((z, y, side * max(side * x, 8)), (small, small, small), ratio * random.uniform(0.5, 0.9))
         )
     return infarcts

@@ -17,6 +17,7 @@ _SPLINE_STD = np.float32((1 / 3) ** 0.5 * 0.55**1.5)
 
 def random_generator(*key: int) -> np.random.Generator:
     """Random numbers that belong to `key`, for example (seed, stream, block z, block y, block x); all non-negative."""
+    # One is made for every block and stream, and SFC64 is numpy's fastest to draw from.
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
 
 
@@ -28,6 +29,7 @@ def smooth_noise(seed: int, axes: Axes, period: Sequence[float] | float) -> Floa
     """
     periods = np.broadcast_to(np.asarray(period, dtype=np.float64), 3)
     bases, weights = zip(*(_spline(axis / step) for axis, step in zip(axes, periods, strict=True)), strict=True)
+    # Two points beyond the last base, since a position takes three.
     corners = [np.arange(base[0], base[-1] + 3) for base in bases]
     lattice = _hash_lattice(seed, corners)
     # x first and z last: the pass over the full grid then runs along contiguous planes.
@@ -51,6 +53,7 @@ def _spline(position: NDArray[np.float64]) -> tuple[NDArray[np.int64], Floats]:
     """First lattice point and the three weights (3, n) of each position in lattice units; positions ascend."""
     base = np.floor(position).astype(np.int64)
     t = position - base
+    # Quadratic: smooth in its slope, with three points an axis (27 in space) where a cubic takes four (64).
     weights = np.stack([0.5 * (1 - t) ** 2, 0.75 - (t - 0.5) ** 2, 0.5 * t**2])
     return base, weights.astype(np.float32)
 
@@ -74,10 +77,12 @@ def _hash_lattice(seed: int, corners: list[NDArray[np.int64]]) -> Floats:
     z, y, x = (corner.astype(np.uint64) for corner in corners)
     start = np.full(1, seed * 0x9E3779B97F4A7C15 % 2**64, dtype=np.uint64)
     bits = _mix(_mix(_mix(start + z)[:, None] + y)[:, :, None] + x)
+    # The upper 24 bits, the best mixed ones, and all that a float32 holds exactly.
     return ((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-23)) - np.float32(1)
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # Increment, shifts and multipliers of SplitMix64 (Steele et al. 2014).
     bits = bits + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

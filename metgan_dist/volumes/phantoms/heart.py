@@ -87,7 +87,9 @@ class HeartPhantom(ProceduralVolume):
             clean[channel] = value
         label = np.zeros(BLOCK, np.uint8)
         lure = np.zeros(BLOCK, np.bool_)
+        # In the order of the lists, each over what is there already, as a painter works.
         for part in (*self._chest(block, warp, rough), *self._heart(block, warp, rough)):
+            # Voxels at a border mix both tissues over about a millimetre; the label stays sharp.
             cover = soft_step(part.depth.copy(), 1.0)
             for channel, value in enumerate(_TISSUE[part.tissue]):
                 clean[channel] += cover * (np.float32(value) - clean[channel])
@@ -109,6 +111,7 @@ class HeartPhantom(ProceduralVolume):
     def _chest(self, block: Block, warp: Floats, rough: Floats) -> list[_Part]:
         """Chest wall, lungs, mediastinum, liver, spine, ribs, sternum and descending aorta, outer parts first."""
         z, y, x = (a - np.float32(m / 2) for a, m in zip(block.mesh(), FIELD_OF_VIEW, strict=True))
+        # A half-axis of 1e4 mm makes a tube through the whole field of view.
         body = 78 * (1 - _radius((z, y, x), (0, 4, 0), (1e4, 80, 108))) + warp
         cage = 66 * (1 - _radius((z, y, x), (0, 4, 0), (400, 68, 94)))
         lungs = np.minimum(cage - 6 + 0.7 * warp, np.abs(x + 4) - 20 + 0.18 * y)
@@ -146,6 +149,7 @@ class HeartPhantom(ProceduralVolume):
         outer = np.minimum(cavity + wall + bend, base + 2)
         inner = np.minimum(cavity + bend - 0.8 * rough, base - 1)  # trabeculae roughen the inside
         right = np.minimum(20 * (1 - _radius(at, (4, 23, 2), (42, 31, 33))) + bend - 0.9 * rough, base - 2)
+        # The right ventricle lies around the wall of the left one, not in it.
         right = np.minimum(right, -outer - 0.5)
         left_atrium = np.minimum(20 * (1 - _radius(at, (-34, -4, -2), (21, 25, 27))) + bend, -base - 2)
         right_atrium = np.minimum(20 * (1 - _radius(at, (-31, 44, 8), (24, 20, 26))) + bend, -base + 6)
@@ -176,6 +180,7 @@ def _long_axis(random: np.random.Generator) -> np.ndarray:
     u = np.array([-0.45, -0.62, 0.64]) + random.normal(0, 0.07, 3)
     u /= np.linalg.norm(u)
     v = np.array([0.0, -0.70, -0.71]) + random.normal(0, 0.05, 3)
+    # Gram-Schmidt: drawn at random, v is at right angles to u only when its part along u is taken away.
     v -= u * (u @ v)
     v /= np.linalg.norm(v)
     return np.stack([u, v, np.cross(u, v)])

@@ -80,6 +80,7 @@ class LightSheetPhantom(ProceduralVolume):
         lure *= 1 - lesion.clip(0, 1)  # a bright spot inside a metastasis would contradict both
         autofluorescence = structure * (1 - 0.15 * lesion.clip(0, 1)) + lure
         autofluorescence *= inside
+        # Another power than the autofluorescence's: no linear map leads from one channel to the other.
         stain = structure**1.5 * np.float32(0.6) + 0.12 * lure
         stain += lesion * (1.2 + 0.5 * structure + 0.25 * fine).clip(0.4)
         stain *= inside
@@ -93,6 +94,7 @@ class LightSheetPhantom(ProceduralVolume):
     def _expose(self, clean: Floats, block: Block) -> Floats:
         """Shot noise (variance proportional to the signal) and read noise (7 counts)."""
         for channel in range(2):
+            # 110: the camera's offset, which has no shot noise; 49: the variance of the read noise.
             deviation = np.sqrt((clean[channel] - 110) * np.float32(1.6) + 49)
             deviation *= self._voxel_noise(block, channel)
             clean[channel] += deviation
@@ -131,6 +133,7 @@ class LightSheetPhantom(ProceduralVolume):
         """Brightness of the stream's objects in a block, and the voxels inside their surfaces (bool)."""
         bright = np.zeros(BLOCK, np.float32)
         mask = np.zeros(BLOCK, np.bool_)
+        # No object reaches farther than into the next block, so 27 blocks know all that can be seen in this one.
         for offset in itertools.product((-1, 0, 1), repeat=3):
             index = tuple(i + o for i, o in zip(block.index, offset, strict=True))
             if min(index) < 0:
@@ -178,6 +181,7 @@ def _draw_blob(blob: Blob, block: Block, rough: Floats, bright: Floats, mask: np
     depth = 1 - distance - np.float32(0.14) * rough[where].clip(-2, 2)
     mask[where] |= depth > 0
     edge = 2.2 / min(blob.radii[1:])  # the microscope blurs every edge by about the same micrometres
+    # By maximum: objects that overlap are no brighter than the brighter of them, and their order does not matter.
     np.maximum(bright[where], np.float32(blob.brightness) * soft_step(depth, max(edge * 0.5, 0.06)), out=bright[where])
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from metgan_dist.volumes.phantoms.field import Axes, Floats, random_generator, smooth_noise
 from metgan_dist.volumes.volume import Region, check_region
 
+# Part of what a seed means: noise and objects are drawn block by block, so another size draws other volumes.
 BLOCK = (32, 64, 64)
 
 
@@ -90,6 +91,7 @@ class ProceduralVolume(ABC):
         for block, inside, target in self._blocks(region):
             truth = self._compose(block)
             noisy = self._expose(truth.clean, block)[:, *inside]
+            # Rounded before the cast, which alone would cut off and darken the image by half a count.
             np.rint(noisy, out=noisy)
             images[:, *target] = np.clip(noisy, limits.min, limits.max)
             label[target] = truth.label[inside]
@@ -110,6 +112,7 @@ class ProceduralVolume(ABC):
 
     def _voxel_noise(self, block: Block, stream: int) -> Floats:
         """Standard normal noise, independent per voxel and stream."""
+        # From 1000 on, apart from the streams that objects are drawn from.
         return random_generator(self.seed, 1000 + stream, *block.index).standard_normal(BLOCK, dtype=np.float32)
 
     def _blocks(self, region: Region) -> list[tuple[Block, tuple[slice, ...], tuple[slice, ...]]]:
