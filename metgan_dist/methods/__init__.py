@@ -81,6 +81,11 @@ def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
     """
     field = "tiles.size" if recipe.tiles.resize is None else "tiles.resize"
     edges = (edge,) if isinstance(edge, int) else tuple(edge)
+    if recipe.tiles.resize is not None and any(pixels % DIVISOR for pixels in edges if pixels != max(edges)):
+        raise UserError(
+            f"tiles.size: {_by(recipe.tiles.size)} resized to {recipe.tiles.resize} is {_by(edges)} pixels, and the "
+            f"networks need multiples of {DIVISOR}; change its proportions"
+        )
     for pixels in edges:
         if pixels < 1 or pixels % DIVISOR:
             below = max(pixels // DIVISOR, 1) * DIVISOR
@@ -93,3 +98,7 @@ def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
             f"{field}: a batch of one tile of {DIVISOR} pixels leaves BatchNorm a single value at the coarsest level; "
             f"use {2 * DIVISOR} pixels or set training.batch_size to 2"
         )
+
+
+def _by(edges: Sequence[int]) -> str:
+    return " x ".join(map(str, edges))
