@@ -139,8 +139,8 @@ def plan_for_cluster(scaling: Scaling, report: Callable[[str], None]) -> Resourc
             asked = True
             gpus = 0 if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
             bundle = {"CPU": 1, **({"GPU": gpus} if gpus else {})}
-            request_resources(bundles=[bundle] * scaling.workers + [{"CPU": 1}])  # the last one reads tiles
-            report(f"waiting up to {scaling.wait:g} s for the cluster to grow to {scaling.workers} worker(s)")
+            request_resources(bundles=[bundle] * scaling.processes + [{"CPU": 1}])  # the last one reads tiles
+            report(f"waiting up to {scaling.wait:g} s for the cluster to grow to {scaling.processes} worker(s)")
         time.sleep(2)
 
 

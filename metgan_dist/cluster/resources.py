@@ -75,7 +75,7 @@ def plan_resources(scaling: Scaling, cluster_cpus: float, cluster_gpus: float) -
     Raises UserError naming the field of `scaling` that asks for more than the cluster has.
     """
     cluster_cpus, cluster_gpus = cluster_cpus * scaling.share, cluster_gpus * scaling.share
-    workers = scaling.workers
+    workers = scaling.processes
     if (scaling.min_workers or 1) > workers:
         raise UserError(f"scaling.min_workers: {scaling.min_workers} is more than scaling.workers, {workers}")
     if workers > cluster_cpus:
@@ -101,11 +101,11 @@ def plan_resources(scaling: Scaling, cluster_cpus: float, cluster_gpus: float) -
 
 def _gpus_per_worker(scaling: Scaling, cluster_gpus: float) -> float:
     if scaling.gpus_per_worker == "auto":
-        return 1.0 if cluster_gpus >= scaling.workers else round(cluster_gpus / scaling.workers, 3)
+        return 1.0 if cluster_gpus >= scaling.processes else round(cluster_gpus / scaling.processes, 3)
     asked = float(scaling.gpus_per_worker)
-    if asked < 0 or asked * scaling.workers > cluster_gpus:
+    if asked < 0 or asked * scaling.processes > cluster_gpus:
         raise UserError(
-            f"scaling.gpus_per_worker: {scaling.workers} worker(s) of {asked:g} GPU do not fit a cluster of "
+            f"scaling.gpus_per_worker: {scaling.processes} worker(s) of {asked:g} GPU do not fit a cluster of "
             f"{cluster_gpus:g} GPU(s); use auto, or a share that fits"
         )
     return asked

@@ -93,7 +93,7 @@ def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
                 f"{field}: tiles of {pixels} pixels do not fit the networks, which need a multiple of {DIVISOR}; "
                 f"use {below} or {below + DIVISOR}" + (", or set tiles.resize" if field == "tiles.size" else "")
             )
-    if all(pixels == DIVISOR for pixels in edges) and recipe.training.batch_size * recipe.scaling.workers == 1:
+    if all(pixels == DIVISOR for pixels in edges) and recipe.training.batch_size * recipe.scaling.processes == 1:
         raise UserError(
             f"{field}: a batch of one tile of {DIVISOR} pixels leaves BatchNorm a single value at the coarsest level; "
             f"use {2 * DIVISOR} pixels or set training.batch_size to 2"

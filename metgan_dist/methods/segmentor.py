@@ -210,7 +210,7 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
             "epochs": method.segmentor_epochs,
             "max_steps": method.segmentor_max_steps,
             # The paper's 4 are those of a step, of all workers together.
-            "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.workers),
+            "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.processes),
             "learning_rate": method.segmentor_learning_rate,
             # What belongs to GANs alone is off: the falling rate, accumulation, averaged weights.
             "decay_from": 1.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from metgan_dist.recipe.section import Section
 
@@ -44,7 +44,12 @@ class Training(Section):
 class Scaling(Section):
     """What the run may take of the machine or cluster."""
 
-    workers: int = Field(1, ge=1, description="training processes")
+    workers: int = Field(
+        1,
+        ge=0,
+        description="training processes; 0: train in the job's own, which nothing restarts (checkpoints are the same, "
+        "and either continues the other)",
+    )
     min_workers: int | None = Field(
         None, ge=1, description="go on with as few as this while lost ones are not replaced; none: wait for all"
     )
@@ -54,11 +59,6 @@ class Scaling(Section):
     cpus_per_worker: float | Literal["auto"] = Field("auto", description="CPUs reserved by one")
     cluster: str = Field(
         "auto", description="auto: RAY_ADDRESS if set, else a cluster on this machine; `local`; or an address"
-    )
-    in_process: bool = Field(
-        False,
-        description="train in the job's own process: one worker, nothing to start and nothing that restarts it; its "
-        "checkpoints are those of Ray's workers, which may continue them",
     )
     grow: bool = Field(False, description="the cluster autoscales: ask it for the missing nodes and wait for them")
     wait: float = Field(300, ge=0, description="seconds to wait for a busy or growing cluster before giving up")
@@ -71,8 +71,12 @@ class Scaling(Section):
         1.0, gt=0, le=1, description="part of the cluster that this run plans with; a study gives each training its own"
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> Scaling:
-        if self.in_process and self.workers > 1:
-            raise ValueError(f"in_process trains with one worker, workers is {self.workers}; choose one of the two")
-        return self
+    @property
+    def in_process(self) -> bool:
+        """Whether trainings run in the job's own process, without Ray Train."""
+        return self.workers == 0
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together, at least one."""
+        return max(1, self.workers)

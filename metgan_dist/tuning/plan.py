@@ -32,7 +32,7 @@ def plan_trials(recipe: Recipe, nodes: Sequence[Node]) -> tuple[int, ResourcePla
 
     Raises UserError naming `tuning.concurrent` or `scaling.workers` when that is more than the cluster has.
     """
-    workers, asked = recipe.scaling.workers, recipe.tuning.concurrent
+    workers, asked = recipe.scaling.processes, recipe.tuning.concurrent
     cluster = _Cluster.of(recipe, nodes)
     most = min(cluster.places(_cpus_needed(recipe, LEAST_ROOM)), _places_by_gpu(recipe, cluster.gpus)) // workers
     has = f"a cluster of {cluster.cpus:g} CPU and {cluster.gpus:g} GPU"
@@ -101,7 +101,7 @@ def _places_by_gpu(recipe: Recipe, gpus: float) -> int:
     """Workers that the GPUs take, by the recipe's word: as many as there can be where it has none."""
     given = recipe.scaling.gpus_per_worker
     if given == "auto" or not given:
-        return recipe.tuning.trials * recipe.scaling.workers
+        return recipe.tuning.trials * recipe.scaling.processes
     per_gpu = int(1 / given + 1e-6) if given < 1 else 1 / given
     return int(gpus * per_gpu + 1e-6)
 
@@ -111,11 +111,11 @@ def _comfortable(recipe: Recipe, cluster: _Cluster) -> int:
     places = cluster.places(_cpus_needed(recipe, ROOM))
     if cluster.gpus and recipe.scaling.gpus_per_worker == "auto":
         places = min(places, int(cluster.gpus))
-    return max(1, places // recipe.scaling.workers)
+    return max(1, places // recipe.scaling.processes)
 
 
 def _each(recipe: Recipe, cluster: _Cluster, at_once: int) -> ResourcePlan:
-    workers, given = recipe.scaling.workers, recipe.scaling.cpus_per_worker
+    workers, given = recipe.scaling.processes, recipe.scaling.cpus_per_worker
     room = cluster.room(workers * at_once)
     if given == "auto":
         # Reading tiles gets half of a small share, and of a large one no more than the CPU that it can use.
@@ -139,7 +139,7 @@ def _each(recipe: Recipe, cluster: _Cluster, at_once: int) -> ResourcePlan:
 def _gpus(recipe: Recipe, gpus: float, at_once: int) -> float:
     if recipe.scaling.gpus_per_worker != "auto":
         return float(recipe.scaling.gpus_per_worker)
-    workers = recipe.scaling.workers * at_once
+    workers = recipe.scaling.processes * at_once
     if not gpus or gpus >= workers:
         return 1.0 if gpus else 0.0
     # A worker lies on one GPU: of three on two GPUs, two share one.

@@ -86,7 +86,7 @@ class PlannedSweep:
         recipe = command.recipe
         check_search(recipe)
         if recipe.scaling.in_process:
-            raise UserError("scaling.in_process: a sweep's trials train on Ray's workers; leave it out")
+            raise UserError("scaling.workers: 0: a sweep's trials train in processes of their own; give 1 or more")
         space, objectives, layout = search_space(recipe), objectives_of(recipe), None
         if ray.is_initialized():
             layout = _plan_here(recipe)
@@ -163,7 +163,7 @@ class PlannedSweep:
 def _plan_here(recipe: Recipe) -> tuple[int, ResourcePlan]:
     scaling, asked = recipe.scaling, recipe.tuning.concurrent
     if scaling.grow and asked != "auto":  # an autoscaling cluster is asked for what all of them take
-        plan_for_cluster(scaling.model_copy(update={"workers": scaling.workers * asked}), say)
+        plan_for_cluster(scaling.model_copy(update={"workers": scaling.processes * asked}), say)
     have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return plan_trials(recipe, [Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in have])
 
@@ -172,10 +172,10 @@ def _trial_recipe(recipe: Recipe, tiles: int) -> tuple[Recipe, Length, int]:
     """The recipe of a whole trial, its length, and the images between its reports."""
     tuning, training = recipe.tuning, recipe.training
     if tuning.images is not None:
-        step = Length.of(training, tiles, recipe.scaling.workers).step
+        step = Length.of(training, tiles, recipe.scaling.processes).step
         steps = max(1, tuning.images // step)
         training = training.model_copy(update={"max_steps": min(steps, training.max_steps or steps)})
-    length = Length.of(training, tiles, recipe.scaling.workers)
+    length = Length.of(training, tiles, recipe.scaling.processes)
     every = -(-length.total // tuning.reports)
     training = training.model_copy(update={"validate_every": every, "checkpoint_every": every})
     return recipe.model_copy(update={"training": training}), length, every

@@ -16,7 +16,7 @@ SMALL = {
     "segmentation__max_steps": 2,
     "segmentation__folds": 1,
     "training__validate_tiles": 2,
-    "scaling__in_process": True,
+    "scaling__workers": 0,
 }
 
 

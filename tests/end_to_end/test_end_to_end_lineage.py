@@ -21,7 +21,7 @@ FOLD = {
     "segmentation__folds": 0,
     "segmentation__width": 0.05,
     "segmentation__max_steps": 4,
-    "scaling__in_process": True,
+    "scaling__workers": 0,
 }
 
 

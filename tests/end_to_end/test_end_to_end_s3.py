@@ -52,7 +52,7 @@ def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, segmento
         tracking__uri=f"sqlite:///{tmp_path}/mlflow.db",
         tracking__artifacts=f"{bucket}/mlflow",
         tracking__run="far",
-        scaling__in_process=True,
+        scaling__workers=0,
         env=environment(),
         **OWN,
         **segmentors,

@@ -23,7 +23,7 @@ SMALL = {
     "segmentation__learning_rate": 0.01,
     "segmentation__pictures": 2,
     "training__validate_tiles": 4,
-    "scaling__in_process": True,
+    "scaling__workers": 0,
 }
 
 

@@ -42,7 +42,7 @@ FIRST, SECOND = "mine-pix2pix", "mine-shuffled"
 
 def run_study(storage: object, segmentors: dict, **fields: object) -> Finished:
     """The small study, in this process; it trains the segmentor of its rows, but no judge."""
-    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__in_process": True}
+    fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__workers": 0}
     fixed["method__judge"] = segmentors["method__judge"]
     return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})
 

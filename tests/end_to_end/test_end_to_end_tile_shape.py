@@ -14,7 +14,7 @@ OBLONG = {
     "tiles__stride": "150,300",
     "tiles__resize": 256,
     "training__max_steps": 2,
-    "scaling__in_process": True,
+    "scaling__workers": 0,
 }
 
 

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 def test_a_failed_child_stops_no_other_and_lines_have_labels(in_process, ray_cluster, tmp_path, capsys):
     script = tmp_path / "stub.py"
     script.write_text(JOB)
-    scaling = Scaling(in_process=in_process)
+    scaling = Scaling(workers=0 if in_process else 1)
     recipes = {name: Recipe(training=Training(seed=seed), scaling=scaling) for seed, name in enumerate("abc")}
     failed = run_child_jobs(script, recipes, {name: name.upper() for name in recipes}, 2)
     assert failed == {"b": "data.path: gone"}
@@ -47,6 +47,6 @@ def test_a_failed_child_stops_no_other_and_lines_have_labels(in_process, ray_clu
 def test_an_interrupt_ends_the_job_and_its_children_in_process(ray_cluster, tmp_path):
     script = tmp_path / "stub.py"
     script.write_text("PURPOSE = ''\ndef work(command):\n    raise KeyboardInterrupt\n")
-    recipes = {name: Recipe(scaling=Scaling(in_process=True)) for name in "ab"}
+    recipes = {name: Recipe(scaling=Scaling(workers=0)) for name in "ab"}
     with pytest.raises(KeyboardInterrupt):
         run_child_jobs(script, recipes, {name: name for name in recipes}, 1)

@@ -36,7 +36,7 @@ def assigned(tiles, segmentors, tmp_path_factory):
         recipe = Recipe(
             method=MethodRecipe(width=0.05, segmentor_width=0.05),
             training=TRAINING,
-            scaling=Scaling(in_process=here),
+            scaling=Scaling(workers=0 if here else 1),
         )
         return Assignment(
             role="metgan",
@@ -153,8 +153,3 @@ def test_the_best_and_the_last_checkpoints_are_listed(order, most, expected, tmp
     assert snapshot.latest.name == "d"
     snapshot.write(str(tmp_path), {})
     assert read_snapshot(str(tmp_path), {}) == snapshot
-
-
-def test_several_workers_cannot_be_one_process():
-    with pytest.raises(ValueError, match="in_process trains with one worker, workers is 2"):
-        Scaling(in_process=True, workers=2)
