@@ -1,11 +1,11 @@
-"""A finished set of tiles: its manifest, its index, and the pixels of any tile, normalised."""
+"""A finished set of tiles: its manifest and index, written and read, and the pixels of any tile, normalised."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.storage import Options, absolute, exists, join, read_bytes
+from metgan_dist.storage import Options, absolute, exists, join, read_bytes, write_whole
 from metgan_dist.tiles.intensity import invert, normalise
 from metgan_dist.tiles.shards import read_tile
 
@@ -107,6 +107,32 @@ class TileSet:
         digest = hashlib.sha256(content).hexdigest()
         parts = [_part(uri, part, options) for part in manifest.get("parts", [])]
         return TileSet(uri, manifest, digest, pd.read_parquet(io.BytesIO(packed)), options, parts)
+
+    @staticmethod
+    def write(
+        folder: str,
+        index: pd.DataFrame,
+        manifest: Mapping[str, Any],
+        options: Options | None = None,
+        shards: Mapping[str, str] | None = None,
+    ) -> TileSet:
+        """Make a set of the shards in a folder: write index.parquet, then manifest.json, and open it.
+
+        The manifest comes last, and each file appears whole: a folder with a manifest holds a finished set.
+
+        Args:
+            folder: where the shards are, or nothing yet for a mixed set.
+            index: a row a tile, with the columns that `TileSet` describes.
+            manifest: what the set was made from; format and checksums are added.
+            shards: SHA-256 of the pixels of each shard, by name, where the manifest is to hold them.
+        """
+        packed = index.to_parquet(index=False)
+        complete = {"format": FORMAT, **manifest, "index_sha256": hashlib.sha256(packed).hexdigest()}
+        if shards is not None:
+            complete["shards_sha256"] = dict(shards)
+        write_whole(join(folder, INDEX), packed, options)
+        write_whole(join(folder, MANIFEST), json.dumps(complete, indent=1).encode(), options)
+        return TileSet.open(folder, options)
 
     @property
     def name(self) -> str:
