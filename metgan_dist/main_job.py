@@ -16,7 +16,7 @@ from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe, tile_edges
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
-from metgan_dist.storage import join, write_whole
+from metgan_dist.storage import join
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import check_segmentor, load_method
@@ -168,11 +168,11 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None
     for line in lines:
         say(line)
     opened.result.scores |= scores
-    with opened.log() as log:
-        for split, picture in grids.items():
-            log.png(picture, f"grids/{split}.png")
-            write_whole(join(opened.run.folder, f"grids/{split}.png"), picture, options)
-            opened.result.artefacts[f"grid_{split}"] = join(opened.run.folder, f"grids/{split}.png")
+    names = {split: f"grids/{split}.png" for split in grids}
+    opened.keep(
+        {names[split]: picture for split, picture in grids.items()},
+        {name: f"grid_{split}" for split, name in names.items()},
+    )
 
 
 def _scores_and_grids(

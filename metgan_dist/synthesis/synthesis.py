@@ -178,11 +178,7 @@ class TileSynthesis:
         with opened.log() as log:
             log.dataset(f"synthetic-{made.digest[:8]}", made.uri, made.digest, "generated", counts[KEPT])
             log.text(json.dumps(made.manifest, indent=1), "tiles/manifest.json")
-            for name, content in files.items():
-                log.content(content, name)
-                uri = join(opened.run.folder, name)
-                write_whole(uri, content, made.options)
-                result.artefacts[artefacts[name]] = uri
+        opened.keep(files, artefacts)
         result.scores = {"lesions": summary["lesions"], "gate": summary["gate"], "placement": summary["placement"]}
         if not counts[KEPT]:
             best = summary["gate"]["dice"]

@@ -47,8 +47,8 @@ class Untracked(OpenRun):
     def log(self):
         yield self
 
-    def png(self, data, name):
-        assert data.startswith(b"\x89PNG")
+    def content(self, content, name):
+        assert content.startswith(b"\x89PNG")
 
     def dataset(self, name, uri, digest, context, rows):
         assert (context, rows, len(digest)) == ("generated", SHAPE[0], 64)
