@@ -18,7 +18,7 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.storage import join
 from metgan_dist.tiles.pipeline import make_tiles
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, train_on_ray
@@ -41,7 +41,7 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
             tiles = make_tiles(recipe, join(storage, "tiles", name), say)
     result.tiles = tiles.manifest["counts"]
     result.artefacts["tiles"] = tiles.uri
-    say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in ("train", "val", "test", "unseen")))
+    say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in SPLITS))
     with opened.log() as log:
         rows = result.tiles["train"]
         log.dataset(tiles.name, tiles.uri, tiles.digest, "training", rows)

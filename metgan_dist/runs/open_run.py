@@ -25,7 +25,7 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result, say
 from metgan_dist.runs.run_folder import Run, open_run, record
 from metgan_dist.storage import basename, exists, filesystem, join, write_whole
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.weights import weights_path
 
@@ -227,7 +227,7 @@ def is_tile_set(recipe: Recipe) -> bool:
     """Whether data.path is a folder that make_tiles wrote."""
     if recipe.data.path is None:
         return False
-    return exists(join(recipe.data.path, "manifest.json"), recipe.storage.options)
+    return exists(join(recipe.data.path, MANIFEST), recipe.storage.options)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

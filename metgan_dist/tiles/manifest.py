@@ -18,10 +18,9 @@ from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits
 from metgan_dist.tiles.survey import Survey
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import IMAGES, SPLITS, TileSet
 from metgan_dist.tiles.tiling import plane_key
 
-IMAGES = ("anatomy", "tumour")
 READ_AT_ONCE = 8
 
 
@@ -198,7 +197,7 @@ def _counts(index: pd.DataFrame, cut: pd.DataFrame, facts: Mapping[str, Any]) ->
     with_label = index[index["foreground"] > 0]["split"].value_counts()
     return {
         "planned": facts["planned"],
-        **{split: int(splits.get(split, 0)) for split in ("train", "val", "test", "unseen")},
+        **{split: int(splits.get(split, 0)) for split in SPLITS},
         "with_foreground": {split: int(count) for split, count in sorted(with_label.items())},
         "dropped": {
             "damaged": facts["planned"] - len(cut),

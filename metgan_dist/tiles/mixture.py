@@ -20,12 +20,11 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, absolute, exists, join
-from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.tiles.tile_set import MANIFEST, SPLITS, TileSet
 
 # Multiples of it, modulo 1, leave at most three different gaps however many there are (Steinhaus), and never repeat.
 GOLDEN = (math.sqrt(5) - 1) / 2
 UNUSED = "unused"
-SPLITS = ("train", "val", "test", "unseen")
 
 
 def spread_order(count: int, start: float = 0.0) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.storage import Options, absolute, exists, join, read_bytes, write_whole
+from metgan_dist.storage import Options, absolute, exists, filesystem, join, read_bytes, storage_errors, write_whole
 from metgan_dist.tiles.intensity import invert, normalise
-from metgan_dist.tiles.shards import read_tile
+from metgan_dist.tiles.shards import read_tile, remove_shards
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
+PLAN = "plan.json"
 IMAGES = ("anatomy", "tumour")
+SPLITS = ("train", "val", "test", "unseen")
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,33 @@ class TileSet:
         """An image in the normalised range of a tile's channel -> intensities of the file, float32, same shape."""
         tile = self.index.iloc[row]
         return invert(image, float(tile[f"{channel}_low"]), float(tile[f"{channel}_high"]))
+
+
+def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh: Callable[[], None]) -> dict[str, Any]:
+    """Note in a folder what is being made there; returns the plan that it was begun with.
+
+    That is `plan`, or the plan of an earlier start with the same `fingerprint`, whose shards stay. What was made of
+    something else is removed, after a call of `afresh`.
+    """
+    uri = join(folder, PLAN)
+    if exists(uri, options):
+        begun: dict[str, Any] = json.loads(read_bytes(uri, options))
+        if begun["fingerprint"] == plan["fingerprint"]:
+            return begun
+        afresh()
+        fs, manifest = filesystem(join(folder, MANIFEST), options)
+        with storage_errors(folder):
+            if fs.exists(manifest):
+                fs.rm_file(manifest)  # first: a set without its shards is none
+        remove_shards(folder, options)
+    write_whole(uri, json.dumps(plan).encode(), options)
+    return plan
+
+
+def finished_fingerprint(folder: str, options: Options | None) -> str | None:
+    """The fingerprint of the finished set in a folder, "" where it has none; None where there is no finished set."""
+    uri = join(folder, MANIFEST)
+    return json.loads(read_bytes(uri, options)).get("fingerprint", "") if exists(uri, options) else None
 
 
 def _part(mixture: str, entry: dict[str, Any], options: Options | None) -> TileSet:

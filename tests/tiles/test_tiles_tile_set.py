@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from metgan_dist.errors import UserError
+from metgan_dist.storage import exists, write_whole
 from metgan_dist.tiles import tile_set
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, begin_set, finished_fingerprint
 
 INDEX = pd.DataFrame({"volume": ["a", "b"], "split": ["train", "test"], "foreground": [3, 0]})
 MANIFEST = {"fingerprint": "f", "roles": ["anatomy"], "tile_shape": [4, 4], "normalisation": {"clip": True}}
@@ -63,3 +64,19 @@ def test_an_interrupted_write_leaves_no_set_and_is_made_good_by_the_next(folder,
         TileSet.open(folder)
     monkeypatch.undo()
     assert len(TileSet.write(folder, INDEX, MANIFEST).index) == 2
+
+
+def test_a_set_that_is_begun_again_goes_on_as_it_was_begun_and_another_one_starts_from_nothing(folder):
+    said = []
+
+    def begin(**plan):
+        return begin_set(folder, plan, None, lambda: said.append("afresh"))
+
+    assert begin(fingerprint="f", tile_memory=16) == {"fingerprint": "f", "tile_memory": 16}
+    assert finished_fingerprint(folder, None) is None
+    write_whole(f"{folder}/shards/0.json", b"{}", None)
+    TileSet.write(folder, INDEX, MANIFEST)
+    assert begin(fingerprint="f", tile_memory=99)["tile_memory"] == 16
+    assert (finished_fingerprint(folder, None), exists(f"{folder}/shards/0.json"), said) == ("f", True, [])
+    assert begin(fingerprint="g", tile_memory=99)["tile_memory"] == 99
+    assert (finished_fingerprint(folder, None), exists(f"{folder}/shards/0.json"), said) == (None, False, ["afresh"])
