@@ -1,4 +1,4 @@
-"""Pictures of a run: grids of tiles and curves of losses and scores, as PNG.
+"""Pictures of a run: grids of tiles and curves of losses and scores, as PNG; and what all pictures are drawn on.
 
 Matplotlib's object interface is used throughout: no pyplot, no global state, so that pictures can be drawn in a
 training worker and in a notebook alike.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,9 +24,26 @@ BINS = 30
 LABEL_COLOURS = [colormaps["tab10"](k) for k in (3, 2, 0, 1, 4, 5, 6, 7, 8, 9)]
 
 
+def canvas(
+    width: float, height: float, rows: int = 1, cols: int = 1, title: str = "", fontsize: float = 11
+) -> tuple[Figure, np.ndarray]:
+    """A figure of so many inches, and its axes as an array (rows, cols)."""
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=fontsize)
+    return figure, figure.subplots(rows, cols, squeeze=False)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def image_grid(
     columns: Mapping[str, Sequence[np.ndarray]],
-    target: Path | IO[bytes] | None = None,
     *,
     title: str = "",
     rows: Sequence[str] = (),
@@ -41,7 +56,6 @@ def image_grid(
             Integer arrays are labels (0 background), shown as filled outlines over the tile's image of the first image
             column. Shapes (H, W) or (D, H, W), with a leading axis of length 1 if need be; a 3D tile shows its middle
             slice. Columns may have different lengths; missing tiles stay empty.
-        target: where to write the PNG as well; nothing is written by default.
         title: above the grid.
         rows: a name for each row, e.g. the tile's origin.
 
@@ -55,7 +69,7 @@ def image_grid(
     if count == 0:
         raise ValueError("an image grid needs at least one tile")
     backgrounds = next((tiles for tiles in columns.values() if len(tiles) and _is_image(tiles[0])), ())
-    figure, axes = _canvas(count, len(columns), CELL_INCHES, CELL_INCHES, title)
+    figure, axes = canvas(len(columns) * CELL_INCHES, count * CELL_INCHES + 0.3, count, len(columns), title)
     for j, (name, tiles) in enumerate(columns.items()):
         axes[0, j].set_title(name, fontsize=10)
         for i in range(count):
@@ -69,12 +83,11 @@ def image_grid(
                 _draw_label(axes[i, j], _plane(tiles[i]), _plane(backgrounds[i]) if i < len(backgrounds) else None)
     for i, name in enumerate(rows[:count]):
         axes[i, 0].set_ylabel(name, fontsize=8)
-    return _png(figure, target)
+    return png(figure)
 
 
 def training_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    target: Path | IO[bytes] | None = None,
     *,
     title: str = "",
     step_name: str = "step",
@@ -85,7 +98,6 @@ def training_curves(
         curves: (steps, values) by name. Names that share what stands before their last ``/`` share a panel:
             ``loss/cycle`` and ``loss/pair`` are two lines of the panel ``loss``; a name without ``/`` has a panel of
             its own. Values that are not finite leave a gap.
-        target: where to write the PNG as well.
         title: above the panels.
         step_name: label of the horizontal axis.
 
@@ -100,8 +112,8 @@ def training_curves(
     panels: dict[str, list[str]] = {}
     for name in curves:
         panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
-    width = min(PANELS_PER_ROW, len(panels))
-    figure, axes = _canvas(-(-len(panels) // width), width, 4.0, 2.8, title)
+    cols = min(PANELS_PER_ROW, len(panels))
+    figure, axes = _panels(-(-len(panels) // cols), cols, title)
     for axis in axes.ravel()[len(panels) :]:
         axis.set_axis_off()
     for axis, (panel, names) in zip(axes.ravel(), panels.items(), strict=False):
@@ -115,12 +127,11 @@ def training_curves(
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend(fontsize=7)
-    return _png(figure, target)
+    return png(figure)
 
 
 def histograms(
     panels: Mapping[str, Mapping[str, np.ndarray]],
-    target: Path | IO[bytes] | None = None,
     *,
     title: str = "",
     logarithmic: Collection[str] = (),
@@ -129,7 +140,6 @@ def histograms(
 
     Args:
         panels: values by name (the legend), by panel. Values that are not finite are left out.
-        target: where to write the PNG as well.
         title: above the panels.
         logarithmic: panels whose values, all above 0, are drawn on a logarithmic axis.
 
@@ -141,7 +151,7 @@ def histograms(
     """
     if not panels:
         raise ValueError("histograms need at least one panel")
-    figure, axes = _canvas(1, len(panels), 4.0, 2.8, title)
+    figure, axes = _panels(1, len(panels), title)
     for axis, (panel, named) in zip(axes.ravel(), panels.items(), strict=True):
         finite = {name: np.asarray(values, float)[np.isfinite(values)] for name, values in named.items()}
         bins = _bins(np.concatenate(list(finite.values())), panel in logarithmic)
@@ -155,7 +165,11 @@ def histograms(
         axis.set_ylabel("fraction", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=7)
-    return _png(figure, target)
+    return png(figure)
+
+
+def _panels(rows: int, cols: int, title: str) -> tuple[Figure, np.ndarray]:
+    return canvas(cols * 4.0, rows * 2.8 + 0.3, rows, cols, title)
 
 
 def _bins(values: np.ndarray, logarithmic: bool) -> np.ndarray:
@@ -207,22 +221,3 @@ def _draw_label(axis: Axes, label: np.ndarray, background: np.ndarray | None) ->
         axis.contour(cols, rows, outline, levels=[0.5], colors=[colours[k - 1]], linewidths=0.9)
     axis.set_xlim(-0.5, label.shape[1] - 0.5)
     axis.set_ylim(label.shape[0] - 0.5, -0.5)
-
-
-def _canvas(rows: int, cols: int, width: float, height: float, title: str) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(cols * width, rows * height + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure, figure.subplots(rows, cols, squeeze=False)
-
-
-def _png(figure: Figure, target: Path | IO[bytes] | None) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    png = buffer.getvalue()
-    if isinstance(target, Path):
-        target.write_bytes(png)
-    elif target is not None:
-        target.write(png)
-    return png

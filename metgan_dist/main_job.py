@@ -16,9 +16,9 @@ from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
-from metgan_dist.storage import join, write_whole
+from metgan_dist.storage import join
 from metgan_dist.tiles.pipeline import make_tiles
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, run_training
@@ -41,7 +41,7 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
             tiles = make_tiles(recipe, join(storage, "tiles", name), say)
     result.tiles = tiles.manifest["counts"]
     result.artefacts["tiles"] = tiles.uri
-    say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in ("train", "val", "test", "unseen")))
+    say("tiles: " + ", ".join(f"{result.tiles[split]} {split}" for split in SPLITS))
     with opened.log() as log:
         rows = result.tiles["train"]
         log.dataset(tiles.name, tiles.uri, tiles.digest, "training", rows)
@@ -170,11 +170,11 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None
     for line in lines:
         say(line)
     opened.result.scores |= scores
-    with opened.log() as log:
-        for split, picture in grids.items():
-            log.png(picture, f"grids/{split}.png")
-            write_whole(join(opened.run.folder, f"grids/{split}.png"), picture, options)
-            opened.result.artefacts[f"grid_{split}"] = join(opened.run.folder, f"grids/{split}.png")
+    names = {split: f"grids/{split}.png" for split in grids}
+    opened.keep(
+        {names[split]: picture for split, picture in grids.items()},
+        {name: f"grid_{split}" for split, name in names.items()},
+    )
 
 
 def _scores_and_grids(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import nn
 
 from metgan_dist.errors import DamagedFile, UserError
@@ -19,6 +20,7 @@ from metgan_dist.methods import build_method
 from metgan_dist.methods.method import Method
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, filesystem, join, parent, read_bytes
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
@@ -51,8 +53,13 @@ def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
 
 
 def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe:
-    """The recipe that made the checkpoint that `uri` names."""
-    return Recipe.model_validate(yaml.safe_load(_read(join(checkpoint_folder(uri, options), "recipe.yaml"), options)))
+    """The recipe that made the checkpoint that `uri` names; UserError where it is of another version."""
+    location = join(checkpoint_folder(uri, options), "recipe.yaml")
+    try:
+        return Recipe.model_validate(yaml.safe_load(_read(location, options)))
+    except ValidationError as error:
+        reason = first_mistake(error, "no such field")
+        raise UserError(f"{location}: of another version, cannot be read: {reason}") from error
 
 
 def checkpoint_digest(uri: str, options: dict[str, Any] | None = None) -> str:

@@ -55,11 +55,9 @@ def test_volume_shows_its_middle_slice():
     assert middle_of_cell(pixels(image_grid({"real": [volume]})), 0, 1, 0, 1).tolist() == [255, 255, 255]
 
 
-def test_columns_of_unequal_length_and_row_names_are_drawn(tmp_path):
+def test_columns_of_unequal_length_and_row_names_are_drawn():
     tile = np.zeros((8, 8), dtype=np.float32)
-    path = tmp_path / "grid.png"
-    png = image_grid({"real": [tile, tile], "cycled": [tile]}, path, title="step 5", rows=["v1 z=3", "v1 z=4"])
-    assert path.read_bytes() == png
+    png = image_grid({"real": [tile, tile], "cycled": [tile]}, title="step 5", rows=["v1 z=3", "v1 z=4"])
     assert middle_of_cell(pixels(png), 1, 2, 1, 2).tolist() == [255, 255, 255]  # the missing tile is blank
 
 
@@ -71,11 +69,9 @@ def test_grids_without_tiles_and_tiles_of_odd_shape_are_refused():
 
 
 def test_curves_draw_values_that_are_not_finite_as_gaps():
-    buffer = BytesIO()
     steps = list(range(10))
     holes = [float("nan"), float("inf"), *steps[2:]]
-    png = training_curves({"loss/a": (steps, holes), "loss/b": (steps, steps[::-1]), "mae": ([], [])}, buffer)
-    assert buffer.getvalue() == png
+    png = training_curves({"loss/a": (steps, holes), "loss/b": (steps, steps[::-1]), "mae": ([], [])})
     drawn = pixels(png).reshape(-1, 3)
     for colour in [(31, 119, 180), (255, 127, 14)]:  # the first and the second line's
         assert np.abs(drawn - colour).sum(axis=1).min() < 20

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import pandas as pd
 
 from metgan_dist.recipe import Data, Tiles
 from metgan_dist.tiles.shards import write_shard
-from metgan_dist.tiles.tile_set import FORMAT, TileSet
+from metgan_dist.tiles.tile_set import TileSet
 
 HIGH = 999
 
@@ -94,15 +91,6 @@ def write_set(
 
 
 def finish(folder: Path | str, index: pd.DataFrame, manifest: dict) -> TileSet:
-    """Write what makes shards a set: the index, and the manifest with what all of the tests' sets have in common."""
-    packed = io.BytesIO()
-    index.to_parquet(packed, index=False)
-    common = {
-        "format": FORMAT,
-        "roles": ["anatomy", "tumour", "label"],
-        "normalisation": {"clip": True, "over": "volume"},
-        "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
-    }
-    (Path(folder) / "index.parquet").write_bytes(packed.getvalue())
-    (Path(folder) / "manifest.json").write_text(json.dumps({**common, **manifest}))
-    return TileSet.open(str(folder))
+    """Make shards a set, whose manifest says beside `manifest` what all of the tests' sets have in common."""
+    common = {"roles": ["anatomy", "tumour", "label"], "normalisation": {"clip": True, "over": "volume"}}
+    return TileSet.write(str(folder), index, {**common, **manifest})

@@ -18,7 +18,6 @@ from metgan_dist.figures import image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.validation import picture_rows
 
@@ -197,14 +196,8 @@ def write_report(
         "scores.parquet": packed.getvalue(),
         "grid.png": grid,
     }
-    result = opened.result
-    with opened.log() as log:
-        for name, content in files.items():
-            uri = join(opened.run.folder, folder, name)
-            write_whole(uri, content, opened.recipe.storage.options)
-            log.content(content, str(PurePosixPath(folder, name)))
-            result.artefacts[name.replace(".", "_")] = uri
-    result.scores["test"] = {
+    opened.keep({str(PurePosixPath(folder, name)): content for name, content in files.items()})
+    opened.result.scores["test"] = {
         label: {name: value.value for name, value in values.items()} for label, values in comparison.values.items()
     }
     say(f"\n{markdown}")

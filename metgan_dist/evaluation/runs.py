@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Scores
+from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import read_result
@@ -87,7 +88,8 @@ def read_run(folder: str, recipe: Recipe, reference: str | None = None, label: s
     try:
         own = Recipe.model_validate(result["recipe"])
     except ValidationError as error:
-        raise UserError(f"--runs {shown}: its recipe is of another version and cannot be read") from error
+        reason = first_mistake(error, "no such field")
+        raise UserError(f"--runs {shown}: its recipe is of another version and cannot be read: {reason}") from error
     return TrainedRun(result["run"], label or own.method.name, folder, own, result)
 
 

@@ -18,6 +18,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
+from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Command:
         try:
             return Recipe.model_validate(_merged(_merged(self.preset, changes), self.given))
         except ValidationError as error:
-            raise UserError(_first_mistake(error)) from error
+            raise UserError(first_mistake(error)) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,12 +107,12 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
             cli_prog_name=job,
         )
     except SettingsError as error:  # a value that is to be JSON and is none
-        raise UserError(f"command line: {_uncapitalised(str(error))}; see --help for an example") from error
+        raise UserError(f"command line: {uncapitalised(str(error))}; see --help for an example") from error
     tree = recipe_tree(chosen["recipe"])
     try:
         settings = _RecipeSettings(_cli_settings_source=source, **tree)
     except ValidationError as error:
-        raise UserError(_first_mistake(error)) from error
+        raise UserError(first_mistake(error)) from error
     recipe = Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
     values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
     return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, source(), values)
@@ -167,25 +168,3 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
         else:
             parser.add_argument(f"--{flag.name}", metavar=flag.metavar, action="append", default=[], help=flag.help)
     return parser
-
-
-def _first_mistake(error: ValidationError) -> str:
-    """One line for the first thing that is wrong, and how many more there are."""
-    mistakes = error.errors(include_url=False)
-    first = mistakes[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        line = f"{field}: no such field in a recipe; --help lists them all"
-    else:
-        message = _uncapitalised(first["msg"].removeprefix("Value error, "))
-        line = f"{field}: {_shown(first['input'])}: {message}"
-    return line + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")
-
-
-def _uncapitalised(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

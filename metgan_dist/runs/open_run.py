@@ -24,8 +24,8 @@ from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result, say
 from metgan_dist.runs.run_folder import Run, open_run, record
-from metgan_dist.storage import exists, filesystem, join
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.storage import basename, exists, filesystem, join, write_whole
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.weights import weights_path
 
@@ -64,6 +64,21 @@ class OpenRun:
             yield logger
         finally:
             logger.close()
+
+    def keep(self, files: Mapping[str, bytes], artefacts: Mapping[str, str] | None = None) -> None:
+        """Write files into the run's folder, log them to MLflow and name their URIs in the result.
+
+        Args:
+            files: contents by path in the folder, e.g. ``plots/a.png``.
+            artefacts: what the result calls a file, by path; its own name with "_" for ".", e.g. ``a_png``, otherwise.
+        """
+        names = {path: basename(path).replace(".", "_") for path in files} | dict(artefacts or {})
+        with self.log() as log:
+            for path, content in files.items():
+                uri = join(self.run.folder, path)
+                write_whole(uri, content, self.run.options)
+                log.content(content, path)
+                self.result.artefacts[names[path]] = uri
 
 
 def run_recipe(
@@ -213,7 +228,7 @@ def is_tile_set(recipe: Recipe) -> bool:
     """Whether data.path is a folder that make_tiles wrote."""
     if recipe.data.path is None:
         return False
-    return exists(join(recipe.data.path, "manifest.json"), recipe.storage.options)
+    return exists(join(recipe.data.path, MANIFEST), recipe.storage.options)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

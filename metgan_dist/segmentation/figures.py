@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from metgan_dist.figures import CELL_INCHES, canvas, png
 from metgan_dist.segmentation.scoring import Example
 
-CELL_INCHES, DOTS_PER_INCH = 2.0, 110
 # Told apart by people who do not see red and green apart: blue, vermilion, yellow.
 OUTCOMES = {"found": "#0072b2", "missed": "#d55e00", "false positive": "#f0e442"}
 MASK = "#009e73"
@@ -30,10 +27,8 @@ def overlays(examples: Mapping[str, Example]) -> bytes:
     """
     if not examples:
         raise ValueError("an overlay needs at least one tile")
-    size = (len(COLUMNS) * CELL_INCHES, len(examples) * CELL_INCHES + 0.6)
-    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(examples), len(COLUMNS), squeeze=False)
+    rows, cols = len(examples), len(COLUMNS)
+    figure, axes = canvas(cols * CELL_INCHES, rows * CELL_INCHES + 0.6, rows, cols)
     for name, axis in zip(COLUMNS, axes[0], strict=True):
         axis.set_title(name, fontsize=9)
     for line, (name, example) in zip(axes, examples.items(), strict=True):
@@ -52,7 +47,7 @@ def overlays(examples: Mapping[str, Example]) -> bytes:
         ncols=len(OUTCOMES),
         fontsize=8,
     )
-    return _png(figure)
+    return png(figure)
 
 
 def _slice(example: Example) -> tuple[np.ndarray, ...]:
@@ -90,11 +85,8 @@ def size_curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], title: str 
     """
     if not panels:
         raise ValueError("curves need at least one score")
-    figure = Figure(figsize=(3.2 * len(panels), 3.2), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    for axis, (score, kinds) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    figure, axes = canvas(3.2 * len(panels), 3.2, 1, len(panels), title, fontsize=10)
+    for axis, (score, kinds) in zip(axes[0], panels.items(), strict=True):
         for number, (kind, points) in enumerate(kinds.items()):
             ordered = sorted(points, key=lambda point: point.samples)
             x, mean, low, high = (
@@ -111,10 +103,4 @@ def size_curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], title: str 
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)

@@ -13,7 +13,6 @@ from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import overlays
 from metgan_dist.segmentation.scoring import FoldScores, predict_tiles, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
-from metgan_dist.storage import join, write_whole
 from metgan_dist.tiles.tile_set import TileSet
 
 SPLITS = ("test", "unseen")
@@ -48,7 +47,7 @@ def report_folds(opened: OpenRun, tiles: TileSet, checkpoints: Mapping[int, str]
         for split, one in scored.items():
             if picture := _overlays(opened, tiles, one, checkpoints):
                 files[f"overlays-{split}.png"] = picture
-    _keep(opened, files)
+    opened.keep(files)
     say(f"\n{text}")
 
 
@@ -85,12 +84,3 @@ def _overlays(opened: OpenRun, tiles: TileSet, scored: FoldScores, checkpoints: 
             for row, dice in part.items()
         }
     )
-
-
-def _keep(opened: OpenRun, files: Mapping[str, bytes]) -> None:
-    with opened.log() as log:
-        for name, content in files.items():
-            uri = join(opened.run.folder, name)
-            write_whole(uri, content, opened.recipe.storage.options)
-            log.content(content, name)
-            opened.result.artefacts[name.replace(".", "_")] = uri

@@ -12,7 +12,6 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import Point, size_curves
 from metgan_dist.segmentation.summary import RULE, STRATA, TITLES
-from metgan_dist.storage import join, write_whole
 from metgan_dist.studies.study import Row, Study
 
 COLUMNS = {name: Column(name, TITLES[name], "max") for name in ("dice", "precision", "recall", "jaccard", "voxel_dice")}
@@ -36,12 +35,7 @@ def report_rows(
         "table.tex": table.latex().encode(),
         "figure.png": size_curves(_curves(results), title),
     }
-    with opened.log() as log:
-        for name, content in files.items():
-            uri = join(opened.run.folder, folder, name)
-            write_whole(uri, content, opened.recipe.storage.options)
-            log.content(content, str(PurePosixPath(folder, name)))
-            opened.result.artefacts[name.replace(".", "_")] = uri
+    opened.keep({str(PurePosixPath(folder, name)): content for name, content in files.items()})
     opened.result.scores["test"] = {
         name: {score: result["scores"]["test"][score] for score in COLUMNS} for name, result in results.items()
     }

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Score, Section
+from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.runs.command_line import Command
 
 STUDIES = Path(__file__).parent
@@ -146,6 +147,4 @@ def load_study(name_or_path: str) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {field or 'study'}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UserError(f"{path}: {first_mistake(error, 'no such field in a study')}") from error

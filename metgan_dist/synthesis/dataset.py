@@ -6,19 +6,17 @@ Nothing in it depends on when, where to or by how many workers it was made: the 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from metgan_dist.storage import Options, join, write_whole
+from metgan_dist.storage import Options
 from metgan_dist.synthesis.gate import KEPT, REJECTED, splits
 from metgan_dist.synthesis.lesions import Lesions
 from metgan_dist.synthesis.replica import LEVELS
-from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
+from metgan_dist.tiles.tile_set import TileSet
 
 ORIGIN = ("source_tile", "kind", "label_sources", "transform", "seed", "sample", "foreground")
 SOURCE_SECTIONS = ("tile_shape", "data", "tiles", "normalisation", "padding", "volumes")
@@ -71,22 +69,15 @@ def finish_set(
     """
     names = sorted(markers)
     index = _index(source, {name: markers[name]["columns"] for name in names}, gate)
-    packed = io.BytesIO()
-    index.to_parquet(packed, index=False)
     precisions = sorted({markers[name]["precision"] for name in names})
     manifest = {
-        "format": FORMAT,
         "fingerprint": fingerprint,
         "roles": ["anatomy", "tumour", "label"],
         **{section: source.manifest[section] for section in SOURCE_SECTIONS if section in source.manifest},
         "counts": _counts(index),
         "synthesis": {**synthesis, "precision": precisions},
-        "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
-        "shards_sha256": {name: markers[name]["digest"] for name in names},
     }
-    write_whole(join(folder, INDEX), packed.getvalue(), options)
-    write_whole(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode(), options)
-    return TileSet.open(folder, options)
+    return TileSet.write(folder, index, manifest, options, {name: markers[name]["digest"] for name in names})
 
 
 def _index(source: TileSet, columns: Mapping[str, Mapping[str, Any]], gate: float) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, run_recipe
-from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.storage import join
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import finish_set
 from metgan_dist.synthesis.drawings import Drawing, read_drawings
@@ -28,13 +27,11 @@ from metgan_dist.synthesis.model import Model, check_gate, find_model
 from metgan_dist.synthesis.plan import Sources, plan_tiles
 from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, summarise, synthetic_lesions
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis
-from metgan_dist.tiles.shards import remove_shards
-from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.tiles.tile_set import TileSet, begin_set, finished_fingerprint
 from metgan_dist.trained import checkpoint_digest
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
 NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures", "volume", "volume_label", "overlap"}
-PLAN = "plan.json"
 MOST_PART_BYTES = 2**30
 
 
@@ -137,7 +134,8 @@ class TileSynthesis:
 
     def _generate(self, opened: OpenRun, folder: str) -> dict[str, dict[str, Any]]:
         options = opened.recipe.storage.options
-        _begin(folder, self.fingerprint, options, say)
+        afresh = f"synthesis: {folder} was begun with another generator or other tiles; it is made afresh"
+        begin_set(folder, {"fingerprint": self.fingerprint}, options, lambda: say(afresh))
         with opened.result.phase("plan"):
             plan = self.plan()
         crew = Crew.of(self.settings, opened.plan, ray.available_resources())
@@ -153,8 +151,7 @@ class TileSynthesis:
         return Work(tiles.uri, tiles.digest, self.settings, folder, self.model.uri, self.segmentor, precision, options)
 
     def _finished(self, folder: str, markers: dict[str, dict[str, Any]], options: dict[str, Any]) -> TileSet:
-        manifest = join(folder, MANIFEST)
-        if exists(manifest, options) and json.loads(read_bytes(manifest, options))["fingerprint"] == self.fingerprint:
+        if finished_fingerprint(folder, options) == self.fingerprint:
             return TileSet.open(folder, options)
         return finish_set(folder, self.tiles, markers, self.facts, self.settings.gate, self.fingerprint, options)
 
@@ -178,11 +175,7 @@ class TileSynthesis:
         with opened.log() as log:
             log.dataset(f"synthetic-{made.digest[:8]}", made.uri, made.digest, "generated", counts[KEPT])
             log.text(json.dumps(made.manifest, indent=1), "tiles/manifest.json")
-            for name, content in files.items():
-                log.content(content, name)
-                uri = join(opened.run.folder, name)
-                write_whole(uri, content, made.options)
-                result.artefacts[artefacts[name]] = uri
+        opened.keep(files, artefacts)
         result.scores = {"lesions": summary["lesions"], "gate": summary["gate"], "placement": summary["placement"]}
         if not counts[KEPT]:
             best = summary["gate"]["dice"]
@@ -194,17 +187,3 @@ class TileSynthesis:
         dropped = f", {counts[REJECTED]} dropped by the gate" if self.settings.gate else ""
         say(f"synthesis: {counts[KEPT]} tiles{dropped}; {made.uri}")
         say(f"digest: {made.digest}")
-
-
-def _begin(folder: str, fingerprint: str, options: dict[str, Any], report: Callable[[str], None]) -> None:
-    """Note in the folder what is being made; what was made of something else there is removed."""
-    uri = join(folder, PLAN)
-    if exists(uri, options):
-        if json.loads(read_bytes(uri, options))["fingerprint"] == fingerprint:
-            return
-        report(f"synthesis: {folder} was begun with another generator or other tiles; it is made afresh")
-        fs, manifest = filesystem(join(folder, MANIFEST), options)
-        if fs.exists(manifest):
-            fs.rm_file(manifest)
-        remove_shards(folder, options)
-    write_whole(uri, json.dumps({"fingerprint": fingerprint}).encode(), options)

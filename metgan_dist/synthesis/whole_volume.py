@@ -83,13 +83,11 @@ class VolumeSynthesis:
         with result.phase("seams"):
             seams = work.seams()
         digest = work.finish(plan, blocks)
-        preview, picture = join(opened.run.folder, "preview.png"), work.preview(plan)
-        write_whole(preview, picture, self.source.options)
+        opened.keep({"preview.png": work.preview(plan)}, {"preview.png": "preview"})
         with opened.log() as log:
-            log.png(picture, "preview.png")
             log.dataset(f"volume-{digest[:8]}", work.target, digest, "generated", self.source.volume.shape[0])
         result.scores["seams"] = seams
-        result.artefacts |= {"volume": work.target, "voxels_sha256": digest, "preview": preview}
+        result.artefacts |= {"volume": work.target, "voxels_sha256": digest}
         result.resources["peak_rss_bytes"] = max(block["peak_rss_bytes"] for block in blocks)
         ratio = "there are none" if seams["ratio"] is None else f"{seams['ratio']:.3f}"
         say(f"volume: {work.target}; gradient across tile borders against inside tiles: {ratio}")

@@ -1,10 +1,7 @@
-"""From the rows of the blocks to a finished set: ranges, splits, shuffled labels, the index and the manifest."""
+"""From the rows of the blocks to a finished set: ranges, splits, shuffled labels, and what the manifest says."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,17 +11,16 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Recipe, Tiles
-from metgan_dist.storage import Options, join, write_whole
+from metgan_dist.storage import Options
 from metgan_dist.tiles.geometry import AXES
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits
 from metgan_dist.tiles.survey import Survey
-from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
+from metgan_dist.tiles.tile_set import IMAGES, SPLITS, TileSet
 from metgan_dist.tiles.tiling import plane_key
 
-IMAGES = ("anatomy", "tumour")
 READ_AT_ONCE = 8
 
 
@@ -66,7 +62,6 @@ def finish_set(
     training = index["split"] == "train"
     index["label_row"] = shuffle_labels(np.flatnonzero(training), len(index), data.shuffled_labels)
     manifest = {
-        "format": FORMAT,
         **facts,
         "data": data.model_dump(mode="json", exclude={"path"}),
         "tiles": recipe.tiles.model_dump(mode="json"),
@@ -75,7 +70,7 @@ def finish_set(
         "volumes": volumes,
         "counts": _counts(index, cut, facts),
     }
-    return _write(folder, manifest, index, options)
+    return TileSet.write(folder, index, manifest, options)
 
 
 def _kept_and_split(cut: pd.DataFrame, tiles: Tiles, *, has_label: bool) -> pd.DataFrame:
@@ -202,7 +197,7 @@ def _counts(index: pd.DataFrame, cut: pd.DataFrame, facts: Mapping[str, Any]) ->
     with_label = index[index["foreground"] > 0]["split"].value_counts()
     return {
         "planned": facts["planned"],
-        **{split: int(splits.get(split, 0)) for split in ("train", "val", "test", "unseen")},
+        **{split: int(splits.get(split, 0)) for split in SPLITS},
         "with_foreground": {split: int(count) for split, count in sorted(with_label.items())},
         "dropped": {
             "damaged": facts["planned"] - len(cut),
@@ -210,12 +205,3 @@ def _counts(index: pd.DataFrame, cut: pd.DataFrame, facts: Mapping[str, Any]) ->
             "gap": int(splits.get("gap", 0)),
         },
     }
-
-
-def _write(folder: str, manifest: dict[str, Any], index: pd.DataFrame, options: Options | None) -> TileSet:
-    packed = io.BytesIO()
-    index.to_parquet(packed, index=False)
-    manifest["index_sha256"] = hashlib.sha256(packed.getvalue()).hexdigest()
-    write_whole(join(folder, INDEX), packed.getvalue(), options)
-    write_whole(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode(), options)
-    return TileSet.open(folder, options)

@@ -10,7 +10,6 @@ spread evenly over the set, so a quarter of the tiles covers the tissue as the h
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -20,13 +19,12 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.storage import Options, absolute, exists, join, write_whole
-from metgan_dist.tiles.tile_set import FORMAT, INDEX, MANIFEST, TileSet
+from metgan_dist.storage import Options, absolute, exists, join
+from metgan_dist.tiles.tile_set import MANIFEST, SPLITS, TileSet
 
 # Multiples of it, modulo 1, leave at most three different gaps however many there are (Steinhaus), and never repeat.
 GOLDEN = (math.sqrt(5) - 1) / 2
 UNUSED = "unused"
-SPLITS = ("train", "val", "test", "unseen")
 
 
 def spread_order(count: int, start: float = 0.0) -> np.ndarray:
@@ -123,13 +121,12 @@ def write_mixture(
     if exists(join(folder, MANIFEST), options):
         return _existing(folder, identity, options)
     manifest = {
-        "format": FORMAT,
         "fingerprint": identity,
         **{name: real.manifest[name] for name in ("roles", "tile_shape", "data", "tiles", "normalisation", "volumes")},
         "counts": {split: int((index["split"] == split).sum()) for split in SPLITS},
         "parts": parts,
     }
-    return _write(folder, manifest, index, options)
+    return TileSet.write(folder, index, manifest, options)
 
 
 def check_fits(part: TileSet, real: TileSet) -> None:
@@ -174,12 +171,3 @@ def _existing(folder: str, identity: str, options: Options | None) -> TileSet:
             f"{folder}: holds a mixture of other tiles; the sets have changed since, start under another tracking.run"
         )
     return there
-
-
-def _write(folder: str, manifest: dict[str, Any], index: pd.DataFrame, options: Options | None) -> TileSet:
-    packed = io.BytesIO()
-    index.to_parquet(packed, index=False)
-    manifest = {**manifest, "index_sha256": hashlib.sha256(packed.getvalue()).hexdigest()}
-    write_whole(join(folder, INDEX), packed.getvalue(), options)
-    write_whole(join(folder, MANIFEST), json.dumps(manifest, indent=1).encode(), options)
-    return TileSet.open(folder, options)

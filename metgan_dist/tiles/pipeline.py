@@ -19,16 +19,14 @@ import ray.data
 from metgan_dist.cluster.progress import quiet
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import Options, absolute, exists, join, read_bytes, write_whole
+from metgan_dist.storage import Options, absolute
 from metgan_dist.tiles.blocks import chunk_reads
 from metgan_dist.tiles.manifest import finish_set
-from metgan_dist.tiles.shards import finished_markers, read_marker, remove_shards
+from metgan_dist.tiles.shards import finished_markers, read_marker
 from metgan_dist.tiles.survey import Survey, fingerprint, plan_jobs, roles_of, survey_volumes
-from metgan_dist.tiles.tile_set import MANIFEST, TileSet
+from metgan_dist.tiles.tile_set import SPLITS, TileSet, begin_set, finished_fingerprint
 from metgan_dist.tiles.tiling import BlockJob, tile_block
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-
-PLAN = "plan.json"
 
 # Interpreter, libraries and decoding, besides the voxels that a task holds.
 TASK_BASE_BYTES = 300 * 2**20
@@ -54,7 +52,10 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
         return TileSet.open(folder, options)
     surveys, skipped = survey_volumes(refs, data, report)
     roles = roles_of(surveys, recipe.tiles)
-    memory = _begin(folder, identity, recipe, report)
+    # The memory of a task decides the blocks, so a continued job keeps that of its beginning.
+    plan = {"fingerprint": identity, "tile_memory": recipe.scaling.tile_memory}
+    afresh = f"tiles: {folder} holds an unfinished set with other settings; it is started afresh"
+    memory = int(begin_set(folder, plan, options, lambda: report(afresh))["tile_memory"]) * 2**20
     jobs = {survey.ref.id: plan_jobs(survey, roles, recipe, folder, memory) for survey in surveys}
     planned = sum(len(job.block.plans) for listed in jobs.values() for job in listed)
     over_read = _over_read(surveys, jobs, recipe)
@@ -87,32 +88,13 @@ def _over_read(surveys: Sequence[Survey], jobs: Mapping[str, Sequence[BlockJob]]
 
 def _finished(folder: str, identity: str, options: Options | None) -> bool:
     """Whether the folder holds this very set; UserError when it holds another one that is finished."""
-    if not exists(join(folder, MANIFEST), options):
-        return False
-    if json.loads(read_bytes(join(folder, MANIFEST), options)).get("fingerprint") != identity:
+    there = finished_fingerprint(folder, options)
+    if there not in (None, identity):
         raise UserError(
             f"{folder}: holds tiles of other files, or made with other data and tiles settings; choose another folder, "
             "or remove this one"
         )
-    return True
-
-
-def _begin(folder: str, identity: str, recipe: Recipe, report: Callable[[str], None]) -> int:
-    """Note in the folder what is being made; bytes that a task may hold.
-
-    The memory of a task decides the blocks, so a continued job keeps that of its beginning. What an unfinished job with
-    other settings has left there is removed.
-    """
-    uri, options = join(folder, PLAN), recipe.storage.options
-    if exists(uri, options):
-        plan = json.loads(read_bytes(uri, options))
-        if plan["fingerprint"] == identity:
-            return int(plan["tile_memory"]) * 2**20
-        report(f"tiles: {folder} holds an unfinished set with other settings; it is started afresh")
-        remove_shards(folder, options)
-    plan = {"fingerprint": identity, "tile_memory": recipe.scaling.tile_memory}
-    write_whole(uri, json.dumps(plan).encode(), options)
-    return recipe.scaling.tile_memory * 2**20
+    return there is not None
 
 
 def _run_blocks(
@@ -215,6 +197,6 @@ class _Progress:
 
 
 def _summary(counts: dict[str, Any]) -> str:
-    kept = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test", "unseen") if counts[split])
+    kept = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
     dropped = ", ".join(f"{count} {why}" for why, count in counts["dropped"].items() if count)
     return kept + (f"; left out: {dropped}" if dropped else "")

@@ -1,11 +1,11 @@
-"""A finished set of tiles: its manifest, its index, and the pixels of any tile, normalised."""
+"""A finished set of tiles: its manifest and index, written and read, and the pixels of any tile, normalised."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.storage import Options, absolute, exists, join, read_bytes
+from metgan_dist.storage import Options, absolute, exists, filesystem, join, read_bytes, storage_errors, write_whole
 from metgan_dist.tiles.intensity import invert, normalise
-from metgan_dist.tiles.shards import read_tile
+from metgan_dist.tiles.shards import read_tile, remove_shards
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
+PLAN = "plan.json"
 IMAGES = ("anatomy", "tumour")
+SPLITS = ("train", "val", "test", "unseen")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,32 @@ class TileSet:
         parts = [_part(uri, part, options) for part in manifest.get("parts", [])]
         return TileSet(uri, manifest, digest, pd.read_parquet(io.BytesIO(packed)), options, parts)
 
+    @staticmethod
+    def write(
+        folder: str,
+        index: pd.DataFrame,
+        manifest: Mapping[str, Any],
+        options: Options | None = None,
+        shards: Mapping[str, str] | None = None,
+    ) -> TileSet:
+        """Make a set of the shards in a folder: write index.parquet, then manifest.json, and open it.
+
+        The manifest comes last, and each file appears whole: a folder with a manifest holds a finished set.
+
+        Args:
+            folder: where the shards are, or nothing yet for a mixed set.
+            index: a row a tile, with the columns that `TileSet` describes.
+            manifest: what the set was made from; format and checksums are added.
+            shards: SHA-256 of the pixels of each shard, by name, where the manifest is to hold them.
+        """
+        packed = index.to_parquet(index=False)
+        complete = {"format": FORMAT, **manifest, "index_sha256": hashlib.sha256(packed).hexdigest()}
+        if shards is not None:
+            complete["shards_sha256"] = dict(shards)
+        write_whole(join(folder, INDEX), packed, options)
+        write_whole(join(folder, MANIFEST), json.dumps(complete, indent=1).encode(), options)
+        return TileSet.open(folder, options)
+
     @property
     def name(self) -> str:
         """What records call the set: what it is, and the beginning of its digest."""
@@ -154,6 +182,33 @@ class TileSet:
         """An image in the normalised range of a tile's channel -> intensities of the file, float32, same shape."""
         tile = self.index.iloc[row]
         return invert(image, float(tile[f"{channel}_low"]), float(tile[f"{channel}_high"]))
+
+
+def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh: Callable[[], None]) -> dict[str, Any]:
+    """Note in a folder what is being made there; returns the plan that it was begun with.
+
+    That is `plan`, or the plan of an earlier start with the same `fingerprint`, whose shards stay. What was made of
+    something else is removed, after a call of `afresh`.
+    """
+    uri = join(folder, PLAN)
+    if exists(uri, options):
+        begun: dict[str, Any] = json.loads(read_bytes(uri, options))
+        if begun["fingerprint"] == plan["fingerprint"]:
+            return begun
+        afresh()
+        fs, manifest = filesystem(join(folder, MANIFEST), options)
+        with storage_errors(folder):
+            if fs.exists(manifest):
+                fs.rm_file(manifest)  # first: a set without its shards is none
+        remove_shards(folder, options)
+    write_whole(uri, json.dumps(plan).encode(), options)
+    return plan
+
+
+def finished_fingerprint(folder: str, options: Options | None) -> str | None:
+    """The fingerprint of the finished set in a folder, "" where it has none; None where there is no finished set."""
+    uri = join(folder, MANIFEST)
+    return json.loads(read_bytes(uri, options)).get("fingerprint", "") if exists(uri, options) else None
 
 
 def _part(mixture: str, entry: dict[str, Any], options: Options | None) -> TileSet:

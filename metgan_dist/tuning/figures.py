@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from metgan_dist.figures import canvas, png
 from metgan_dist.recipe.tuning import Range
 from metgan_dist.tuning.ledger import TrialRecord
 from metgan_dist.tuning.space import Space, shown
 from metgan_dist.tuning.trial import Objective
 
-DOTS_PER_INCH = 110
 OWN = "black"
 
 
@@ -55,7 +53,7 @@ def parallel_coordinates(records: Sequence[TrialRecord], space: Space, objective
     axis.set_axis_off()
     bar = figure.colorbar(ScalarMappable(colours, palette), ax=axis, fraction=0.03)
     bar.ax.tick_params(labelsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def importance_bars(importance: Mapping[str, float], objective: Objective) -> bytes:
@@ -67,7 +65,7 @@ def importance_bars(importance: Mapping[str, float], objective: Objective) -> by
     axis.set_xlim(0, 1.1)
     axis.set_xlabel(f"importance for {objective.name}", fontsize=9)
     axis.tick_params(labelsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def pareto_front(
@@ -94,7 +92,7 @@ def pareto_front(
     axis.set_ylabel(_axis_label(second), fontsize=9)
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def learning_curves(records: Sequence[TrialRecord], objective: Objective, best: TrialRecord | None) -> bytes:
@@ -117,7 +115,7 @@ def learning_curves(records: Sequence[TrialRecord], objective: Objective, best: 
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _height(values: Range | list[Any], value: Any) -> float:
@@ -143,12 +141,5 @@ def _axis_label(objective: Objective) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    figure, axes = canvas(width, height)
+    return figure, axes[0, 0]

@@ -8,7 +8,7 @@ from typing import Any
 from metgan_dist.cluster.progress import duration
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.storage import join, write_whole
+from metgan_dist.storage import join
 from metgan_dist.tuning.figures import importance_bars, learning_curves, parallel_coordinates, pareto_front
 from metgan_dist.tuning.findings import Findings
 from metgan_dist.tuning.ledger import TrialRecord
@@ -21,9 +21,9 @@ def report_sweep(opened: OpenRun, findings: Findings) -> None:
     """Print the tables, and write and log them with the plots and the best recipe; fill the result."""
     text = markdown(findings, opened.run.name)
     say(text)
-    _keep(opened, "sweep.md", text.encode())
-    for name, png in _plots(findings).items():
-        _keep(opened, f"plots/{name}.png", png)
+    plots = {f"plots/{name}.png": picture for name, picture in _plots(findings).items()}
+    files = {"sweep.md": text.encode(), **plots, **_recipes(findings)}
+    opened.keep(files, {path: path.rpartition(".")[0] for path in files})
     result, ranked = opened.result, findings.ranked
     outcomes = [record.outcome for record in findings.records]
     result.scores["sweep"] = {
@@ -35,9 +35,6 @@ def report_sweep(opened: OpenRun, findings: Findings) -> None:
     result.artefacts["trials"] = {record.name: _described(findings, record) for record in findings.records}
     if not ranked:
         return
-    _keep(opened, "best.yaml", findings.best_recipe(ranked[0]).to_yaml().encode())
-    for record in findings.front if len(findings.objectives) > 1 else []:
-        _keep(opened, f"front/{record.name}.yaml", findings.best_recipe(record).to_yaml().encode())
     result.artefacts["best_trial"] = ranked[0].name
     result.scores["best"] = findings.values(ranked[0])
     if findings.own in ranked:
@@ -45,13 +42,12 @@ def report_sweep(opened: OpenRun, findings: Findings) -> None:
     say(f"the best as a recipe: train_metgan.py --recipe {join(opened.run.folder, 'best.yaml')}")
 
 
-def _keep(opened: OpenRun, name: str, content: bytes) -> None:
-    """Into the run's folder, the result's artefacts, and MLflow."""
-    uri = join(opened.run.folder, name)
-    write_whole(uri, content, opened.recipe.storage.options)
-    opened.result.artefacts[name.rpartition(".")[0]] = uri
-    with opened.log() as log:
-        log.content(content, name)
+def _recipes(findings: Findings) -> dict[str, bytes]:
+    """The best trial as a recipe, and every trial of the front where there are two objectives."""
+    front = findings.front if len(findings.objectives) > 1 else []
+    chosen = {"best": findings.ranked[0]} if findings.ranked else {}
+    chosen |= {f"front/{record.name}": record for record in front}
+    return {f"{name}.yaml": findings.best_recipe(record).to_yaml().encode() for name, record in chosen.items()}
 
 
 def _described(findings: Findings, record: TrialRecord) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ray import tune
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import METHOD_DEFAULTS, MethodRecipe, Recipe
+from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.tuning import Range
 
 # A weight's default range reaches this factor to either side of its paper's value.
@@ -113,9 +114,7 @@ def applied(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"tuning.space: {field}: {first['input']!r}: {first['msg'].lower()}") from error
+        raise UserError(f"tuning.space: {first_mistake(error)}") from error
 
 
 def digest(point: Mapping[str, Any], *more: str) -> str:

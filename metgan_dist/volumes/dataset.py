@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Section, VolumeEntry
+from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import Options, absolute, basename, exists, join, one_line, parent, read_bytes
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
 
@@ -110,6 +111,4 @@ def _read_description(uri: str, options: Options | None) -> Description:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{uri}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{uri}: {place}: {' '.join(first['msg'].split())}") from error
+        raise UserError(f"{uri}: {first_mistake(error, 'no such field in a description')}") from error

@@ -51,7 +51,7 @@ def test_what_is_no_finished_training_is_refused(recipe, write_run):
         [["tiles"], "tiles", "make_tiles"],
         [["broken"], "broken", "step 3: not finite"],
         [["running"], "running", "not finished"],
-        [["old"], "old", "another version"],
+        [["old"], "old", "another version", "method.alpha9"],
         [["twice", "twice"], "twice"],
     ):
         with pytest.raises(UserError) as refusal:

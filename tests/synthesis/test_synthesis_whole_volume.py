@@ -1,8 +1,6 @@
 """Whole volumes: tiles that join without seams, slabs as the generator was trained to see them, blocks made once."""
 
-import hashlib
 import itertools
-import json
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,8 +47,8 @@ class Untracked(OpenRun):
     def log(self):
         yield self
 
-    def png(self, data, name):
-        assert data.startswith(b"\x89PNG")
+    def content(self, content, name):
+        assert content.startswith(b"\x89PNG")
 
     def dataset(self, name, uri, digest, context, rows):
         assert (context, rows, len(digest)) == ("generated", SHAPE[0], 64)
@@ -65,13 +63,8 @@ def training(write_source):
     index.loc[here, "tumour_low"] = [90.0, 95.0, 100.0, 100.0, 105.0, 700.0]
     index.loc[here, "tumour_high"] = [1000.0, 1100.0, 1100.0, 1100.0, 1200.0, 9000.0]
     index.loc[~here, ["tumour_low", "tumour_high"]] = [0.0, 60000.0]
-    index.to_parquet(Path(tiles.uri) / "index.parquet", index=False)
-    manifest = tiles.manifest | {
-        "volumes": [{"id": volume, "dtypes": {"tumour": "uint16"}} for volume in ("v0", "v1")],
-        "index_sha256": hashlib.sha256((Path(tiles.uri) / "index.parquet").read_bytes()).hexdigest(),
-    }
-    (Path(tiles.uri) / "manifest.json").write_text(json.dumps(manifest))
-    return TileSet.open(tiles.uri)
+    volumes = [{"id": volume, "dtypes": {"tumour": "uint16"}} for volume in ("v0", "v1")]
+    return TileSet.write(tiles.uri, index, tiles.manifest | {"volumes": volumes})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,52 @@
+"""A wrong value is told in one line that names its field, itself and what is allowed."""
+
+import pytest
+from pydantic import ValidationError
+
+from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.mistakes import LONGEST, first_mistake
+from metgan_dist.volumes.dataset import Description
+
+
+@pytest.mark.parametrize(
+    ("tree", "line"),
+    [
+        ({"method": {"alpha1": -3}}, "method.alpha1: -3: input should be greater than or equal to 0"),
+        ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help lists them all"),
+        (
+            {"training": {"epochs": 0}, "method": {"alpha1": -3}},
+            "method.alpha1: -3: input should be greater than or equal to 0 (and 1 more)",
+        ),
+        (
+            {"tiles": {"percentiles": [99, 1]}},
+            "tiles: percentiles must be two numbers with 0 <= lower < upper <= 100",
+        ),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_told_with_field_value_and_remedy(tree, line):
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate(tree)
+    assert first_mistake(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("tree", "line"),
+    [
+        ({}, "volumes: field required"),
+        ([], "input should be a valid dictionary or instance of Description"),
+        ({"kanals": 1, "volumes": [{"id": "a", "path": "a.tif"}]}, "kanals: no such field in a description"),
+    ],
+)
+def test_other_trees_have_lines_of_their_own(tree, line):
+    with pytest.raises(ValidationError) as caught:
+        Description.model_validate(tree)
+    assert first_mistake(caught.value, "no such field in a description") == line
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"training": {"epochs": "many " * 100}})
+    field, value, *_ = first_mistake(caught.value).split(": ")
+    assert field == "training.epochs"
+    assert value.endswith("...")
+    assert len(value) == LONGEST

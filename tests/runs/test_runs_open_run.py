@@ -1,0 +1,42 @@
+"""What a run keeps lies in its folder, in MLflow and in its result, under the same name."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from metgan_dist.recipe import Recipe
+from metgan_dist.runs.job import Result
+from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.runs.run_folder import Run
+
+
+class Tracked(OpenRun):
+    """An open run whose MLflow is a dictionary, and counts how often it is opened."""
+
+    @contextmanager
+    def log(self):
+        self.logs = getattr(self, "logs", 0) + 1
+        yield self
+
+    def content(self, content, name):
+        self.logged = {**getattr(self, "logged", {}), name: content}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return Tracked(Recipe(), Run("r", str(tmp_path), "job", False, "id", {}), None, "", Result())
+
+
+def test_files_are_kept_under_their_paths_and_named_in_the_result(opened, tmp_path):
+    files = {"table.md": b"|a|", "study/figure.png": b"png"}
+    opened.keep(files, {"study/figure.png": "plot"})
+    assert {path: (tmp_path / path).read_bytes() for path in files} == files == opened.logged
+    artefacts = {"table_md": f"{tmp_path}/table.md", "plot": f"{tmp_path}/study/figure.png"}
+    assert opened.result.artefacts == artefacts
+    assert opened.logs == 1
+
+
+def test_a_name_is_that_of_the_file_without_its_folder(opened):
+    opened.keep({"study/table.csv": b""})
+    assert {name: Path(uri).name for name, uri in opened.result.artefacts.items()} == {"table_csv": "table.csv"}
