@@ -1,7 +1,7 @@
 """Pictures of a run: grids of tiles and curves of losses and scores, as PNG.
 
 Matplotlib's object interface is used throughout: no pyplot, no global state, so that pictures can be drawn in a
-training worker and in a notebook alike.
+training worker and in a notebook alike. It is loaded by the first picture: most processes draw none.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CELL_INCHES = 2.0
 DOTS_PER_INCH = 110
 PANELS_PER_ROW = 3
 BINS = 30
 # tab10 opens with a blue that drowns in grey images; a single foreground class is drawn in its red.
-LABEL_COLOURS = [colormaps["tab10"](k) for k in (3, 2, 0, 1, 4, 5, 6, 7, 8, 9)]
+LABEL_COLOURS = [
+    f"tab:{name}" for name in ("red", "green", "blue", "orange", "purple", "brown", "pink", "gray", "olive", "cyan")
+]
 
 
 def image_grid(
@@ -191,6 +192,8 @@ def _draw_image(axis: Axes, image: np.ndarray) -> None:
 
 
 def _draw_label(axis: Axes, label: np.ndarray, background: np.ndarray | None) -> None:
+    from matplotlib.colors import ListedColormap
+
     _draw_image(axis, np.full(label.shape, -1.0) if background is None else background)
     classes = [int(k) for k in np.unique(label) if k > 0]
     if not classes:
@@ -210,6 +213,9 @@ def _draw_label(axis: Axes, label: np.ndarray, background: np.ndarray | None) ->
 
 
 def _canvas(rows: int, cols: int, width: float, height: float, title: str) -> tuple[Figure, np.ndarray]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(cols * width, rows * height + 0.3), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     if title:

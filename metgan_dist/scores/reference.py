@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy  # loads a part of itself when that is first used
 from torch import Tensor
 
 
@@ -131,7 +131,9 @@ def fit_least_absolute(x: np.ndarray, y: np.ndarray) -> AffineMap:
         while min(cost(-reach), cost(reach)) <= cost(0):  # convex: once both ends are above 0's, the minimum is inside
             reach *= 2
         slope = float(
-            minimize_scalar(cost, bounds=(-reach, reach), method="bounded", options={"xatol": 1e-9 * reach}).x
+            scipy.optimize.minimize_scalar(
+                cost, bounds=(-reach, reach), method="bounded", options={"xatol": 1e-9 * reach}
+            ).x
         )
     return AffineMap(slope, float(np.median(y - slope * x)))
 
