@@ -1,33 +1,38 @@
 """Pictures of a run: grids of tiles and curves of losses and scores, as PNG; and what all pictures are drawn on.
 
 Matplotlib's object interface is used throughout: no pyplot, no global state, so that pictures can be drawn in a
-training worker and in a notebook alike.
+training worker and in a notebook alike. It is loaded by the first picture: most processes draw none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CELL_INCHES = 2.0
 DOTS_PER_INCH = 110
 PANELS_PER_ROW = 3
 BINS = 30
 # tab10 opens with a blue that drowns in grey images; a single foreground class is drawn in its red.
-LABEL_COLOURS = [colormaps["tab10"](k) for k in (3, 2, 0, 1, 4, 5, 6, 7, 8, 9)]
+LABEL_COLOURS = [
+    f"tab:{name}" for name in ("red", "green", "blue", "orange", "purple", "brown", "pink", "gray", "olive", "cyan")
+]
 
 
 def canvas(
     width: float, height: float, rows: int = 1, cols: int = 1, title: str = "", fontsize: float = 11
 ) -> tuple[Figure, np.ndarray]:
     """A figure of so many inches, and its axes as an array (rows, cols)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -205,6 +210,8 @@ def _draw_image(axis: Axes, image: np.ndarray) -> None:
 
 
 def _draw_label(axis: Axes, label: np.ndarray, background: np.ndarray | None) -> None:
+    from matplotlib.colors import ListedColormap
+
     _draw_image(axis, np.full(label.shape, -1.0) if background is None else background)
     classes = [int(k) for k in np.unique(label) if k > 0]
     if not classes:

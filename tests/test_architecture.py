@@ -40,9 +40,7 @@ OUTSIDERS = {"mlflow": "mlflow", "ray": "ray"} | dict.fromkeys(
 MAY_KNOW = {
     "mlflow": ("tracking/*",),
     "ray": (
-        "cluster/joining.py",
-        "cluster/progress.py",
-        "cluster/spot_market.py",
+        "cluster/*",
         "evaluation/scoring.py",
         "main_job.py",
         "runs/child_runs.py",

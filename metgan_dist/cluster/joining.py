@@ -7,31 +7,46 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
 
-import grpc  # type: ignore[import-untyped]
 import ray
-from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-from ray._private.grpc_utils import init_grpc_channel
 from ray.autoscaler.sdk import request_resources
-from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-from ray.exceptions import AuthenticationError
 
+from metgan_dist.cluster.ray_private import ask_for_an_answer, print_news_in_one_line
 from metgan_dist.cluster.resources import ResourcePlan, plan_resources
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scaling
 
 LEAST_DATA_CPUS = 0.25
-# Environment of trainings on a cluster of our own. Ray Train asks a dashboard which of its trainings are alive, and
-# frees what the dead ones held. Ours has none; that of another cluster on this machine would know none of ours. And
-# nobody takes away the one machine that ours has: no process need look out for it.
-OWN_TRAININGS = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 ANSWER_SECONDS = 10.0
-# Environment of a cluster of our own. Ray ends a process that had nothing to do for a second, and starts another for
-# the next task: seconds of imports for each shard that is written and each part of an epoch that is read. And it tells
-# its makers how it is used, which is not ours to decide where there are patients (and costs a process).
+OWN_TRAININGS = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 OWN_CLUSTER = {"RAY_idle_worker_killing_time_threshold_ms": "60000", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """The environment in which a cluster of our own starts, and in which its trainings run until the block ends.
+
+    OWN_CLUSTER, which a user's own settings go before: Ray ends a process that had nothing to do for a second, and
+    starts another for the next task: seconds of imports for each shard that is written and each part of an epoch that
+    is read. And it tells its makers how it is used, which is not ours to decide where there are patients (and costs a
+    process).
+
+    OWN_TRAININGS: Ray Train asks a dashboard which of its trainings are alive, and frees what the dead ones held. Ours
+    has none; that of another cluster on this machine would know none of ours: it is sent where nobody listens. And
+    nobody takes away the one machine that ours has: no process need look out for it.
+
+    Private: the names of the variables for idle processes and for machines that are taken away, and that Ray Train asks
+    where RAY_API_SERVER_ADDRESS says.
+    """
+    os.environ.update(OWN_TRAININGS)
+    for name, value in OWN_CLUSTER.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name in OWN_TRAININGS:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -43,42 +58,35 @@ def cluster(scaling: Scaling) -> Iterator[None]:
     if ray.is_initialized():  # a notebook, or a test, that is connected already
         yield
         return
-    ray._private.worker.print_to_stdstream = in_one_line
+    print_news_in_one_line()
     address = _address(scaling)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    with own_environment() if address == "local" else nullcontext():
+        _connect(address)
+        try:
+            yield
+        finally:
+            if scaling.grow:
+                # What was asked for stays asked for: machines would be kept, and paid, after the run.
+                with suppress(Exception):
+                    request_resources(bundles=[])
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
     # Ray's own progress, logs and metrics agents drown ours; --debug users find them in Ray's session folder.
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if address == "local":
+        # Local workers must resolve each other on machines whose host name is not resolvable.
+        ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **quiet)
+        return
     try:
-        if address == "local":
-            os.environ.update(OWN_TRAININGS)
-            for name, value in OWN_CLUSTER.items():
-                os.environ.setdefault(name, value)
-            # Local workers must resolve each other on machines whose host name is not resolvable.
-            ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), **quiet)
-        else:
-            check_joinable(address)
-            ray.init(address=address, **quiet)
+        check_joinable(address)
+        ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        if ray.is_initialized() or address == "local":
+        if ray.is_initialized():
             raise
         raise UserError(f"scaling.cluster: {address}: cannot be joined ({_first_line(error)})") from error
-    try:
-        yield
-    finally:
-        if scaling.grow:
-            # What was asked for stays asked for: machines would be kept, and paid, after the run.
-            with suppress(Exception):
-                request_resources(bundles=[])
-        ray.shutdown()
-        if address == "local":
-            for name in OWN_TRAININGS:
-                os.environ.pop(name, None)
-
-
-def in_one_line(message: dict[str, Any], **_: Any) -> None:
-    """What Ray tells a driver of the cluster (of a node that died, say), without the dump of its state that follows."""
-    for text in message["lines"]:
-        print(f"Ray: {_first_line(text)}", flush=True)
 
 
 def check_joinable(address: str) -> None:
@@ -88,26 +96,18 @@ def check_joinable(address: str) -> None:
     """
     if not re.fullmatch(r"\S+:\d+", address) or "://" in address:
         return  # `auto`, or something else that Ray has its own words for
-    channel = None
     try:
-        ensure_token_if_auth_enabled(create_token_if_missing=False)
-        channel = init_grpc_channel(address)
-        gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetClusterId(
-            gcs_service_pb2.GetClusterIdRequest(), timeout=ANSWER_SECONDS
-        )
-    except (AuthenticationError, grpc.RpcError) as error:
-        if isinstance(error, AuthenticationError) or error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            raise UserError(
-                f"scaling.cluster: {address}: the cluster's token is missing, or is another one; set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
-            ) from error
+        ask_for_an_answer(address, ANSWER_SECONDS)
+    except PermissionError as error:
+        raise UserError(
+            f"scaling.cluster: {address}: the cluster's token is missing, or is another one; set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
+        ) from error
+    except ConnectionError as error:
         raise UserError(
             f"scaling.cluster: {address}: no Ray cluster answers there within {ANSWER_SECONDS:g} s; "
             "check RAY_ADDRESS or scaling.cluster, and that the cluster is up"
         ) from error
-    finally:
-        if channel is not None:
-            channel.close()
 
 
 def is_local(scaling: Scaling) -> bool:
@@ -168,5 +168,5 @@ def wait_for_room(plan: ResourcePlan, scaling: Scaling, report: Callable[[str], 
         time.sleep(1)
 
 
-def _first_line(error: BaseException | str) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

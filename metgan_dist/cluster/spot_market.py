@@ -21,7 +21,11 @@ NONE_LEFT = {"InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "Sp
 
 
 class SpotOrOnDemand(AWSNodeProvider):
-    """Ray's own provider for AWS, but for a spot machine that is not to be had."""
+    """Ray's own provider for AWS, but for a spot machine that is not to be had.
+
+    Private: AWSNodeProvider, its `create_node`, and that it raises a NodeLaunchException with EC2's word as category.
+    Ray loads a provider by name (cluster.yaml's `provider.module`), but publishes none to build on.
+    """
 
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
         """Start `count` machines; returns {id: machine}."""

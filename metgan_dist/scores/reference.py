@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy  # loads a part of itself when that is first used
 from torch import Tensor
 
 
@@ -133,7 +133,9 @@ def fit_least_absolute(x: np.ndarray, y: np.ndarray) -> AffineMap:
             reach *= 2
         slope = float(
             # The tolerance is an absolute one: relative to the reach, steep and flat maps are found equally well.
-            minimize_scalar(cost, bounds=(-reach, reach), method="bounded", options={"xatol": 1e-9 * reach}).x
+            scipy.optimize.minimize_scalar(
+                cost, bounds=(-reach, reach), method="bounded", options={"xatol": 1e-9 * reach}
+            ).x
         )
     return AffineMap(slope, float(np.median(y - slope * x)))
 

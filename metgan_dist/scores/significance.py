@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # loads a part of itself when that is first used
 
 from metgan_dist.errors import UserError
 
@@ -92,7 +92,7 @@ def mean_interval(
     """
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=resamples,
@@ -167,7 +167,7 @@ def _t_test(difference: np.ndarray, mean: float) -> dict[str, float]:
     if np.ptp(difference) == 0:  # the limits, where scipy divides by zero
         limit = float(np.sign(mean)) * np.inf if mean else 0.0
         return {"t": limit, "p_t": 0.0 if mean else 1.0, "d_z": limit}
-    test = stats.ttest_1samp(difference, 0.0)
+    test = scipy.stats.ttest_1samp(difference, 0.0)
     return {"t": float(test.statistic), "p_t": float(test.pvalue), "d_z": mean / float(difference.std(ddof=1))}
 
 
@@ -175,9 +175,9 @@ def _signed_ranks(difference: np.ndarray) -> dict[str, float]:
     moved = difference[difference != 0]
     if len(moved) == 0:
         return {"p_wilcoxon": 1.0, "rank_biserial": 0.0}
-    ranks = stats.rankdata(np.abs(moved))
+    ranks = scipy.stats.rankdata(np.abs(moved))
     return {
-        "p_wilcoxon": float(stats.wilcoxon(moved).pvalue),
+        "p_wilcoxon": float(scipy.stats.wilcoxon(moved).pvalue),
         # Kerby's simple difference: the share of the ranks above 0, less that of those below.
         "rank_biserial": float((ranks * np.sign(moved)).sum() / ranks.sum()),
     }

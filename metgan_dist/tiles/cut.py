@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from skimage.transform import resize
+import skimage  # loads a part of itself when that is first used
 
 from metgan_dist.tiles.blocks import Block, Triplet, pieces
 from metgan_dist.tiles.geometry import AXES, TilePlan, in_plane
@@ -70,10 +70,14 @@ def finish(tile: np.ndarray, plan: TilePlan, *, is_label: bool) -> np.ndarray:
 def resample(image: np.ndarray, shape: tuple[int, ...], *, is_label: bool) -> np.ndarray:
     """An image or volume on another grid of the same extent: images float32, anti-aliased; labels nearest."""
     if is_label:
-        return resize(image, shape, order=0, mode="edge", anti_aliasing=False, preserve_range=True).astype(image.dtype)
+        return skimage.transform.resize(
+            image, shape, order=0, mode="edge", anti_aliasing=False, preserve_range=True
+        ).astype(image.dtype)
     shrinks = any(new < old for new, old in zip(shape, image.shape, strict=True))
     values = image.astype(np.float32)
-    return resize(values, shape, order=1, mode="edge", anti_aliasing=shrinks, preserve_range=True).astype(np.float32)
+    return skimage.transform.resize(
+        values, shape, order=1, mode="edge", anti_aliasing=shrinks, preserve_range=True
+    ).astype(np.float32)
 
 
 def _lowest(plan: TilePlan, dtype: np.dtype) -> np.ndarray:

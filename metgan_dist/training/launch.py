@@ -101,7 +101,8 @@ def _on_ray(assignment: Assignment, report: Callable[[str], None]) -> Checkpoint
 class Trainer(TorchTrainer):
     """Ray's trainer without its manager of data sets, a process of seconds of imports that would have none to manage.
 
-    Workers read their tiles by themselves (tiles/stream.py).
+    Workers read their tiles by themselves (tiles/stream.py). Private: DatasetsCallback, which starts that process, and
+    `_create_default_callbacks`, which makes it; Ray has no setting that leaves it out.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

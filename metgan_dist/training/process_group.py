@@ -2,6 +2,8 @@
 
 Gloo listens where a machine's own name leads, and on many (Debian's among them) that is the loopback: workers on other
 nodes are refused. Ray knows the address that does work.
+
+Apart from launch.py, since Ray Train's controller and workers load the classes here by name.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 
 @dataclass
 class ReachableTorchConfig(TorchConfig):
-    """Ray's configuration of torch.distributed; unless GLOO_SOCKET_IFNAME is set, gloo is on each node's address."""
+    """Ray's configuration of torch.distributed; unless GLOO_SOCKET_IFNAME is set, gloo is on each node's address.
+
+    Private: _TorchBackend, whose `on_start` makes the process group. It is the last moment at which all workers can be
+    told the interface, and Ray has no setting for it.
+    """
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:

@@ -7,8 +7,6 @@ from concurrent import futures
 
 import grpc
 import pytest
-import ray
-from ray._private.utils import publish_error_to_driver
 from ray.core.generated import gcs_service_pb2
 from servers import free_port
 
@@ -128,14 +126,3 @@ def test_it_is_released_when_the_work_fails(asked):
     with pytest.raises(KeyError), joining.cluster(scaling):
         raise KeyError
     assert asked == [[]]
-
-
-def test_what_ray_tells_of_the_cluster_is_one_line(ray_cluster, monkeypatch, capfd):
-    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", joining.in_one_line)
-    connected = ray._private.worker.global_worker.gcs_client
-    deadline = time.monotonic() + 30
-    while not (said := capfd.readouterr().out):  # whoever listens may have to begin
-        assert time.monotonic() < deadline
-        publish_error_to_driver("node", "A node is gone.\n[state-dump] 1\n[state-dump] 2", connected)
-        time.sleep(0.5)
-    assert set(said.splitlines()) == {"Ray: A node is gone."}

@@ -6,6 +6,8 @@ import time
 import psutil
 import ray
 
+from metgan_dist.cluster.joining import OWN_CLUSTER
+
 MANY = 6  # more than the cluster has CPUs, which Ray keeps anyway
 PAUSE = 4.0  # seconds; by itself Ray ends idle processes after one
 
@@ -21,7 +23,9 @@ def test_idle_processes_are_there_for_the_next_task(ray_cluster, tmp_path):
     processes = set(ray.get([process.remote() for _ in range(MANY)]))
     time.sleep(PAUSE)
     assert len(processes) == MANY
-    assert all(psutil.pid_exists(pid) for pid in processes)
+    assert all(psutil.pid_exists(pid) for pid in processes), (
+        f"Ray does not read {next(iter(OWN_CLUSTER))}: each shard and part of an epoch waits for seconds of imports"
+    )
 
 
 def test_nothing_about_the_use_is_sent_to_rays_makers(ray_cluster):

@@ -5,6 +5,7 @@ import os
 import psutil
 import pytest
 import ray.util
+from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 from metgan_dist.training.process_group import INTERFACE, ReachableTorchConfig, interface_of
@@ -30,6 +31,13 @@ def seen(monkeypatch):
 def start():
     config = ReachableTorchConfig(backend="gloo")
     config.backend_cls().on_start(OneWorker(), config)
+
+
+def test_rays_backend_that_makes_the_process_group_is_the_one_that_ours_extends():
+    ours = ReachableTorchConfig(backend="gloo").backend_cls
+    assert ours.__bases__ == (_TorchBackend,) == (TorchConfig(backend="gloo").backend_cls,), (
+        "gloo listens on the loopback: workers on other machines are refused"
+    )
 
 
 def test_gloo_is_told_the_interface_of_the_nodes_address(seen, monkeypatch):
