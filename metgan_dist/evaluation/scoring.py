@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import ray
 import torch
 from torch import Tensor
 
-from metgan_dist.cluster.progress import duration
+from metgan_dist.cluster.progress import Progress
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
 from metgan_dist.scores.image import image_scores
@@ -115,7 +114,8 @@ def score_methods(
     jobs += [(label, part) for label in checkpoints for part in blocks]
     submit, at_once = _submitter(checkpoints, task, frozenset(int(row) for row in show), plan)
     parts = _in_order(jobs, submit, 2 * at_once)
-    progress = _Progress(len(jobs), len(rows), report)
+    progress = Progress(report, "scores", len(rows) * (1 + len(checkpoints)), unit="tiles")
+    done = 0
     results: dict[str, Scored] = {}
     real: FeatureSet | None = None
     for label in (REAL, *checkpoints):
@@ -126,7 +126,8 @@ def score_methods(
             frames.append(part.per_tile)
             pictures |= part.pictures
             features = _joined(features, part.features)
-            progress.add(label, len(part.per_tile))
+            done, own = done + len(part.per_tile), sum(map(len, frames))
+            progress.step(done, f"{label}: {own} of {len(rows)} tiles", now=own == len(rows))
         of_set = distribution_scores(features, real) if features is not None and real is not None else {}
         real = real or features
         results[label] = Scored(pd.concat(frames, ignore_index=True), of_set, pictures)
@@ -227,24 +228,3 @@ def _counts(found: Tensor, label: Tensor, classes: int) -> dict[str, np.ndarray]
         columns[f"overlap_{k + 1}"] = np.array([tile.overlap[k] for tile in tiles])
         columns[f"size_{k + 1}"] = np.array([tile.size[k] for tile in tiles])
     return columns
-
-
-class _Progress:
-    """A line when a method is done, and every few seconds on the way."""
-
-    def __init__(self, tasks: int, tiles: int, report: Callable[[str], None], every: float = 10.0) -> None:
-        self._tasks, self._tiles, self._report, self._every = tasks, tiles, report, every
-        self._done = self._tasks_done = 0
-        self._label = ""
-        self._began = self._last = time.monotonic()
-
-    def add(self, label: str, tiles: int) -> None:
-        """Count a finished task of `tiles` tiles; report it if the method is done or `every` seconds have passed."""
-        self._done = tiles + (self._done if label == self._label else 0)
-        self._label, self._tasks_done = label, self._tasks_done + 1
-        now = time.monotonic()
-        if self._done < self._tiles and now - self._last < self._every:
-            return
-        self._last = now
-        left = duration((self._tasks - self._tasks_done) * (now - self._began) / self._tasks_done)
-        self._report(f"scores: {label}: {self._done} of {self._tiles} tiles; {left} left")

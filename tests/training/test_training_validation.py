@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from metgan_dist.cluster.progress import Progress, duration
 from metgan_dist.training.validation import Scored, chosen_rows
 
 
@@ -40,17 +39,3 @@ def test_chosen_rows_are_few_spread_and_stable():
     chosen = chosen_rows(rows, 4)
     assert chosen.tolist() == [100, 133, 166, 199]
     assert chosen_rows(rows, 1000).tolist() == rows.tolist()
-
-
-def test_time_is_said_as_people_say_it():
-    assert [duration(seconds) for seconds in (42, 420, 12600)] == ["42 s", "7 min", "3.5 h"]
-
-
-def test_last_image_is_always_reported():
-    said = []
-    progress = Progress(said.append, "metgan", 0, 10, every=3600)
-    progress.step(5, {"generators/pair": 1.0})
-    assert said == []
-    progress.step(10, {"generators/pair": 1.0, "discriminators/tumour": 0.25})
-    assert said[0].startswith("metgan  10/10 images")
-    assert said[0].endswith("pair 1.000  discriminators/tumour 0.250")
