@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -52,38 +52,54 @@ def printed_queue(report: Callable[[str], None]) -> Iterator[Queue]:
 
 
 class Progress:
-    """Speed and time left of a run, as a line every few seconds."""
+    """How far work is, how fast it goes and how long it still takes: a line every few seconds, and one at the end.
 
-    def __init__(self, say: Callable[[str], None], title: str, start: int, total: int, every: float = 10.0) -> None:
-        self._say, self._title, self._total, self._every = say, title, total, every
-        self._began = self._last = time.monotonic()
-        self._start = start
+    Args:
+        say: gets the lines.
+        title: what is done.
+        total: how many of `unit` there are to do.
+        done: how many of them were there already; they say nothing of the speed.
+        every: seconds between two lines, at least.
+        clock: seconds, from any beginning.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        title: str,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str = "images",
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._title, self._total, self._unit = say, title, total, unit
+        self._every, self._clock, self._start = every, clock, done
+        self._began = self._last = clock()
         self._paused = 0.0
 
-    def rate(self, images: int) -> float:
-        """Images a second since the run (re)started, time spent on validation and checkpoints taken out."""
-        return (images - self._start) / max(1e-9, time.monotonic() - self._began - self._paused)
+    def rate(self, done: int) -> float:
+        """So many a second since the work (re)started, pauses taken out."""
+        return (done - self._start) / max(1e-9, self._clock() - self._began - self._paused)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time in this block is not training time."""
-        began = time.monotonic()
+        """Time in this block is not time of the work."""
+        began = self._clock()
         yield
-        self._paused += time.monotonic() - began
+        self._paused += self._clock() - began
 
-    def step(self, images: int, losses: Mapping[str, float]) -> None:
-        """Say where the run is, if it is time to."""
-        now = time.monotonic()
-        if now - self._last < self._every and images < self._total:
+    def step(self, done: int, more: str = "", *, now: bool = False) -> None:
+        """`done` are done: say so, and `more`, if it is time to, or `now`."""
+        moment = self._clock()
+        if not now and moment - self._last < self._every and done < self._total:
             return
-        self._last = now
-        rate = self.rate(images)
-        left = (self._total - images) / rate if rate > 0 else float("inf")
-        terms = "  ".join(
-            f"{name.split('/')[-1] if name.startswith('generators') else name} {value:.3f}"
-            for name, value in losses.items()
-        )
-        self._say(f"{self._title}  {images}/{self._total} images  {rate:.1f}/s  {duration(left)} left  {terms}")
+        self._last = moment
+        rate = self.rate(done)
+        left = (self._total - done) / rate if rate > 0 else float("inf")
+        line = f"{self._title}  {done}/{self._total} {self._unit}  {rate:.1f}/s  {duration(left)} left  {more}"
+        self._say(line.rstrip())
 
 
 def duration(seconds: float) -> str:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from metgan_dist.evaluation.scoring import IMAGE_SCORES, REAL, Scored
+from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Value
 from metgan_dist.recipe import Scores
+from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
+from metgan_dist.scores.scored import IMAGE_SCORES, Scored
 from metgan_dist.scores.significance import compare_methods, mean_interval
 
 UNVERIFIED = "_unverified"
@@ -57,7 +59,7 @@ def compare(scored: Mapping[str, Scored], volumes: pd.Series, reference: str, se
         plain = _values(scored[label], volumes, columns, settings)
         values[label] = {c.name: replace(plain[c.name], mark=mark(tests, label, c, settings)) for c in columns}
     real = scored[REAL].per_tile
-    ceiling = _pooled(_counts(real)) if "dice" in real else None
+    ceiling = pooled_dice(real) if "dice" in real else None
     return Comparison(per_tile, values, tests, columns, reference, ceiling)
 
 
@@ -107,12 +109,14 @@ def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], setti
         if name in scored.of_set:
             values[name] = Value(scored.of_set[name])
         elif name == "label_fidelity":
-            counts = _counts(scored.per_tile, groups)
-            values[name] = Value(_pooled(counts), *_pooled_interval(counts, settings))
+            counts = stacked_counts(scored.per_tile if groups is None else scored.per_tile.groupby(groups).sum())
+            values[name] = Value(pooled_dice(scored.per_tile), *_pooled_interval(counts, settings))
         else:
             scores = scored.per_tile[name]
-            scores = scores if groups is None else scores.groupby(groups).mean()
-            values[name] = Value(float(scores.mean()), *_interval(scores.to_numpy(), settings))
+            if groups is not None:
+                scores = scores.groupby(groups).mean().where(scores.notna().groupby(groups).all())
+            # A tile without a score is not left out: that would flatter the method which failed on it.
+            values[name] = Value(float(scores.mean(skipna=False)), *_interval(scores.to_numpy(), settings))
     return values
 
 
@@ -122,30 +126,11 @@ def _interval(scores: np.ndarray, settings: Scores) -> tuple[float | None, float
     return mean_interval(scores, confidence=settings.confidence, resamples=settings.resamples)
 
 
-def _counts(per_tile: pd.DataFrame, groups: np.ndarray | None = None) -> np.ndarray:
-    """The judge's counts (tiles or groups, classes - 1, 2): pixels of the overlap and of both sizes together."""
-    pairs = []
-    for part in ("overlap", "size"):
-        counts = per_tile[[name for name in per_tile if name.startswith(f"{part}_")]]
-        pairs.append((counts if groups is None else counts.groupby(groups).sum()).to_numpy())
-    return np.stack(pairs, axis=-1)
-
-
-def _pooled(counts: np.ndarray) -> float:
-    return float(_dice(counts.sum(axis=0)))
-
-
-def _dice(sums: np.ndarray) -> np.ndarray:
-    """Mean Dice over the classes of pooled counts (..., classes - 1, 2); 1 for a class that neither side has."""
-    overlap, size = sums[..., 0], sums[..., 1]
-    return np.where(size > 0, 2 * overlap / np.maximum(size, 1), 1.0).mean(axis=-1)
-
-
 def _pooled_interval(counts: np.ndarray, settings: Scores, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap of the pooled Dice: how often a tile is drawn is multinomial, so nothing is copied."""
     random, tiles = np.random.default_rng(seed), len(counts)
     drawn = [
-        _dice(np.tensordot(random.multinomial(tiles, np.full(tiles, 1 / tiles)), counts, axes=1))
+        mean_dice(np.tensordot(random.multinomial(tiles, np.full(tiles, 1 / tiles)), counts, axes=1))
         for _ in range(settings.resamples)
     ]
     tail = 50 * (1 - settings.confidence)

@@ -12,12 +12,13 @@ import numpy as np
 from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.runs import TrainedRun
-from metgan_dist.evaluation.scoring import REAL, Scored, Task, score_methods
+from metgan_dist.evaluation.scoring import REAL, Task, score_methods
 from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Line, Table, aligned
 from metgan_dist.figures import image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.scored import Scored
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.validation import picture_rows
 

@@ -9,33 +9,28 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import ray
 import torch
-from torch import Tensor
 
-from metgan_dist.cluster.progress import duration
+from metgan_dist.cluster.progress import Progress
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
-from metgan_dist.scores.image import image_scores
 from metgan_dist.scores.inception import InceptionFeatures
-from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.perceptual import PerceptualDistance
+from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import load_method
 from metgan_dist.weights import find_weights, missing
 
 BATCH = 4
-IMAGE_SCORES = ("mae", "msd", "ssim", "psnr", "correlation")
 WEIGHTS = {"fid": "inception", "kid": "inception", "lpips": "alexnet"}
 REAL = "real images"
 _GPU_SHARE = 0.25  # scoring is half arithmetic on the CPU, so several tasks share a GPU
@@ -69,29 +64,6 @@ class Task:
     options: dict[str, Any]
 
 
-@dataclass
-class Part:
-    """Scores of one method on the tiles of one block.
-
-    `per_tile` has the columns tile (row number), the scores of single tiles, and for label fidelity the judge's counts
-    of each class: ``overlap_k`` and ``size_k``, whose sums give the pooled Dice 2 overlap / size. `pictures` holds
-    images (H, W) by row.
-    """
-
-    per_tile: pd.DataFrame
-    features: FeatureSet | None = None
-    pictures: dict[int, np.ndarray] = field(default_factory=dict)
-
-
-@dataclass
-class Scored:
-    """A method's scores: tile by tile (see `Part`), of the whole set (FID, KID), and some of its images."""
-
-    per_tile: pd.DataFrame
-    of_set: dict[str, float]
-    pictures: dict[int, np.ndarray]
-
-
 def score_methods(
     checkpoints: dict[str, str],
     task: Task,
@@ -115,26 +87,26 @@ def score_methods(
     jobs += [(label, part) for label in checkpoints for part in blocks]
     submit, at_once = _submitter(checkpoints, task, frozenset(int(row) for row in show), plan)
     parts = _in_order(jobs, submit, 2 * at_once)
-    progress = _Progress(len(jobs), len(rows), report)
+    progress = Progress(report, "scores", len(rows) * (1 + len(checkpoints)), unit="tiles")
+    done = 0
+
+    def arriving(label: str) -> Iterator[Scored]:
+        """The parts of one method, told of as they come."""
+        nonlocal done
+        own = 0
+        for part in itertools.islice(parts, len(blocks)):
+            own, done = own + len(part.per_tile), done + len(part.per_tile)
+            progress.step(done, f"{label}: {own} of {len(rows)} tiles", now=own == len(rows))
+            yield part
+
     results: dict[str, Scored] = {}
     real: FeatureSet | None = None
     for label in (REAL, *checkpoints):
-        frames: list[pd.DataFrame] = []
-        pictures: dict[int, np.ndarray] = {}
-        features: FeatureSet | None = None
-        for part in itertools.islice(parts, len(blocks)):
-            frames.append(part.per_tile)
-            pictures |= part.pictures
-            features = _joined(features, part.features)
-            progress.add(label, len(part.per_tile))
-        of_set = distribution_scores(features, real) if features is not None and real is not None else {}
-        real = real or features
-        results[label] = Scored(pd.concat(frames, ignore_index=True), of_set, pictures)
+        scored = Scored.joined(arriving(label))
+        of_set = distribution_scores(scored.features, real) if scored.features and real else {}
+        real = real or scored.features
+        results[label] = replace(scored, of_set=of_set, features=None)
     return results
-
-
-def _joined(one: FeatureSet | None, other: FeatureSet | None) -> FeatureSet | None:
-    return one + other if one is not None and other is not None else one or other
 
 
 def _submitter(
@@ -164,7 +136,7 @@ def _environment(names: Sequence[str]) -> dict[str, Any] | None:
     return {"env_vars": values}
 
 
-def _in_order(jobs: Sequence[Any], submit: Callable[[Any], ray.ObjectRef], window: int) -> Iterator[Part]:
+def _in_order(jobs: Sequence[Any], submit: Callable[[Any], ray.ObjectRef], window: int) -> Iterator[Scored]:
     """Results in the order of the jobs, with at most `window` of them on their way."""
     waiting: deque[ray.ObjectRef] = deque()
     for job in jobs:
@@ -175,76 +147,23 @@ def _in_order(jobs: Sequence[Any], submit: Callable[[Any], ray.ObjectRef], windo
         yield ray.get(waiting.popleft())
 
 
-def score_block(checkpoint: str | None, task: Task, rows: np.ndarray, show: frozenset[int]) -> Part:
+def score_block(checkpoint: str | None, task: Task, rows: np.ndarray, show: frozenset[int]) -> Scored:
     """One task: score a checkpoint, or the real images, on some tiles."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     tiles = TileSet.open(task.tiles, task.options)
     judge = load_method(task.judge, task.options)[0].to(device) if "label_fidelity" in task.names else None
     method = load_method(checkpoint, task.options)[0].to(device) if checkpoint else None
-    perceptual = PerceptualDistance(device) if method is not None and "lpips" in task.names else None
-    inception = InceptionFeatures(device) if {"fid", "kid"} & set(task.names) else None
-    features = FeatureSet(inception.weights) if inception else None
-    pictures: dict[int, np.ndarray] = {}
-    frames = []
+    scorer = TileScorer(
+        int(tiles.manifest["data"]["classes"]),
+        judge=judge.translate if judge is not None else None,
+        images=[name for name in task.names if name in IMAGE_SCORES] if method is not None else (),
+        perceptual=PerceptualDistance(device) if method is not None and "lpips" in task.names else None,
+        inception=InceptionFeatures(device) if {"fid", "kid"} & set(task.names) else None,
+        show=show,
+    )
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, BATCH):
             batch = {name: value.to(device) for name, value in batch.items()}
-            numbers, real = batch["tile"].tolist(), batch["tumour"]
-            output = real if method is None else method.translate(batch).float()
-            scores = _against(output, real, task.names, perceptual) if method is not None else {}
-            if judge is not None:
-                found = judge.translate({**batch, "tumour": output})
-                scores |= _counts(found, batch["label"], int(tiles.manifest["data"]["classes"]))
-            frames.append(pd.DataFrame({"tile": numbers, **scores}))
-            if inception is not None and features is not None:
-                features.add(inception(output), numbers)
-            for row, image in zip(numbers, output, strict=True):
-                if row in show:
-                    pictures[row] = image[0].cpu().numpy()
-    return Part(pd.concat(frames, ignore_index=True), features, pictures)
-
-
-def _against(
-    output: Tensor, real: Tensor, names: Sequence[str], perceptual: PerceptualDistance | None
-) -> dict[str, np.ndarray]:
-    scores: dict[str, np.ndarray] = {}
-    if set(IMAGE_SCORES) & set(names):
-        scores = {name: values for name, values in image_scores(output, real).items() if name in names}
-    return scores if perceptual is None else scores | perceptual(output, real)
-
-
-def _counts(found: Tensor, label: Tensor, classes: int) -> dict[str, np.ndarray]:
-    """The judge's counts of each tile, and its Dice, NaN where the label is empty: there is nothing to find."""
-    tiles = []
-    for k in range(len(label)):
-        tile = PooledDice(classes)
-        tile.add(found[k : k + 1], label[k : k + 1])
-        tiles.append(tile)
-    labelled = (label.flatten(1) > 0).any(dim=1).cpu().numpy()
-    columns = {"dice": np.where(labelled, [tile.value() for tile in tiles], np.nan)}
-    for k in range(classes - 1):
-        columns[f"overlap_{k + 1}"] = np.array([tile.overlap[k] for tile in tiles])
-        columns[f"size_{k + 1}"] = np.array([tile.size[k] for tile in tiles])
-    return columns
-
-
-class _Progress:
-    """A line when a method is done, and every few seconds on the way."""
-
-    def __init__(self, tasks: int, tiles: int, report: Callable[[str], None], every: float = 10.0) -> None:
-        self._tasks, self._tiles, self._report, self._every = tasks, tiles, report, every
-        self._done = self._tasks_done = 0
-        self._label = ""
-        self._began = self._last = time.monotonic()
-
-    def add(self, label: str, tiles: int) -> None:
-        """Count a finished task of `tiles` tiles; report it if the method is done or `every` seconds have passed."""
-        self._done = tiles + (self._done if label == self._label else 0)
-        self._label, self._tasks_done = label, self._tasks_done + 1
-        now = time.monotonic()
-        if self._done < self._tiles and now - self._last < self._every:
-            return
-        self._last = now
-        left = duration((self._tasks - self._tasks_done) * (now - self._began) / self._tasks_done)
-        self._report(f"scores: {label}: {self._done} of {self._tiles} tiles; {left} left")
+            scorer.add(batch, batch["tumour"] if method is None else method.translate(batch))
+    return scorer.scored()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -24,6 +25,37 @@ def dice(predicted: Tensor, label: Tensor, classes: int = 2) -> np.ndarray:
     """
     overlap, size = _class_counts(predicted, label, classes)
     return _ratio(overlap, size).mean(axis=1)
+
+
+def tile_counts(predicted: Tensor, label: Tensor, classes: int = 2) -> dict[str, np.ndarray]:
+    """Pixels of each tile, columns (N,) int64 by class k: ``overlap_k`` in both maps, ``size_k`` in one plus the other.
+
+    Args as of `dice`. Tables of such columns are joined as tables are; `pooled_dice` divides their sums.
+    """
+    overlap, size = _class_counts(predicted, label, classes)
+    pairs = ({f"overlap_{k + 1}": overlap[:, k], f"size_{k + 1}": size[:, k]} for k in range(classes - 1))
+    return {name: counts for pair in pairs for name, counts in pair.items()}
+
+
+def count_columns(per_tile: pd.DataFrame) -> list[str]:
+    """Names of the columns that `tile_counts` gave; empty where a table has none."""
+    return [name for name in per_tile if name.startswith(("overlap_", "size_"))]
+
+
+def stacked_counts(per_tile: pd.DataFrame) -> np.ndarray:
+    """The columns of `tile_counts` in a table, as one array (tiles, classes - 1, 2) of overlaps and sizes."""
+    parts = [[name for name in count_columns(per_tile) if name.startswith(part)] for part in ("overlap_", "size_")]
+    return np.stack([per_tile[names].to_numpy() for names in parts], axis=-1)
+
+
+def mean_dice(sums: np.ndarray) -> np.ndarray:
+    """Dice of pooled counts (..., classes - 1, 2), the mean over classes (...); 1 for a class that neither side has."""
+    return _ratio(sums[..., 0], sums[..., 1]).mean(axis=-1)
+
+
+def pooled_dice(per_tile: pd.DataFrame) -> float:
+    """Dice of all tiles of a table with the columns of `tile_counts`; as `PooledDice.value`."""
+    return float(mean_dice(stacked_counts(per_tile).sum(axis=0)))
 
 
 class PooledDice:

@@ -13,7 +13,7 @@ import torch
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.methods.method import Method
-from metgan_dist.scores.labels import PooledDice
+from metgan_dist.scores.labels import pooled_dice, tile_counts
 from metgan_dist.scores.lesions import LesionCounts, LesionMatch, match_lesions
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
@@ -51,20 +51,13 @@ class FoldScores:
         rows = self.tiles[self.tiles["fold"] == fold]
         counts = LesionCounts(*(int(rows[name].sum()) for name in COUNTS))
         own = {name: float(getattr(counts, name)) for name in ("dice", "precision", "recall", "jaccard")}
-        return {**own, "voxel_dice": _voxel_dice(rows), **{name: float(getattr(counts, name)) for name in COUNTS}}
+        return {**own, "voxel_dice": pooled_dice(rows), **{name: float(getattr(counts, name)) for name in COUNTS}}
 
     def per_tile(self) -> pd.Series:
         """Voxel-wise Dice of each tile, the mean over folds; tiles without lesion and prediction stay out."""
         sums = {part: self.tiles.filter(regex=f"^{part}_").sum(axis=1) for part in ("overlap", "size")}
         dice = (2 * sums["overlap"] / sums["size"].where(sums["size"] > 0)).rename("dice")
         return dice.groupby(self.tiles["tile"]).mean().dropna()
-
-
-def _voxel_dice(rows: pd.DataFrame) -> float:
-    overlap, size = (rows.filter(regex=f"^{part}_").sum().to_numpy(dtype=np.int64) for part in ("overlap", "size"))
-    pooled = PooledDice(len(overlap) + 1)
-    pooled.overlap, pooled.size = overlap, size
-    return pooled.value()
 
 
 def score_folds(
@@ -110,15 +103,14 @@ def score_block(
     counted: list[dict[str, Any]] = []
     lesions: list[pd.DataFrame] = []
     for row, image, label, predicted in _predictions(checkpoint, tiles, rows, options):
-        counts, pooled = LesionCounts(), PooledDice(classes)
+        counts = LesionCounts()
         for k in range(1, classes):
             match = match_lesions(predicted == k, label == k)
             counts += match.counts
             lesions.append(_lesion_rows(row, k, match, image))
-        pooled.add(torch.from_numpy(predicted)[None], torch.from_numpy(label)[None])
+        pixels = tile_counts(torch.from_numpy(predicted)[None], torch.from_numpy(label)[None], classes)
         counted.append({"tile": row, **{name: getattr(counts, name) for name in COUNTS}})
-        for k in range(classes - 1):
-            counted[-1] |= {f"overlap_{k + 1}": pooled.overlap[k], f"size_{k + 1}": pooled.size[k]}
+        counted[-1] |= {name: int(values[0]) for name, values in pixels.items()}
     return {"tiles": pd.DataFrame(counted), "lesions": pd.concat(lesions, ignore_index=True)}
 
 

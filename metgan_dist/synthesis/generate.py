@@ -90,11 +90,11 @@ def generate(
     if not todo:
         return markers
     report(f"synthesis: {crew}")
-    progress = Progress(report, "synthesis", done, len(plan))
+    progress = Progress(report, "synthesis", len(plan), done=done)
     for name, marker in _answers(work, todo, drawings, crew):
         markers[name] = marker
         done += len(todo[name])
-        progress.step(done, {})
+        progress.step(done)
     return markers
 
 

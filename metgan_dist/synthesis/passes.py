@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,11 @@ from typing import Any
 import ray
 import ray.data
 
-from metgan_dist.cluster.progress import duration, quiet
+from metgan_dist.cluster.progress import Progress, quiet
 from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, entries, exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filler, Filling
-from metgan_dist.tiles.pipeline import REPORT_SECONDS
 
 Work = Callable[[Any], Any]
 
@@ -86,17 +84,13 @@ class Pass:
     def _answers(self, dataset: ray.data.Dataset, total: int, done: int) -> Iterator[Any]:
         quiet(dataset)
         dataset.context.execution_options.preserve_order = True
-        began = last = time.monotonic()
-        for count, row in enumerate(dataset.iter_rows(), 1):
+        progress = Progress(self.report, self.title, total, done=done, unit="blocks")
+        for count, row in enumerate(dataset.iter_rows(), done + 1):
             answer = pickle.loads(row["answer"])
             if row["mistake"]:
                 raise UserError(answer)
             yield answer
-            now = time.monotonic()
-            if now - last >= REPORT_SECONDS:
-                last = now
-                left = duration((total - done - count) * (now - began) / count)
-                self.report(f"{self.title}: {done + count} of {total} blocks, {left} left")
+            progress.step(count)
 
 
 def remove_markers(folder: str, options: Options) -> None:

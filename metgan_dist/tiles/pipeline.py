@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 import ray
 import ray.data
 
-from metgan_dist.cluster.progress import quiet
+from metgan_dist.cluster.progress import Progress, quiet
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import Options, absolute
@@ -30,7 +29,6 @@ from metgan_dist.volumes.dataset import resolve_data, volume_refs
 
 # Interpreter, libraries and decoding, besides the voxels that a task holds.
 TASK_BASE_BYTES = 300 * 2**20
-REPORT_SECONDS = 5.0
 
 
 def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = print) -> TileSet:
@@ -114,7 +112,7 @@ def _run_blocks(
     if len(todo) < len(jobs):
         report(f"tiles: {len(jobs) - len(todo)} of {len(jobs)} blocks are there already")
     done = sum(len(frame) for frames in rows.values() for frame in frames)
-    progress = _Progress(done, planned, report)
+    progress = Progress(report, "tiles", planned, done=done, unit="tiles")
     skipped = []
     for answer in _answers(todo, recipe) if todo else ():
         if "mistake" in answer:
@@ -126,7 +124,8 @@ def _run_blocks(
             skipped.append(answer["damaged"])
         else:
             rows.setdefault(answer["volume"], []).append(pd.DataFrame(answer["rows"]))
-        progress.add(answer["tiles"])
+        done += answer["tiles"]
+        progress.step(done)
     return rows, sorted(set(skipped))
 
 
@@ -175,25 +174,6 @@ def _task_bytes(jobs: Sequence[BlockJob]) -> int:
     for low, high in max((job.block.box for job in jobs), key=lambda box: box[0][1] * box[1][1] * box[2][1]):
         voxels *= high - low
     return TASK_BASE_BYTES + 12 * voxels
-
-
-class _Progress:
-    """A line every few seconds: tiles done, speed, time left."""
-
-    def __init__(self, done: int, planned: int, report: Callable[[str], None]) -> None:
-        self._begin, self._done, self._planned, self._report = done, done, planned, report
-        self._start = self._last = time.monotonic()
-
-    def add(self, tiles: int) -> None:
-        """Count finished tiles; report if REPORT_SECONDS have passed since the last line."""
-        self._done += tiles
-        now = time.monotonic()
-        if now - self._last < REPORT_SECONDS:
-            return
-        self._last = now
-        speed = (self._done - self._begin) / (now - self._start)
-        left = (self._planned - self._done) / speed if speed else 0
-        self._report(f"tiles: {self._done} of {self._planned}, {speed:.1f} tiles/s, {left:.0f} s left")
 
 
 def _summary(counts: dict[str, Any]) -> str:

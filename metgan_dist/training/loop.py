@@ -111,7 +111,7 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         state.checkpoint = _checkpoint_name(state.images)
         around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
     stepper.images = state.images
-    progress = Progress(around.say, around.title, state.images, length.total)
+    progress = Progress(around.say, around.title, length.total, done=state.images)
     settings, best = recipe.training, stepper.method.criterion(recipe)
     # As if the earlier starts had just ended, so that seconds add up over all of them.
     began = time.monotonic() - state.seconds
@@ -182,7 +182,8 @@ def _step(stepper: Stepper, batches: Sequence[Batch], state: _State, around: Sur
 def _log(losses: dict[str, Any], state: _State, progress: Progress, around: Surroundings) -> None:
     values = {name: float(value) for name, value in losses.items()}
     around.log.metrics({**values, "images_per_second": progress.rate(state.images)}, state.images)
-    progress.step(state.images, values)
+    terms = ((name.split("/")[-1] if name.startswith("generators") else name, value) for name, value in values.items())
+    progress.step(state.images, "  ".join(f"{name} {value:.3f}" for name, value in terms))
 
 
 def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,56 +13,14 @@ from torch import Tensor
 
 from metgan_dist.figures import image_grid
 from metgan_dist.methods.method import Method
-from metgan_dist.scores.image import image_scores, summarise
-from metgan_dist.scores.labels import PooledDice
 from metgan_dist.scores.reference import References, fit_references
+from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.step import Batch, Stepper
 
 BATCH = 4
 PICTURES = 4
-
-
-@dataclass
-class Scored:
-    """Scores of one prediction over some tiles: a value per tile, and pooled Dice counts."""
-
-    rows: list[int] = field(default_factory=list)
-    per_tile: dict[str, list[float]] = field(default_factory=dict)
-    dice: PooledDice | None = None
-
-    def add(self, rows: Sequence[int], scores: dict[str, np.ndarray]) -> None:
-        """Append the scores of a batch."""
-        self.rows += [int(row) for row in rows]
-        for name, values in scores.items():
-            self.per_tile.setdefault(name, []).extend(values.tolist())
-
-    def count(self, predicted: Tensor, label: Tensor, classes: int) -> None:
-        """Add label maps to the Dice counts."""
-        if self.dice is None:
-            self.dice = PooledDice(classes)
-        self.dice.add(predicted, label)
-
-    def joined(self, others: Iterable[Scored]) -> Scored:
-        """These scores and those of other ranks, in the order of the rows."""
-        parts = [self, *others]
-        rows = np.concatenate([np.asarray(part.rows, dtype=int) for part in parts])
-        order = np.argsort(rows, kind="stable")
-        names = {name: None for part in parts for name in part.per_tile}
-        per_tile = {
-            name: np.concatenate([part.per_tile.get(name, []) for part in parts])[order].tolist() for name in names
-        }
-        counts = [part.dice for part in parts if part.dice is not None]
-        dice = sum(counts[1:], start=counts[0]) if counts else None
-        return Scored(rows[order].tolist(), per_tile, dice)
-
-    def summary(self, dice_name: str) -> dict[str, float]:
-        """Means and spreads over tiles, and the pooled Dice under `dice_name`."""
-        scores = summarise({name: np.asarray(values) for name, values in self.per_tile.items()})
-        if self.dice is not None:
-            scores[dice_name] = self.dice.value()
-        return scores
 
 
 def chosen_rows(rows: np.ndarray, most: int) -> np.ndarray:
@@ -94,40 +52,25 @@ class Validator:
         """
         if not len(self.rows):
             return {}, None
-        classes = int(self.tiles.manifest["data"]["classes"])
         with stepper.inference() as method:
-            scored, is_label = Scored(), False
+            scorer = _scorer(self.tiles, self.judge)
             for batch in tile_batches(self.tiles, self.rows[self.rank :: self.world], BATCH):
                 batch = _to(batch, self.device)
                 output = method.translate(batch)
-                is_label = not output.is_floating_point()
-                if is_label:
-                    scored.count(output, batch["label"], classes)
-                    continue
-                scored.add(
-                    batch["tile"].tolist(),
-                    {**image_scores(output, batch["tumour"]), **cycle_score(method, batch, output)},
-                )
-                if self.judge is not None:
-                    scored.count(self.judge.translate({**batch, "tumour": output}), batch["label"], classes)
+                scorer.add(batch, output, method.cycle(batch, output))
             picture = None
             if self.rank == 0:
                 picture = grid(method, self.tiles, picture_rows(self.tiles, self.rows), self.device)
+        scored = scorer.scored()
         if self.world > 1:
             parts: list[Any] = [None] * self.world
             dist.all_gather_object(parts, scored)
-            scored = parts[0].joined(parts[1:])
-            is_label = not scored.per_tile
-        return scored.summary("dice" if is_label else "label_fidelity"), picture
+            scored = Scored.joined(parts)
+        return scored.summary("label_fidelity" if "mae" in scored.per_tile else "dice"), picture
 
 
-def cycle_score(method: Method, batch: Batch, output: Tensor) -> dict[str, np.ndarray]:
-    """`cycle_mae` per tile: mean absolute difference of the anatomy and what the method's inverse makes of `output`."""
-    cycled = method.cycle(batch, output)
-    if cycled is None:
-        return {}
-    difference = (cycled.float() - batch["anatomy"].float()).abs().flatten(1).mean(dim=1)
-    return {"cycle_mae": difference.double().cpu().numpy()}
+def _scorer(tiles: TileSet, judge: Method | None, images: Sequence[str] = IMAGE_SCORES) -> TileScorer:
+    return TileScorer(int(tiles.manifest["data"]["classes"]), None if judge is None else judge.translate, images)
 
 
 def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.ndarray:
@@ -153,46 +96,49 @@ def references(tiles: TileSet) -> References:
     return fit_references((batch["anatomy"], batch["tumour"]) for batch in batches)
 
 
-def evaluate(
+def score_with_references(
     method: Method, tiles: TileSet, rows: np.ndarray, judge: Method, trivial: References, device: torch.device
-) -> dict[str, Any]:
-    """Scores of the method and of the trivial predictions on `rows`, with the judge's Dice on each and on real images.
-
-    Returns `{"tiles": n, "generated": {...}, "identity": {...}, "affine": {...}, "real": {"label_fidelity": d}}`.
-    """
-    classes = int(tiles.manifest["data"]["classes"])
-    scored = {name: Scored() for name in ("generated", "identity", "affine", "real")}
+) -> dict[str, Scored]:
+    """Scores on `rows` of the method (`generated`), of the trivial predictions (`identity`, `affine`), and of the judge
+    on the real images (`real`)."""
+    scorers = {name: _scorer(tiles, judge) for name in ("generated", "identity", "affine")}
+    scorers["real"] = _scorer(tiles, judge, images=())
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, BATCH):
             batch = _to(batch, device)
-            outputs = {"generated": method.translate(batch), **trivial.predictions(batch["anatomy"])}
-            for name, output in outputs.items():
-                own = cycle_score(method, batch, output) if name == "generated" else {}
-                scored[name].add(batch["tile"].tolist(), {**image_scores(output, batch["tumour"]), **own})
-            for name, output in {**outputs, "real": batch["tumour"]}.items():
-                scored[name].count(judge.translate({**batch, "tumour": output}), batch["label"], classes)
-    return {"tiles": len(rows), **{name: value.summary("label_fidelity") for name, value in scored.items()}}
+            generated = method.translate(batch)
+            scorers["generated"].add(batch, generated, method.cycle(batch, generated))
+            for name, output in {**trivial.predictions(batch["anatomy"]), "real": batch["tumour"]}.items():
+                scorers[name].add(batch, output)
+    return {name: scorer.scored() for name, scorer in scorers.items()}
 
 
 def evaluate_splits(
     method: Method, tiles: TileSet, judge: Method, device: torch.device, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """`evaluate` on the test tiles together and volume by volume, and on volumes that no split ever touched."""
+    """The method beside the trivial predictions on the test tiles, and on volumes that no split ever touched.
+
+    Returns, by split, `{"tiles": n, "generated": {...}, "identity": {...}, "affine": {...}, "real": {"label_fidelity":
+    d}}`, and the same for each volume under `per_volume` where there are several.
+    """
     trivial = references(tiles)
     results: dict[str, Any] = {}
     for split in ("test", "unseen"):
         rows = tiles.positions(split)
         if not len(rows):
             continue
-        results[split] = evaluate(method, tiles, rows, judge, trivial, device)
+        scored = score_with_references(method, tiles, rows, judge, trivial, device)
+        results[split] = _summaries(scored, rows)
         volumes = tiles.index["volume"].to_numpy()[rows]
         names = sorted(set(volumes))
         if len(names) > 1:
-            results[split]["per_volume"] = {
-                name: evaluate(method, tiles, rows[volumes == name], judge, trivial, device) for name in names
-            }
+            results[split]["per_volume"] = {name: _summaries(scored, rows[volumes == name]) for name in names}
         say(_line(split, results[split]))
     return results
+
+
+def _summaries(scored: dict[str, Scored], rows: np.ndarray) -> dict[str, Any]:
+    return {"tiles": len(rows), **{name: one.of(rows).summary() for name, one in scored.items()}}
 
 
 def _line(split: str, scores: dict[str, Any]) -> str:

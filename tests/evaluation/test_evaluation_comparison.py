@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from metgan_dist.evaluation.comparison import compare
-from metgan_dist.evaluation.scoring import REAL, Scored
+from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, WORSE
 from metgan_dist.recipe import Scores
+from metgan_dist.scores.scored import Scored
 
 TILES = np.arange(10, 50)
 VOLUMES = pd.Series([f"v{row % 4}" for row in range(50)])
@@ -25,7 +26,7 @@ def scored(shift=0.0, overlap=8, of_set=None, **more):
         "size_1": np.where(labelled, 32, 2),
         **more,
     }
-    return Scored(pd.DataFrame(frame), of_set or {}, {})
+    return Scored(pd.DataFrame(frame), of_set or {})
 
 
 def compared(methods, reference="a", **settings):
@@ -102,3 +103,12 @@ def test_identical_images_have_infinite_psnr_and_no_interval():
     assert result.values["a"]["psnr"].value == np.inf
     assert result.values["a"]["psnr"].low is None
     assert "psnr" not in set(result.tests["score"])
+
+
+@pytest.mark.parametrize("group", ["tile", "volume"])
+def test_a_tile_without_a_score_is_not_left_out_of_the_mean(group):
+    mae = np.where(np.arange(len(TILES)) == 3, np.nan, BASE)
+    result = compared({"a": scored(mae=mae), "b": scored(0.1)}, group=group)
+    assert np.isnan(result.values["a"]["mae"].value)
+    assert result.values["a"]["mae"].low is None
+    assert np.isfinite(result.values["b"]["mae"].value)

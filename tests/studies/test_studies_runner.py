@@ -6,9 +6,10 @@ import pytest
 
 from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.evaluation.comparison import compare
-from metgan_dist.evaluation.scoring import REAL, Scored
+from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.recipe import Scaling, Scores
 from metgan_dist.runs.child_runs import trainings_at_once
+from metgan_dist.scores.scored import Scored
 from metgan_dist.studies.runner import differences
 
 

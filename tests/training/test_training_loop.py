@@ -95,6 +95,9 @@ def test_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path, ema):
     ]
     _same(*pools)
     assert "continuing from 4 of 10" in again.said[0]
+    line = next(line for line in whole.said if line.startswith("training  10/10 images  "))
+    assert "  pair " in line  # terms of the generators without their prefix
+    assert "generators/" not in line
 
 
 def _same(first, second):

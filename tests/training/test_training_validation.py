@@ -1,38 +1,127 @@
-"""Scores of several ranks are those of one, and the tiles that are looked at are always the same ones."""
+"""Scores of several ranks are those of one, and of a volume those of its tiles; the same tiles are always shown."""
 
 import numpy as np
 import pytest
 import torch
+from tile_sets import write_set
 
-from metgan_dist.cluster.progress import Progress, duration
-from metgan_dist.training.validation import Scored, chosen_rows
+from metgan_dist.methods.method import Method
+from metgan_dist.training import validation
+from metgan_dist.training.step import Stepper
+from metgan_dist.training.validation import Validator, chosen_rows, evaluate_splits
 
-
-def test_scores_of_two_ranks_join_to_those_of_one():
-    random = np.random.default_rng(0)
-    mae = random.random(7)
-    label = torch.from_numpy(random.integers(0, 2, (7, 8, 8)))
-    found = torch.from_numpy(random.integers(0, 2, (7, 8, 8)))
-    parts = []
-    for rows in (range(7), range(0, 7, 2), range(1, 7, 2)):
-        scored = Scored()
-        for row in rows:
-            scored.add([row], {"mae": mae[[row]]})
-            scored.count(found[[row]], label[[row]], 2)
-        parts.append(scored)
-    whole, *ranks = parts
-    joined = ranks[0].joined(ranks[1:])
-    assert joined.rows == list(range(7))
-    assert joined.per_tile == whole.per_tile
-    assert joined.summary("dice") == whole.summary("dice")
-    overlap = 2 * ((label == 1) & (found == 1)).sum() / ((label == 1).sum() + (found == 1).sum())
-    assert joined.summary("dice")["dice"] == pytest.approx(float(overlap), abs=1e-6)
+CPU = torch.device("cpu")
 
 
-def test_a_rank_without_tiles_takes_nothing_away():
-    scored = Scored()
-    scored.add([0], {"mae": np.array([0.5])})
-    assert scored.joined([Scored()]).per_tile == {"mae": [0.5]}
+class Plain(Method):
+    """A method without networks: halves the anatomy, or as `labels` finds what is bright; notes the tiles it saw."""
+
+    inference = ()
+
+    def __init__(self, labels=False):
+        super().__init__({})
+        self.labels, self.seen = labels, []
+
+    @classmethod
+    def criterion(cls, recipe):
+        return ("mae", "min")
+
+    @classmethod
+    def from_recipe(cls, recipe, segmentor=None, perceptual=None):
+        return cls()
+
+    def players(self):
+        return ()
+
+    def losses(self, player, batch, made):
+        return {}, {}
+
+    def translate(self, batch):
+        self.seen += batch["tile"].tolist()
+        return (batch["tumour"][:, 0] > -0.2).long() if self.labels else batch["anatomy"] / 2
+
+    def cycle(self, batch, output):
+        return None if self.labels else output * 1.5
+
+    def pictures(self, batch):
+        return {"anatomy": batch["anatomy"]}
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    return write_set(tmp_path, val=5, test=7, unseen=5, edge=16)
+
+
+def validate(tiles, world, monkeypatch, labels=False):
+    """What each rank of `world` says of the validation tiles."""
+    sent, rows = [], tiles.positions("val")
+
+    def ask(rank, gather):
+        monkeypatch.setattr(validation.dist, "all_gather_object", gather)
+        method = Plain(labels)
+        judge = None if labels else Plain(labels=True)
+        scores, picture = Validator(tiles, rows, judge, CPU, rank, world)(Stepper(method, CPU))
+        return scores, picture, [row for row in method.seen if row in rows]
+
+    def first(parts, own):
+        sent.append(own)
+        parts[:] = [own] * world
+
+    def second(parts, own):
+        parts[:] = sent
+
+    for rank in range(world):
+        ask(rank, first)
+    return [ask(rank, second) for rank in range(world)]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_ranks_together_say_what_one_says(tiles, monkeypatch, labels):
+    ((alone, picture, seen),) = validate(tiles, 1, monkeypatch, labels)
+    assert sorted(seen) == tiles.positions("val").tolist()
+    assert picture is not None
+    image_scores = {"mae", "msd", "ssim", "psnr", "correlation", "cycle_mae"}
+    assert alone.keys() == (
+        {"dice"} if labels else {*image_scores, *(f"{name}_std" for name in image_scores), "label_fidelity"}
+    )
+    for world in (2, 7):  # more ranks than tiles, too
+        for rank, (scores, picture, seen) in enumerate(validate(tiles, world, monkeypatch, labels)):
+            assert scores == alone
+            assert (picture is not None) == (rank == 0)
+            assert seen == tiles.positions("val")[rank::world].tolist()
+
+
+def test_without_validation_tiles_there_is_nothing_to_say(tmp_path):
+    tiles = write_set(tmp_path, val=0, edge=16)
+    assert Validator(tiles, tiles.positions("val"), None, CPU)(Stepper(Plain(), CPU)) == ({}, None)
+
+
+def test_a_volumes_scores_are_those_of_its_tiles_which_are_made_once(tiles):
+    method, judge, said = Plain(), Plain(labels=True), []
+    results = evaluate_splits(method, tiles, judge, CPU, said.append)
+    assert sorted(method.seen) == [*tiles.positions("test"), *tiles.positions("unseen")]
+    assert list(results) == ["test", "unseen"]
+    for split, result in results.items():
+        volumes = result.pop("per_volume")
+        assert sum(part["tiles"] for part in volumes.values()) == result["tiles"] == len(tiles.positions(split))
+        for name in ("generated", "identity", "affine"):
+            mean = sum(part["tiles"] * part[name]["mae"] for part in volumes.values()) / result["tiles"]
+            assert mean == pytest.approx(result[name]["mae"], rel=1e-12)
+        assert "cycle_mae" in result["generated"]
+        assert "cycle_mae" not in result["identity"]
+        assert result["real"].keys() == {"label_fidelity"}
+        assert any(line.startswith(f"{split}: {result['tiles']} tiles; generated MAE ") for line in said)
+    assert results["test"]["generated"]["mae"] != results["unseen"]["generated"]["mae"]
+
+
+def test_a_volume_has_the_scores_that_it_has_alone(tiles):
+    results = evaluate_splits(Plain(), tiles, Plain(labels=True), CPU, print)
+    rows = tiles.positions("test")
+    mine = rows[tiles.index["volume"].to_numpy()[rows] == "v1"]
+    difference = [
+        np.abs(tiles.load(row)["anatomy"] / 2 - tiles.load(row)["tumour"]).astype(float).mean() for row in mine
+    ]
+    assert results["test"]["per_volume"]["v1"]["generated"]["mae"] == pytest.approx(np.mean(difference), rel=1e-6)
 
 
 def test_chosen_rows_are_few_spread_and_stable():
@@ -40,17 +129,3 @@ def test_chosen_rows_are_few_spread_and_stable():
     chosen = chosen_rows(rows, 4)
     assert chosen.tolist() == [100, 133, 166, 199]
     assert chosen_rows(rows, 1000).tolist() == rows.tolist()
-
-
-def test_time_is_said_as_people_say_it():
-    assert [duration(seconds) for seconds in (42, 420, 12600)] == ["42 s", "7 min", "3.5 h"]
-
-
-def test_last_image_is_always_reported():
-    said = []
-    progress = Progress(said.append, "metgan", 0, 10, every=3600)
-    progress.step(5, {"generators/pair": 1.0})
-    assert said == []
-    progress.step(10, {"generators/pair": 1.0, "discriminators/tumour": 0.25})
-    assert said[0].startswith("metgan  10/10 images")
-    assert said[0].endswith("pair 1.000  discriminators/tumour 0.250")
