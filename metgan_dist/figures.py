@@ -1,4 +1,4 @@
-"""Pictures of a run: grids of tiles and curves of losses and scores, as PNG; and what all pictures are drawn on.
+"""Pictures of a run: grids of tiles and histograms, as PNG; and what all pictures are drawn on.
 
 Matplotlib's object interface is used throughout: no pyplot, no global state, so that pictures can be drawn in a
 training worker and in a notebook alike. It is loaded by the first picture: most processes draw none.
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 CELL_INCHES = 2.0
 DOTS_PER_INCH = 110
-PANELS_PER_ROW = 3
 BINS = 30
 # tab10 opens with a blue that drowns in grey images; a single foreground class is drawn in its red.
 LABEL_COLOURS = [
@@ -88,50 +87,6 @@ def image_grid(
                 _draw_label(axes[i, j], _plane(tiles[i]), _plane(backgrounds[i]) if i < len(backgrounds) else None)
     for i, name in enumerate(rows[:count]):
         axes[i, 0].set_ylabel(name, fontsize=8)
-    return png(figure)
-
-
-def training_curves(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    title: str = "",
-    step_name: str = "step",
-) -> bytes:
-    """Draw losses and scores over training, one panel per group.
-
-    Args:
-        curves: (steps, values) by name. Names that share what stands before their last ``/`` share a panel:
-            ``loss/cycle`` and ``loss/pair`` are two lines of the panel ``loss``; a name without ``/`` has a panel of
-            its own. Values that are not finite leave a gap.
-        title: above the panels.
-        step_name: label of the horizontal axis.
-
-    Returns:
-        The PNG.
-
-    Raises:
-        ValueError: there is no curve.
-    """
-    if not curves:
-        raise ValueError("training curves need at least one curve")
-    panels: dict[str, list[str]] = {}
-    for name in curves:
-        panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
-    cols = min(PANELS_PER_ROW, len(panels))
-    figure, axes = _panels(-(-len(panels) // cols), cols, title)
-    for axis in axes.ravel()[len(panels) :]:
-        axis.set_axis_off()
-    for axis, (panel, names) in zip(axes.ravel(), panels.items(), strict=False):
-        for name in names:
-            steps, values = curves[name]
-            heights = np.where(np.isfinite(values), np.asarray(values, dtype=float), np.nan)
-            axis.plot(steps, heights, linewidth=1.2, label=name.rpartition("/")[2])
-        axis.set_title(panel, fontsize=10)
-        axis.set_xlabel(step_name, fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-        if len(names) > 1:
-            axis.legend(fontsize=7)
     return png(figure)
 
 

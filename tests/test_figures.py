@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metgan_dist.figures import image_grid, training_curves
+from metgan_dist.figures import image_grid
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -68,19 +68,8 @@ def test_grids_without_tiles_and_tiles_of_odd_shape_are_refused():
         image_grid({"real": [np.zeros((3, 2, 8, 8), dtype=np.float32)]})
 
 
-def test_curves_draw_values_that_are_not_finite_as_gaps():
-    steps = list(range(10))
-    holes = [float("nan"), float("inf"), *steps[2:]]
-    png = training_curves({"loss/a": (steps, holes), "loss/b": (steps, steps[::-1]), "mae": ([], [])})
-    drawn = pixels(png).reshape(-1, 3)
-    for colour in [(31, 119, 180), (255, 127, 14)]:  # the first and the second line's
-        assert np.abs(drawn - colour).sum(axis=1).min() < 20
-    with pytest.raises(ValueError, match="at least one curve"):
-        training_curves({})
-
-
 def test_drawing_leaves_pyplot_and_its_global_state_unloaded():
-    draw = "import sys, metgan_dist.figures as figures; figures.training_curves({'a': ([0], [1])})"
+    draw = "import sys, metgan_dist.figures as figures; figures.histograms({'a': {'b': [0.0, 1.0]}})"
     code = f"{draw}; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

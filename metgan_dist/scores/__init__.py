@@ -7,7 +7,7 @@ What needs published networks is imported from its own file, as these take secon
 from metgan_dist.scores.frechet import FeatureStatistics, frechet_distance
 from metgan_dist.scores.image import image_scores, summarise
 from metgan_dist.scores.kernel import FeatureSample, kernel_distance
-from metgan_dist.scores.labels import PooledDice, dice, label_fidelity
+from metgan_dist.scores.labels import dice, pooled_dice, tile_counts
 from metgan_dist.scores.reference import AffineMap, References, fit_references
 from metgan_dist.scores.significance import compare_methods, mean_interval
 
@@ -15,7 +15,6 @@ __all__ = [
     "AffineMap",
     "FeatureSample",
     "FeatureStatistics",
-    "PooledDice",
     "References",
     "compare_methods",
     "dice",
@@ -23,7 +22,8 @@ __all__ = [
     "frechet_distance",
     "image_scores",
     "kernel_distance",
-    "label_fidelity",
     "mean_interval",
+    "pooled_dice",
     "summarise",
+    "tile_counts",
 ]

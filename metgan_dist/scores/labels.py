@@ -1,11 +1,9 @@
-"""How well a label map is met: Dice per tile, Dice pooled over a set, and label fidelity.
+"""How well a label map is met: Dice per tile, and Dice pooled over a set.
 
 Labels are integers 0..classes-1 with 0 the background. Two empty masks agree perfectly: their Dice is 1.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -21,7 +19,7 @@ def dice(predicted: Tensor, label: Tensor, classes: int = 2) -> np.ndarray:
         classes: number of classes, background included.
 
     Returns:
-        (N,) float64 in [0, 1]. A class that both maps lack counts as 1: on sparse labels prefer `PooledDice`.
+        (N,) float64 in [0, 1]. A class that both maps lack counts as 1: on sparse labels prefer `pooled_dice`.
     """
     overlap, size = _class_counts(predicted, label, classes)
     return _ratio(overlap, size).mean(axis=1)
@@ -54,65 +52,11 @@ def mean_dice(sums: np.ndarray) -> np.ndarray:
 
 
 def pooled_dice(per_tile: pd.DataFrame) -> float:
-    """Dice of all tiles of a table with the columns of `tile_counts`; as `PooledDice.value`."""
+    """Dice of all tiles of a table with the columns of `tile_counts`: counts are added first, and divided once.
+
+    Tiles without foreground then neither lift nor lower it, except by false positives.
+    """
     return float(mean_dice(stacked_counts(per_tile).sum(axis=0)))
-
-
-class PooledDice:
-    """Dice over a whole set of tiles: the counts are added first and divided once.
-
-    Tiles without foreground then neither lift nor lower the score, except by false positives. Add two of them
-    (``a + b``) to join what several workers counted; the order of tiles does not matter.
-    """
-
-    def __init__(self, classes: int = 2) -> None:
-        self.classes = classes
-        # Pixels per foreground class: in both maps, and in one plus in the other.
-        self.overlap = np.zeros(classes - 1, dtype=np.int64)
-        self.size = np.zeros(classes - 1, dtype=np.int64)
-
-    def add(self, predicted: Tensor, label: Tensor) -> None:
-        """Count a batch of label maps (N, H, W) or (N, D, H, W), integers 0..classes-1."""
-        overlap, size = _class_counts(predicted, label, self.classes)
-        self.overlap += overlap.sum(axis=0)
-        self.size += size.sum(axis=0)
-
-    def __add__(self, other: PooledDice) -> PooledDice:
-        if self.classes != other.classes:
-            raise ValueError(f"cannot join Dice counts of {self.classes} and {other.classes} classes")
-        joint = PooledDice(self.classes)
-        joint.overlap = self.overlap + other.overlap
-        joint.size = self.size + other.size
-        return joint
-
-    def per_class(self) -> np.ndarray:
-        """(classes - 1,) float64: Dice of every foreground class; 1 where neither side has a pixel of it."""
-        return _ratio(self.overlap, self.size)
-
-    def value(self) -> float:
-        """Mean of `per_class`."""
-        return float(self.per_class().mean())
-
-
-def label_fidelity(
-    segment: Callable[[Tensor], Tensor], generated: Tensor, label: Tensor, classes: int = 2
-) -> PooledDice:
-    """Count how well a judge finds the imposed label again in the generated images.
-
-    Args:
-        segment: the judge, a segmentor that the training never used: images (N, C, H, W) or (N, C, D, H, W) in
-            [-1, 1] -> integer label maps (N, H, W) or (N, D, H, W). It must be in evaluation mode.
-        generated: what the judge looks at. Real tumour images give the judge's own ceiling, anatomy images the floor.
-        label: the label imposed on the generator.
-        classes: number of classes, background included.
-
-    Returns:
-        The counts of this batch; join batches by ``+`` and ask for `PooledDice.value` at the end.
-    """
-    counts = PooledDice(classes)
-    with torch.no_grad():
-        counts.add(segment(generated), label)
-    return counts
 
 
 def _class_counts(predicted: Tensor, label: Tensor, classes: int) -> tuple[np.ndarray, np.ndarray]:

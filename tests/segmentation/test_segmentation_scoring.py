@@ -10,7 +10,7 @@ from tile_sets import write_set
 
 from metgan_dist.cluster.resources import plan_resources
 from metgan_dist.recipe import Scaling
-from metgan_dist.scores.labels import PooledDice
+from metgan_dist.scores.labels import pooled_dice, tile_counts
 from metgan_dist.scores.lesions import LesionCounts, match_lesions
 from metgan_dist.segmentation.scoring import COUNTS, SCORES, FoldScores, predict_block, score_block, score_folds
 from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
@@ -24,11 +24,12 @@ def test_a_block_counts_what_its_tiles_hold(tmp_path, segmentor, classes):
     parts = [score_block(checkpoint, tiles.uri, part, None) for part in (rows[:4], rows[4:])]
     scored = FoldScores(*(pd.concat([part[name] for part in parts]).assign(fold=0) for name in ("tiles", "lesions")))
     method, _ = load_method(checkpoint)
-    counts, voxels, expected = LesionCounts(), PooledDice(classes), []
+    counts, voxels, expected = LesionCounts(), [], []
     for row in rows:
         tile = tiles.load(row)
         predicted = method.translate({"tumour": torch.from_numpy(tile["tumour"])[None]})[0]
-        voxels.add(predicted[None], torch.from_numpy(tile["label"].astype(np.int64))[None])
+        label = torch.from_numpy(tile["label"].astype(np.int64))
+        voxels.append(pd.DataFrame(tile_counts(predicted[None], label[None], classes)))
         for k in range(1, classes):
             match = match_lesions(predicted.numpy() == k, tile["label"] == k)
             counts += match.counts
@@ -40,7 +41,7 @@ def test_a_block_counts_what_its_tiles_hold(tmp_path, segmentor, classes):
     found = scored.scores(0)
     assert {name: found[name] for name in COUNTS} == {name: getattr(counts, name) for name in COUNTS}
     assert [found[name] for name in SCORES[:-1]] == [getattr(counts, name) for name in SCORES[:-1]]
-    assert found["voxel_dice"] == pytest.approx(voxels.value())
+    assert found["voxel_dice"] == pytest.approx(pooled_dice(pd.concat(voxels)))
     assert counts.found > 0
     columns = ["tile", "label", "lesion", "area", "brightness", "found"]
     assert [tuple(line) for line in scored.lesions[columns].itertuples(index=False)] == expected
