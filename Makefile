@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint mlflow mlflow-server clean
+.PHONY: demo test test-all lint mlflow mlflow-server clean
 
 demo: $(VENV)/.installed  ## install, train the quickstart recipe, say where the result is
 	$(BIN)/python jobs/train_metgan.py --recipe quickstart
 
 # Files in their own order: the few long tests, which are whole jobs, come before the many short ones that fill gaps.
-test: $(VENV)/.installed  ## install if need be, run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+
+test: $(VENV)/.installed  ## install if need be, run the tests but those marked slow
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed  ## all tests: also kills, lost nodes, faulty servers, a browser
+	$(PYTEST)
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .

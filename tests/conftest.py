@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 
@@ -13,14 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
-    """One local Ray cluster for the whole session, of four logical CPUs whatever the machine has; its address."""
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the session's one local Ray cluster, which this process has joined."""
     ray = pytest.importorskip("ray")
-    from metgan_dist.cluster.joining import OWN_CLUSTER, OWN_TRAININGS
+    from shared_cluster import join_cluster
 
-    os.environ.update(OWN_CLUSTER | OWN_TRAININGS)  # as on the cluster that a job starts for itself
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield ray.get_runtime_context().gcs_address
+    folder, owner = tmp_path_factory.getbasetemp(), os.getpid()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder, owner = folder.parent, os.getppid()
+    yield join_cluster(folder, owner)
     ray.shutdown()
 
 

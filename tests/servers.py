@@ -14,6 +14,17 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def wait_until(happened, also=lambda: "", seconds=400, process=None):
+    """The first true answer of `happened`; after so many seconds, or the end of `process`, a failure with `also`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := happened()):
+        going = process is None or process.poll() is None
+        assert going, f"ended too early: {also()}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {also()}"
+        time.sleep(0.05)
+    return answer
+
+
 def wait_until_up(address, process, log=None):
     """Until `address` answers, be it with a refusal; a process that ended, or took too long, fails with its log."""
     deadline = time.monotonic() + LONG_ENOUGH

@@ -1,13 +1,15 @@
 """A user's mistake is one line on standard error that names the culprit, exit code 2, and no traceback."""
 
+import json
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import ray
 import tifffile
 from servers import free_port
-from user import environment, refused, run, run_here
+from user import refused, run, run_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -40,7 +42,7 @@ def planes(folder, count=5, shape=(128, 256)):
     return folder
 
 
-def test_missing_path(tmp_path):
+def test_missing_path_as_a_process_of_its_own(tmp_path):
     refused(run("make_tiles", tmp_path / "out", data__path=tmp_path / "absent"), tmp_path / "absent")
 
 
@@ -117,9 +119,9 @@ def test_no_foreground_in_the_training_split(tmp_path, ome_zarr):
 
 
 def test_unknown_and_out_of_range_fields(tmp_path):
-    refused(run("train_metgan", tmp_path, method__alpha9=1), "method.alpha9")
-    refused(run("train_metgan", tmp_path, method__alpha1=-1), "method.alpha1")
-    refused(run("train_metgan", tmp_path, method__name="gan"), "method.name", "gan", "metgan")
+    refused(run_here("train_metgan", tmp_path, method__alpha9=1), "method.alpha9")
+    refused(run_here("train_metgan", tmp_path, method__alpha1=-1), "method.alpha1")
+    refused(run_here("train_metgan", tmp_path, method__name="gan"), "method.name", "gan", "metgan")
 
 
 def test_more_workers_than_the_cluster_has(tmp_path):
@@ -132,7 +134,7 @@ def test_tile_that_the_networks_cannot_halve(tmp_path):
 
 def test_unreachable_tracking_server(tmp_path):
     uri = f"http://127.0.0.1:{free_port()}"
-    refused(run("train_metgan", tmp_path, tracking__uri=uri), "tracking.uri", uri)
+    refused(run_here("train_metgan", tmp_path, tracking__uri=uri), "tracking.uri", uri)
 
 
 def test_name_of_a_run_with_another_recipe(tmp_path):
@@ -142,12 +144,8 @@ def test_name_of_a_run_with_another_recipe(tmp_path):
 
 def test_a_failed_run_loses_nothing_and_says_why(tmp_path, ome_zarr):
     """A mistake found in the middle of the work leaves a result that says so, and a failed MLflow run."""
-    import mlflow
-
     path = ome_zarr(change=lambda image: np.full_like(image, 5))
     line = refused(run_here("make_tiles", tmp_path / "out", data__path=path, tracking__run="mine", **OWN))
-    import json
-
     result = json.loads((tmp_path / "out" / "mine" / "result.json").read_text())
     assert result["status"] == "failed"
     assert result["reason"] in line
@@ -156,7 +154,7 @@ def test_a_failed_run_loses_nothing_and_says_why(tmp_path, ome_zarr):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    finished = run("make_tiles", tmp_path, "--debug", data__path=tmp_path / "absent", env=environment())
+    finished = run_here("make_tiles", tmp_path, "--debug", data__path=tmp_path / "absent")
     assert finished.code == 2
     assert "Traceback" in finished.err
 
@@ -174,6 +172,7 @@ def test_tiles_that_were_damaged_since_they_were_made_are_told_after_one_restart
 
 
 def trainings_workers():
-    """Ids of all actors so far that were workers of a training."""
-    actors = ray._private.state.actors().values()
+    """Ids of all of this process's actors so far that were workers of a training."""
+    mine = ray.get_runtime_context().get_job_id()
+    actors = ray._private.state.actors(job_id=ray.JobID(bytes.fromhex(mine))).values()
     return {actor["ActorID"] for actor in actors if actor["ActorClassName"] == "RayTrainWorker"}

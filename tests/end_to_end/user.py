@@ -24,6 +24,9 @@ SHARED_CLUSTER = "METGAN_TESTS_CLUSTER"
 # Below the time that a test has.
 TOO_LONG = 400  # seconds
 
+# Two test processes share the cluster, and neither waits for the other.
+SHARE = {"scaling.share": "0.5"}
+
 # Every part of the main job, as small as it goes.
 TINY = {
     "data.phantom.volumes": "5",
@@ -61,11 +64,12 @@ class Finished:
         return json.loads(Path(last.removeprefix("result: ")).read_text())
 
 
-def command(job: str, storage: object, tiny: bool = True, **fields: object) -> list[str]:
+def command(job: str, storage: object, tiny: bool = True, shared: bool = False, **fields: object) -> list[str]:
     """The command line of a job with the tiny settings, and `fields` (dots as double underscores) over them."""
     if "tracking__uri" not in fields and Path(str(storage)).is_dir():
         make_store(Path(str(storage)) / "mlflow.db")
     chosen = {
+        **(SHARE if shared else {}),
         **(TINY if tiny else {}),
         "storage.path": str(storage),
         **{name.replace("__", "."): str(v) for name, v in fields.items()},
@@ -85,7 +89,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(job: str, storage: object, *extra: str, env: dict[str, str] | None = None, **fields: object) -> Finished:
     """Run a job to its end; one that takes too long is killed, and fails the test with what it had said."""
     process = subprocess.Popen(
-        [*command(job, storage, **fields), *extra],
+        [*command(job, storage, shared=SHARED_CLUSTER in os.environ, **fields), *extra],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,21 +100,27 @@ def run(job: str, storage: object, *extra: str, env: dict[str, str] | None = Non
     return Finished(process.returncode, out, err)
 
 
-def run_here(job: str, storage: object, tiny: bool = True, **fields: object) -> Finished:
+def run_here(job: str, storage: object, *extra: str, tiny: bool = True, **fields: object) -> Finished:
     """Run a job's script in this process, on the cluster that it is connected to: many small ones cost little."""
+    _, script, *arguments = command(job, storage, tiny, shared=True, **fields)
+    return run_script(script, *arguments, *extra)
+
+
+def run_script(script: str | Path, *arguments: str) -> Finished:
+    """Run a script in this process."""
     out, err = io.StringIO(), io.StringIO()
-    _, script, *arguments = command(job, storage, tiny, **fields)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", [script, *arguments])
+        patch.setattr(sys, "argv", [str(script), *arguments])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_path(str(script), run_name="__main__")
     return Finished(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def start(job: str, storage: object, **fields: object) -> subprocess.Popen:
-    """Start a job in a process group of its own, so that all of it can be killed."""
+def start(job: str, storage: object, script: str | None = None, **fields: object) -> subprocess.Popen:
+    """Start a job, or another `script` with its flags, in a process group of its own: all of it can be killed."""
+    python, usual, *flags = command(job, storage, shared=SHARED_CLUSTER in os.environ, **fields)
     return subprocess.Popen(
-        command(job, storage, **fields),
+        [python, script or usual, *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

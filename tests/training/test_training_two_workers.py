@@ -1,8 +1,5 @@
 """Two workers are one: joint batch statistics, the gradients of the joint batch, equal parameters afterwards."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,17 +15,19 @@ from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 RECIPE = Recipe(method=MethodRecipe(width=0.05, segmentor_width=0.05, pool=2))
 
 
-def spawn(work, *arguments):
-    """Run work(rank, folder, *arguments) in two processes of one gloo group; returns what each saved."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_joined, (work, folder, arguments), nprocs=2)
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What each of the two processes of one gloo group made of each of WORKS, by name; started once for all of them."""
+    folder = tmp_path_factory.mktemp("both")
+    torch.multiprocessing.spawn(_joined, [folder], nprocs=2)
+    return {name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)] for name in WORKS}
 
 
-def _joined(rank, work, folder, arguments):
+def _joined(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(work(rank, *arguments), Path(folder) / f"{rank}.pt")
+    for name, (work, *arguments) in WORKS.items():
+        torch.save(work(rank, *arguments), folder / f"{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -43,21 +42,24 @@ def _metgan():
     return build_method(RECIPE, segmentor.networks["segmentor"])
 
 
-def _normalise(rank, x):
+def _numbers():
+    return torch.randn(4, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
+
+
+def _normalise(rank):
     norm = synchronise_batch_norm(nn.BatchNorm2d(3, dtype=torch.float64), torch.device("cpu"))
-    mine = x[rank * 2 : rank * 2 + 2].clone().requires_grad_(True)
+    mine = _numbers()[rank * 2 : rank * 2 + 2].clone().requires_grad_(True)
     out = norm(mine)
     (out**3).sum().backward()
     return {"out": out.detach(), "grad": mine.grad, "mean": norm.running_mean, "var": norm.running_var}
 
 
-def test_batch_statistics_on_cpu_are_those_of_the_joint_batch():
-    x = torch.randn(4, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 7
+def test_batch_statistics_on_cpu_are_those_of_the_joint_batch(both):
     alone = nn.BatchNorm2d(3, dtype=torch.float64)
-    whole = x.clone().requires_grad_(True)
+    whole = _numbers().requires_grad_(True)
     expected = alone(whole)
     (expected**3).sum().backward()
-    first, second = spawn(_normalise, x)
+    first, second = both["normalise"]
     torch.testing.assert_close(torch.cat([first["out"], second["out"]]), expected.detach())
     torch.testing.assert_close(torch.cat([first["grad"], second["grad"]]), whole.grad)
     for rank in (first, second):
@@ -106,17 +108,16 @@ def _critic():
     return Critic({"critic": PatchGAN(width=0.1).double()})
 
 
-def _share(rank, batch, parts):
-    mine = {name: value[rank::2] for name, value in batch.items()}
+def _share(rank, parts):
+    mine = {name: value[rank::2] for name, value in _batch(4, dtype=torch.float64).items()}
     batches = [{name: value[part::parts] for name, value in mine.items()} for part in range(parts)]
     return _critic_gradients(Stepper(_critic(), torch.device("cpu"), world=2), batches)
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(accumulated):
-    batch = _batch(4, dtype=torch.float64)
-    expected = _critic_gradients(Stepper(_critic(), torch.device("cpu")), [batch])
-    for rank in spawn(_share, batch, accumulated):
+def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(both, accumulated):
+    expected = _critic_gradients(Stepper(_critic(), torch.device("cpu")), [_batch(4, dtype=torch.float64)])
+    for rank in both[f"share-{accumulated}"]:
         for name, gradient in expected.items():
             torch.testing.assert_close(rank[name], gradient, rtol=1e-9, atol=1e-12)
 
@@ -130,8 +131,11 @@ def _train(rank, steps):
     return {f"{n}": v for n, v in stepper.method.state_dict().items()}
 
 
-def test_two_workers_hold_identical_networks_after_twenty_steps():
-    first, second = spawn(_train, 20)
+WORKS = {"normalise": [_normalise], "share-1": [_share, 1], "share-2": [_share, 2], "train": [_train, 20]}
+
+
+def test_two_workers_hold_identical_networks_after_twenty_steps(both):
+    first, second = both["train"]
     before = _metgan().state_dict()
     assert first.keys() == before.keys()
     for name, value in first.items():
