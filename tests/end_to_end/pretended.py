@@ -52,7 +52,7 @@ class Trial(module.Trial):
     """A trial that pretends."""
 
     def setup(self, config, sweep):
-        module.train_on_ray = pretend  # in the trial's process
+        module.run_training = pretend  # in the trial's process
         super().setup(config, sweep)
 
 
