@@ -1,7 +1,5 @@
 """Recipes name methods; what they build is the same on every worker, and what cannot train is refused early."""
 
-import io
-
 import pytest
 import torch
 
@@ -59,40 +57,6 @@ def test_segmentor_is_built_by_its_name_with_its_own_learning_rate():
     method = build_method(recipe({"name": "segmentor", "segmentor_learning_rate": 5e-4}))
     assert isinstance(method, Segmentor)
     assert method.players()[0].learning_rate == 5e-4
-
-
-def test_seed_alone_decides_the_weights_and_global_random_numbers_stay():
-    settings = recipe({"alpha3": 0})
-    torch.manual_seed(1)
-    first = build_method(settings).state_dict()
-    state = torch.get_rng_state()
-    torch.manual_seed(2)
-    second = build_method(settings).state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    torch.manual_seed(1)
-    assert torch.equal(state, torch.get_rng_state())
-    other = build_method(recipe({"alpha3": 0}, {"seed": 1})).state_dict()
-    name = "networks.generator.anatomy_path.output.weight"
-    assert not torch.equal(first[name], other[name])
-
-
-def test_pool_state_of_a_method_survives_a_weights_only_load():
-    settings = recipe({"alpha3": 0, "pool": 2})
-    method, twin = build_method(settings), build_method(settings)
-    batch = {name: torch.rand(1, 1, 64, 64) for name in ("anatomy", "tumour")}
-    for _ in range(5):
-        method.losses("discriminators", batch, {name: torch.rand(1, 1, 64, 64) for name in batch})
-    file = io.BytesIO()
-    torch.save(method.pool_state(), file)
-    file.seek(0)
-    twin.load_pool_state(torch.load(file, weights_only=True))
-    made = [{name: torch.rand(1, 1, 64, 64) for name in batch} for _ in range(10)]
-    for images in made:
-        expected, _ = method.losses("discriminators", batch, images)
-        again, _ = twin.losses("discriminators", batch, images)
-        assert all(torch.equal(expected[name], again[name]) for name in expected)
-    with pytest.raises(ValueError, match="does not fit"):
-        twin.load_pool_state({"tumour": {}})
 
 
 def test_workers_and_domains_draw_differently_from_their_pools():

@@ -1,6 +1,22 @@
-"""What tests of all methods need: a batch of noise, the players' optimisers, and a player's turn."""
+"""What tests of all methods need: a batch of noise, a stand-in for VGG19, the players' optimisers, a player's turn."""
 
 import torch
+from torch import nn
+
+
+class FiveFeatures(nn.Module):
+    """Stands for VGG19 with five small convolutions."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(channels if i == 0 else 4, 4, 3, 2, 1) for i in range(5))
+
+    def forward(self, image):
+        features = []
+        for layer in self.layers:
+            image = layer(image).relu()
+            features.append(image)
+        return features
 
 
 def batch(n=2, channels=1, classes=2, edges=(64, 64), seed=1):
@@ -25,6 +41,23 @@ def optimisers(method):
     }
 
 
+def unreached(method, data):
+    """Names of the parameters to which their own player's turn brings no gradient; DDP would wait for them for ever."""
+    made, missing = {}, []
+    for player in method.players():
+        method.zero_grad()
+        terms, images = method.losses(player.name, data, made)
+        sum(terms.values()).backward()
+        missing += [k for n in player.networks for k, p in method.networks[n].named_parameters() if p.grad is None]
+        made |= images
+    return missing
+
+
+def dice(found, wanted):
+    """Overlap of two masks, as a number."""
+    return (2 * (found & wanted).sum() / (found.sum() + wanted.sum())).item()
+
+
 def play(method, player, data, made, optimiser):
     """One update of one player, as the training loop does it."""
     for name, network in method.networks.items():
@@ -34,3 +67,11 @@ def play(method, player, data, made, optimiser):
     sum(terms.values()).backward()
     optimiser.step()
     return terms, made | images
+
+
+def play_all(method, data, adams):
+    """One step: every player in its order; the terms of each."""
+    made, terms = {}, {}
+    for player in method.players():
+        terms[player.name], made = play(method, player, data, made, adams[player.name])
+    return terms
