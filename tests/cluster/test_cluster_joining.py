@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray._private.utils import publish_error_to_driver
 from ray.core.generated import gcs_service_pb2
-from servers import free_port
+from servers import LONG_ENOUGH, free_port
 
 from metgan_dist.cluster import joining as joining
 from metgan_dist.errors import UserError
@@ -88,7 +88,7 @@ def test_an_address_where_nobody_listens_is_said_at_once(credentials):
     began = time.monotonic()
     with pytest.raises(UserError, match=f"scaling.cluster: {address}: no Ray cluster answers"):
         joining.check_joinable(address)
-    assert time.monotonic() - began < joining.ANSWER_SECONDS + 20
+    assert time.monotonic() - began < joining.ANSWER_SECONDS + 100  # Ray by itself knocks for minutes
 
 
 def test_something_else_that_listens_is_not_taken_for_a_cluster(credentials, monkeypatch):
@@ -133,7 +133,7 @@ def test_it_is_released_when_the_work_fails(asked):
 def test_what_ray_tells_of_the_cluster_is_one_line(ray_cluster, monkeypatch, capfd):
     monkeypatch.setattr(ray._private.worker, "print_to_stdstream", joining.in_one_line)
     connected = ray._private.worker.global_worker.gcs_client
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LONG_ENOUGH
     while not (said := capfd.readouterr().out):  # whoever listens may have to begin
         assert time.monotonic() < deadline
         publish_error_to_driver("node", "A node is gone.\n[state-dump] 1\n[state-dump] 2", connected)
