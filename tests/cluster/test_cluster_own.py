@@ -4,14 +4,17 @@ import os
 import time
 
 import psutil
+import pytest
 import ray
+from shared_cluster import CPUS
 
 from metgan_dist.cluster.joining import OWN_CLUSTER
 
-MANY = 6  # more than the cluster has CPUs, which Ray keeps anyway
+MANY = CPUS + 1  # more than the cluster has CPUs, which Ray keeps anyway
 PAUSE = 4.0  # seconds; by itself Ray ends idle processes after one
 
 
+@pytest.mark.slow
 def test_idle_processes_are_there_for_the_next_task(ray_cluster, tmp_path):
     @ray.remote(num_cpus=0.25)
     def process():

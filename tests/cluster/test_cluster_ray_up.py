@@ -44,6 +44,7 @@ print(sum(node["Alive"] and node["NodeID"] not in going for node in ray.nodes())
 '"""
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not os.environ.get("METGAN_TESTS_NAMESPACES"), reason="METGAN_TESTS_NAMESPACES is not set"),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or ""),
     pytest.mark.timeout(3600),

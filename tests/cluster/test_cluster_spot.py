@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
+from servers import LONG_ENOUGH
 from user import command, environment, kill_tree
 
 from metgan_dist.cluster.joining import OWN_TRAININGS
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 500  # seconds
 
@@ -40,7 +43,7 @@ def two_nodes(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     second = cluster.add_node(num_cpus=2)
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(LONG_ENOUGH)
     yield cluster, second
     with suppress(Exception):
         cluster.shutdown()

@@ -1,25 +1,31 @@
 """SIGKILL of a worker, then of the whole job: the run goes on and ends with the weights of one never disturbed."""
 
 import json
+import os
 import re
-import time
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
-from user import kill_tree, run, run_here, start
+from servers import wait_until
+from user import SHARED_CLUSTER, run_here, start
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# By two workers. Each start leaves enough to do that it can be killed in the middle.
+# By two workers. Each start leaves enough to do that it can be killed in the middle. Of one thread each, wherever: a
+# sum of other parts is another sum.
 LONG = {
-    "training__max_steps": 60,
+    "training__max_steps": 40,
     "training__checkpoint_every": 16,
-    "training__validate_every": 120,
+    "training__validate_every": 80,
     "training__epochs": 100,
     "training__batch_size": 1,
     "scaling__workers": 2,
+    "scaling__cpus_per_worker": 0.5,
     "tracking__run": "run",
 }
 
@@ -36,23 +42,20 @@ def same(first, second):
     return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
 
 
-def wait_for_checkpoint(process, storage, after=0, seconds=240):
-    """Until a checkpoint of the method after so many images lies in the storage; returns its images."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        # Ray continues from what its snapshot lists, which it writes after the checkpoint itself.
-        snapshot = Path(storage) / "run/train/metgan/checkpoint_manager_snapshot.json"
-        listed = re.findall(r"images-(\d+)", snapshot.read_text()) if snapshot.exists() else []
-        if listed and (last := max(map(int, listed))) > after:
-            return last
-        time.sleep(0.02)
-    raise AssertionError(f"no checkpoint appeared: {process.stdout.read()}")
+def checkpoint(storage, after=0):
+    """The images of the method's last checkpoint, None while it has none after so many."""
+    # Ray continues from what its snapshot lists, which it writes after the checkpoint itself.
+    snapshot = Path(storage) / "run/train/metgan/checkpoint_manager_snapshot.json"
+    listed = re.findall(r"images-(\d+)", snapshot.read_text()) if snapshot.exists() else []
+    last = max(map(int, listed), default=0)
+    return last if last > after else None
 
 
-def train_workers(process):
-    found = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in found if "RayTrainWorker" in " ".join(child.cmdline())]
-    return sorted(workers, key=psutil.Process.create_time)
+def processes_of(job, kind=""):
+    """The processes of a job's living actors on the shared cluster whose class has `kind` in its name."""
+    mine = {known["JobID"] for known in ray._private.state.state.job_table() if known["DriverPid"] == job.pid}
+    actors = ray._private.state.actors(actor_state_name="ALIVE").values()
+    return [actor["Pid"] for actor in actors if actor["JobID"] in mine and kind in actor["ActorClassName"]]
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +76,30 @@ def undisturbed(fields, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def disturbed(fields, tmp_path_factory):
+def disturbed(fields, ray_cluster, tmp_path_factory):
     """(storage, output of the first start, finished second start): a worker dies in the first, then all of it does."""
     storage = tmp_path_factory.mktemp("disturbed")
-    job = start("train_metgan", storage, **fields)
-    wait_for_checkpoint(job, storage)
-    victims = train_workers(job)
-    assert victims, "no training worker found to kill"
-    victims[-1].kill()
-    said = []
-    while not (restarted := re.search(r"metgan: continuing from (\d+)", "".join(said))):
-        said.append(job.stdout.readline())
-        assert said[-1], "".join(said)
-    wait_for_checkpoint(job, storage, after=int(restarted[1]))
-    kill_tree(job)
-    return storage, "".join([*said, job.stdout.read()]), run("train_metgan", storage, **fields)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SHARED_CLUSTER, ray_cluster)
+        job = start("train_metgan", storage, **fields)
+    try:
+        wait_until(lambda: checkpoint(storage), process=job)
+        os.kill(processes_of(job, "RayTrainWorker")[-1], signal.SIGKILL)
+        said = []
+        while not (restarted := re.search(r"metgan: continuing from (\d+)", "".join(said))):
+            said.append(job.stdout.readline())
+            assert said[-1], "".join(said)
+        wait_until(lambda: checkpoint(storage, after=int(restarted[1])), process=job)
+        whole = [job.pid, *processes_of(job)]
+    finally:
+        job.kill()
+    for pid in whole:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    said.append(job.stdout.read())
+    job.wait()
+    wait_until(lambda: not any(map(psutil.pid_exists, whole)))
+    return storage, "".join(said), run_here("train_metgan", storage, **fields)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_goes_on_from_the_last_checkpoint(disturbed):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from servers import free_port, wait_until_up
-from user import ROOT, Finished, environment
+from user import ROOT, environment, run_script
 
 from metgan_dist.recipe import Tracking
 from metgan_dist.tracking import RunLogger, check_server, end_run, start_run
+
+pytestmark = pytest.mark.slow
 
 CHILDREN = 12  # more than the page of a run shows at first
 
@@ -72,10 +74,8 @@ def ui(tmp_path_factory):
 
 
 def look(ui, folder, name, seconds=120):
-    script = [sys.executable, str(ROOT / "benchmarks" / "mlflow_pages.py")]
     given = ["--uri", ui, "--run", name, "--folder", str(folder), "--seconds", str(seconds)]
-    done = subprocess.run([*script, *given], capture_output=True, text=True, env=environment(), timeout=500)
-    return Finished(done.returncode, done.stdout, done.stderr)
+    return run_script(ROOT / "benchmarks" / "mlflow_pages.py", *given)
 
 
 def test_a_sweep_with_its_children_plots_curves_and_grids_is_on_the_page(ui, tmp_path):

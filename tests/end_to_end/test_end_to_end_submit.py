@@ -1,4 +1,4 @@
-"""`ray job submit` to a cluster with token authentication, as the README says it, and `ray job stop`."""
+"""`ray job submit` to a cluster with token authentication, as the README says it, and a stop."""
 
 import json
 import os
@@ -8,14 +8,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
-from servers import free_port, wait_until_up
+from servers import free_port, wait_until, wait_until_up
 from user import ROOT, command, environment, kill_tree
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass
@@ -30,6 +35,15 @@ class Head:
     @property
     def without_token(self):
         return {name: value for name, value in self.env.items() if not name.startswith("RAY_AUTH")}
+
+    def ask(self, path, post=None, with_token=True):
+        """What the dashboard answers to a GET, or to a `post`, as JSON."""
+        data = None if post is None else json.dumps(post).encode()
+        request = urllib.request.Request(self.dashboard + path, data, {"Content-Type": "application/json"})
+        if with_token:
+            request.add_header("Authorization", f"Bearer {Path(self.env['RAY_AUTH_TOKEN_PATH']).read_text()}")
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.loads(answer.read())
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +81,13 @@ def head(tmp_path_factory):
     shutil.rmtree(place, ignore_errors=True)
 
 
-def ray_job(head, *arguments, env=None):
+def ray_job(head, *arguments):
     """`ray job ...`; tried again while the head's job agent is still starting."""
     deadline = time.monotonic() + 120
     while True:
         done = subprocess.run(
             ["ray", "job", arguments[0], "--address", head.dashboard, *arguments[1:]],
-            env=env or head.env,
+            env=head.env,
             capture_output=True,
             text=True,
             timeout=500,
@@ -83,17 +97,17 @@ def ray_job(head, *arguments, env=None):
         time.sleep(3)
 
 
-def submit(head, storage, *options, env=None, **fields):
+def submit(head, storage, *options, **fields):
     """`ray job submit` of the main job."""
     _, _, *flags = command("train_metgan", storage, tracking__run="submitted", **fields)
     entrypoint = ["--working-dir", str(ROOT), *options, "--", "python", "jobs/train_metgan.py", *flags]
-    return ray_job(head, "submit", *entrypoint, env=env)
+    return ray_job(head, "submit", *entrypoint)
 
 
-def test_without_the_token_nothing_is_submitted(head, tmp_path):
-    done = submit(head, tmp_path, env=head.without_token)
-    assert done.returncode != 0
-    assert not (tmp_path / "submitted").exists()
+def test_without_the_token_nothing_is_submitted(head):
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        head.ask("/api/jobs/", post={"entrypoint": "true", "submission_id": "hers"}, with_token=False)
+    assert "hers" not in [job["submission_id"] for job in head.ask("/api/jobs/")]
 
 
 def test_a_job_without_the_token_says_so_in_one_line(head, tmp_path):
@@ -106,49 +120,52 @@ def test_a_job_without_the_token_says_so_in_one_line(head, tmp_path):
 
 def placement_groups(head):
     """States of the cluster's placement groups."""
-    script = "import ray; ray.init(log_to_driver=False); import json; from ray.util import placement_group_table as t; "
-    script += "print(json.dumps([group['state'] for group in t().values()]))"
-    env = {**head.env, "RAY_ADDRESS": head.gcs}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [group["state"] for group in head.ask("/api/v0/placement_groups")["data"]["result"]["result"]]
 
 
 def workers_of(head):
     """Processes on the node that still belong to a job."""
-    lines = [" ".join(child.cmdline()) for child in psutil.Process(head.pid).children(recursive=True)]
+    lines = []
+    for child in psutil.Process(head.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # as a process that has just ended is, too
+            lines.append(" ".join(child.cmdline()))
     return [line for line in lines if "RayTrainWorker" in line or "train_metgan" in line or "TrainController" in line]
 
 
 @pytest.fixture(scope="module")
 def stopped(head, segmentors, tmp_path_factory):
-    """(storage, fields, what `ray job stop` said) of a job that was stopped after its first checkpoint."""
+    """(storage, fields, Ray's word for its state) of a job that was stopped after its first checkpoint."""
     storage = tmp_path_factory.mktemp("submitted")
-    fields = {**segmentors, "training__max_steps": 160, "training__checkpoint_every": 32}
-    fields |= {"training__validate_every": 320}
+    fields = {**segmentors, "training__max_steps": 60, "training__checkpoint_every": 16}
+    fields |= {"training__validate_every": 120}
     begun = submit(head, storage, "--no-wait", "--submission-id", "mine", **fields)
     assert begun.returncode == 0, begun.stdout + begun.stderr
     snapshot = storage / "submitted/train/metgan/checkpoint_manager_snapshot.json"
-    deadline = time.monotonic() + 400
-    while not (snapshot.exists() and "images-" in snapshot.read_text()):
-        assert time.monotonic() < deadline, ray_job(head, "logs", "mine").stdout
-        time.sleep(0.2)
+    wait_until(
+        lambda: snapshot.exists() and "images-" in snapshot.read_text(),
+        lambda: head.ask("/api/jobs/mine/logs")["logs"],
+    )
     assert workers_of(head)
-    done = ray_job(head, "stop", "mine")
-    return storage, fields, done.stdout + done.stderr
+    head.ask("/api/jobs/mine/stop", post={})  # as `ray job stop`, which would take seconds to start
+    wait_until(lambda: state_of(head) != "RUNNING", lambda: head.ask("/api/jobs/mine/logs")["logs"])
+    return storage, fields, state_of(head)
+
+
+def state_of(head):
+    return head.ask("/api/jobs/mine")["status"]
 
 
 def test_a_stopped_job_is_marked_and_leaves_nothing_behind(head, stopped):
-    storage, _, said = stopped
-    assert "was stopped" in said
+    storage, _, state = stopped
+    assert state == "STOPPED"
     result = json.loads((storage / "submitted" / "result.json").read_text())
     assert (result["status"], result["reason"]) == ("stopped", "stopped by a signal")
     mlflow_run = MlflowClient(f"sqlite:///{storage}/mlflow.db").get_run(result["mlflow_run_id"])
     assert mlflow_run.info.status == "KILLED"
-    deadline = time.monotonic() + 60
-    while workers_of(head) or [state for state in placement_groups(head) if state != "REMOVED"]:
-        assert time.monotonic() < deadline, (workers_of(head), placement_groups(head))
-        time.sleep(1)
+    wait_until(
+        lambda: not workers_of(head) and set(placement_groups(head)) <= {"REMOVED"},
+        lambda: f"{workers_of(head)} {placement_groups(head)}",
+    )
 
 
 def test_submitted_again_it_goes_on_and_succeeds_with_a_log_that_is_readable(head, stopped):

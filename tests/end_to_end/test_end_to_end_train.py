@@ -107,7 +107,7 @@ def test_a_checkpoint_of_another_method_is_no_segmentor_before_any_work(finished
 
 
 def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
-    done = run("train_metgan", tmp_path / "none", "--dry-run")
+    done = run_here("train_metgan", tmp_path / "none", "--dry-run")
     assert done.code == 0
     assert "alpha3: 100" in done.out
     assert "plan: 1 worker(s)" in done.out
@@ -118,7 +118,7 @@ def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
     "job", sorted(path.stem for path in Path(__file__).resolve().parents[2].joinpath("jobs").glob("*.py"))
 )
 def test_every_job_keeps_the_contract_of_help(job, tmp_path):
-    done = run(job, tmp_path, "--help")
+    done = run_here(job, tmp_path, "--help")
     assert done.code == 0
     assert "--tracking.experiment" in done.out
     assert done.out.startswith(f"usage: {job}.py")
