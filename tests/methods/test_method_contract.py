@@ -63,6 +63,8 @@ def stepped(name) -> tuple[Method, list[Turn]]:
         gradients = {key: None if p.grad is None else p.grad.clone() for key, p in parameters.items()}
         moved = {key for key, p in parameters.items() if not torch.equal(p, before[key])}
         turns.append(Turn(player, terms, made, gradients, moved))
+    for network in set(method.networks) - set(method.frozen):
+        method.networks[network].requires_grad_(True)  # the last turn left it to its own player's alone
     return method, turns
 
 
