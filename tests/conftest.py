@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 
-# Two test processes share two cores; this must stand before torch is imported.
+from metgan_dist.errors import UserError
+
+# Two test processes share two cores; this must stand before numpy and torch are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -35,3 +39,28 @@ def segmentors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     recipe = Recipe.model_validate({"method": method, "tiles": {"size": [64]}})
     written = write_untrained(tmp_path_factory.mktemp("segmentor"), recipe)
     return {"method__segmentor": written, "method__judge": written}
+
+
+@contextmanager
+def _mistake(*parts: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    with pytest.raises(kind) as caught:
+        yield
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(parts[0]), line
+    for part in parts[1:]:
+        assert part in line, line
+
+
+@pytest.fixture(scope="session")
+def mistake() -> Callable[..., AbstractContextManager[None]]:
+    """`with mistake(start, *parts, kind=DamagedFile)`: an error of one line that starts so and holds the parts."""
+    return _mistake
+
+
+@pytest.fixture(scope="session")
+def voxels() -> Any:
+    """uint16 (z, y, x) of 5 x 20 x 30, no two voxels alike and none 0."""
+    import numpy as np
+
+    return np.arange(1, 5 * 20 * 30 + 1, dtype=np.uint16).reshape(5, 20, 30)

@@ -58,7 +58,6 @@ MAY_KNOW = {
         "training/preemption.py",
         "training/process_group.py",
         "training/review.py",
-        "training/snapshot.py",
         "training/team.py",
         "tuning/*",
     ),

@@ -8,10 +8,9 @@ directions.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
-
-import ray
 
 from metgan_dist.storage import Options, exists, join, read_bytes, write_whole
 
@@ -37,7 +36,7 @@ class Snapshot:
 
     kept: tuple[Kept, ...] = ()
     latest: Kept | None = None
-    reports: int = field(default=0)
+    reports: int = 0
 
     def with_report(self, name: str, metrics: dict[str, Any], order: str | None, most: int) -> Snapshot:
         """One more checkpoint; beside the latest, the best `most` are kept, or the last ones without an `order`.
@@ -53,7 +52,7 @@ class Snapshot:
     def write(self, folder: str, options: Options) -> None:
         """Put the list beside the checkpoints in `folder`."""
         tree = {
-            "ray_version": ray.__version__,
+            "ray_version": version("ray"),
             "checkpoint_results": [one.tree() for one in self.kept],
             "checkpoint_report_indices": [one.report for one in self.kept],
             "latest_checkpoint_result": None if self.latest is None else self.latest.tree(),

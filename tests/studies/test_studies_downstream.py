@@ -3,8 +3,8 @@
 import csv
 import io
 import json
+from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tile_sets import write_set
@@ -15,7 +15,8 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import folder_of
 from metgan_dist.runs.command_line import parse_command
 from metgan_dist.runs.job import Result
-from metgan_dist.runs.open_run import resolved
+from metgan_dist.runs.open_run import OpenRun, resolved
+from metgan_dist.runs.run_folder import Run
 from metgan_dist.segmentation import datasets
 from metgan_dist.segmentation.cross_validation import CrossValidation
 from metgan_dist.segmentation.scoring import COUNTS, SCORES
@@ -64,20 +65,31 @@ class Log:
         self.kept[name] = (uri, context)
 
 
+class Logged(OpenRun):
+    """An open run whose MLflow is a dictionary."""
+
+    kept = property(lambda self: self.mlflow.kept)
+
+    @cached_property
+    def mlflow(self):
+        return Log()
+
+    def log(self):
+        return self.mlflow
+
+
+def logged_run(folder, recipe, plan=None):
+    return Logged(recipe, Run("mine", str(folder), "run_study", False, "0a", {}), plan, "sqlite:///x.db", Result())
+
+
 @pytest.fixture
 def report(tmp_path, capsys):
-    """(experiment, files that were logged, what was said) of a study with a row of each kind and one that failed."""
-    log = Log()
-    experiment = SimpleNamespace(
-        log=lambda: log,
-        run=SimpleNamespace(folder=str(tmp_path)),
-        recipe=Recipe(),
-        result=SimpleNamespace(artefacts={}, scores={}),
-    )
+    """(open run, files that were logged, what was said) of a study with a row of each kind and one that failed."""
+    opened = logged_run(tmp_path, Recipe())
     study = load_study("downstream").restricted(["s100", "s240", "r100", "r25_s500"])
     rows = {"s100": result(0.5, 0, 100), "r100": result(0.7, 219.4, 0), "r25_s500": result(0.8, 55, 500)}
-    downstream_report.report_rows(experiment, study, rows, {"s240": "out of memory"}, "downstream")
-    return experiment, log.kept, capsys.readouterr().out
+    downstream_report.report_rows(opened, study, rows, {"s240": "out of memory"}, "downstream")
+    return opened, opened.kept, capsys.readouterr().out
 
 
 def test_the_table_has_the_papers_numbers_beside_ours(report, tmp_path):
@@ -100,18 +112,18 @@ def test_the_table_has_the_papers_numbers_beside_ours(report, tmp_path):
 
 
 def test_numbers_for_other_programs(report):
-    experiment, kept, _ = report
+    opened, kept, _ = report
     rows = {row["samples"]: row for row in csv.DictReader(io.StringIO(kept["downstream/table.csv"].decode()))}
     ours = rows["100 % real"]
     assert [float(ours[f"dice{part}"]) for part in ("", "_low", "_high", "_paper")] == pytest.approx(
         [0.7, 0.6, 0.8, 0.79]
     )
     assert (ours["real_tiles"], float(ours["found"])) == ("219.4", 7)
-    ours_kept = experiment.result.scores["test"]["r100"]["recall"]
+    ours_kept = opened.result.scores["test"]["r100"]["recall"]
     assert [ours_kept[part] for part in ("mean", "min", "max")] == pytest.approx([0.7, 0.6, 0.8])
     assert kept["downstream/figure.png"][:4] == b"\x89PNG"
-    assert experiment.result.artefacts["figure_png"].endswith("downstream/figure.png")
-    json.dumps(experiment.result.scores)
+    assert opened.result.artefacts["figure_png"].endswith("downstream/figure.png")
+    json.dumps(opened.result.scores)
 
 
 def test_lines_of_the_figure_are_kinds_of_data():
@@ -183,24 +195,16 @@ def carried_out(tmp_path, monkeypatch, *arguments, rows, cpus=8, broken=()):
 
     monkeypatch.setattr(rows_module, "run_child_jobs", instead)
     run = planned(tmp_path, *arguments, rows=rows)
-    log = Log()
     recipe = resolved(
         parse_command("run_study.py", "S.", ["--storage.path", str(tmp_path / "runs"), *arguments]).recipe
     )
-    experiment = SimpleNamespace(
-        log=lambda: log,
-        run=SimpleNamespace(name="mine", folder=str(tmp_path / "runs" / "mine"), mlflow_run_id="0a"),
-        recipe=recipe,
-        plan=plan_resources(recipe.scaling, cpus, 0),
-        tracking_uri="sqlite:///x.db",
-        result=Result(),
-    )
+    opened = logged_run(tmp_path / "runs" / "mine", recipe, plan_resources(recipe.scaling, cpus, 0))
+    opened.started = started
     try:
-        run.carry_out(experiment)
+        run.carry_out(opened)
     finally:
-        experiment.started, experiment.kept = started, log.kept
         monkeypatch.undo()
-    return experiment
+    return opened
 
 
 def test_rows_are_runs_of_their_own_that_share_the_cluster(tmp_path, monkeypatch):
