@@ -21,16 +21,22 @@ from metgan_dist.training.worker import work
 def work_here(assignment: Assignment, report: Callable[[str], None]) -> Snapshot:
     """Do what a single worker of Ray Train would do, to the last bit; the checkpoints that it leaves.
 
-    Nothing restarts it: a failure is the job's, and the same command continues. Threads and random state of the process
-    are afterwards what they were.
+    Nothing restarts it: a failure is the job's, and the same command continues.
     """
+    with left_as_it_was():
+        work(assignment, Alone(assignment), report)
+    return read_snapshot(assignment.folder, assignment.options)
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """Number of threads and random state of this process are, after the block, what they were before it."""
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng():
-            work(assignment, Alone(assignment), report)
+            yield
     finally:
         torch.set_num_threads(threads)
-    return read_snapshot(assignment.folder, assignment.options)
 
 
 class Alone(Team):

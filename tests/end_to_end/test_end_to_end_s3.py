@@ -42,6 +42,7 @@ def bucket(server, monkeypatch):
     client.delete_bucket(Bucket="lab")
 
 
+@pytest.mark.slow
 def test_the_main_job_reads_and_writes_object_storage(bucket, ome_zarr, segmentors, tmp_path):
     fs = fsspec.filesystem("s3")
     fs.put(str(ome_zarr()), "lab/data/volume.ome.zarr", recursive=True)

@@ -1,6 +1,7 @@
 """Tiles that are not square: 150 x 300 source pixels resized to 128 x 256, through tiling, training and scores."""
 
 import pytest
+import torch
 from user import refused, run_here
 
 from metgan_dist.recipe import Recipe
@@ -28,11 +29,13 @@ def tiles(tmp_path_factory):
 @pytest.mark.parametrize("method", ["pix2pix", "metgan"])
 def test_oblong_tiles_train(method, tiles, segmentors, tmp_path):
     assert tiles.shape == (128, 256)
+    threads = torch.get_num_threads()
     fields = {**OBLONG, "data__path": tiles.uri, "method__name": method}
     done = run_here("train_metgan", tmp_path, **fields, **segmentors)
     assert done.code == 0, done.out + done.err
     assert Recipe.model_validate(done.result["recipe"]).tiles.shape == tiles.shape
     assert done.result["scores"]["test"]["generated"]["mae"] > 0
+    assert torch.get_num_threads() == threads  # of the process, which the job only borrowed
 
 
 def test_a_shape_that_does_not_fit_is_told_before_anything_is_cut(tmp_path, segmentors):

@@ -10,8 +10,9 @@ from user import run, run_here
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """(storage, job): every part of the job, as a process, on a cluster of its own."""
     storage = tmp_path_factory.mktemp("runs")
-    return storage, run("train_metgan", storage, tracking__run="first")
+    return storage, run("train_metgan", storage, tracking__run="first", scaling__workers=0)
 
 
 def test_result_tells_what_was_done(finished):
@@ -29,11 +30,18 @@ def test_result_tells_what_was_done(finished):
     assert "error" not in done.err.lower()
 
 
-def test_progress_is_ours_and_readable(finished):
-    _, done = finished
-    assert "images/s" in done.out or "/s " in done.out
-    assert "(RayTrainWorker" not in done.out + done.err
-    assert "(pid=" not in done.out + done.err
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_of_ray_trains_and_what_is_said_is_ours_and_readable(finished, segmentors):
+    storage, by_the_job = finished
+    tiles = by_the_job.result["artefacts"]["tiles"]
+    done = run_here("train_metgan", storage, tracking__run="by-ray", data__path=tiles, **segmentors)
+    assert done.code == 0, done.out + done.err
+    assert "metgan  16/16 images" in done.out
+    assert done.result["resources"]["images_per_second"] > 0
+    for said in (done, by_the_job):
+        assert "/s " in said.out
+        assert "(RayTrainWorker" not in said.out + said.err
+        assert "(pid=" not in said.out + said.err
 
 
 def test_mlflow_has_the_run(finished):
