@@ -21,7 +21,6 @@ from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.in_process import left_as_it_was
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.phantoms import write_phantom
@@ -164,6 +163,9 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None
     plan, options = opened.plan, opened.recipe.storage.options
     arguments = checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers
     if opened.recipe.scaling.in_process:
+        # Loads what a worker loads, which a driver of Ray's workers need not.
+        from metgan_dist.training.in_process import left_as_it_was
+
         with left_as_it_was():
             scores, grids, lines = _scores_and_grids(*arguments)
     else:

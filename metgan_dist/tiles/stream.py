@@ -73,19 +73,20 @@ def tile_stream(
     positions = rank_positions(start, stop, rank, world, batch_size)
     load = Load(tiles.reader, seed if recipe.training.augment else None)
     per_task = _tiles_per_task(tiles, batch_size)
+    parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
+
+    def planned(part: np.ndarray) -> list[dict[str, Any]]:
+        """The tiles of a part of the stream."""
+        return _plan(tiles, planned_rows(rows, part, seed), part)
+
     if here:
-        planned = (
-            _plan(tiles, planned_rows(rows, part, seed), part)
-            for part in _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
-        )
-        yield from _read_here(load, planned, batch_size)
+        yield from _read_here(load, map(planned, parts), batch_size)
         return
 
     def execute(part: np.ndarray) -> ray.data.Dataset:
-        """The tiles of a part of the stream, all of them in the object store when this returns."""
-        return _loaded(_plan(tiles, planned_rows(rows, part, seed), part), load, per_task, cpus, within)
+        """They, all of them in the object store when this returns."""
+        return _loaded(planned(part), load, per_task, cpus, within)
 
-    parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
     if not parts:
         return  # a run that is resumed at its end
     # One execution is read while the one before it is trained on; two would only hold more memory.
