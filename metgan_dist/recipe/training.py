@@ -23,7 +23,9 @@ class Training(Section):
         0.5, ge=0, le=1, description="fraction of the run after which the rate falls linearly to 0"
     )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"
+    )
     augment: bool = Field(True, description="random flips and quarter turns")
     ema_half_life: int = Field(
         0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from metgan_dist.synthesis.gate import label_dice
 from metgan_dist.trained import load_method
+from metgan_dist.training.precision import autocast_dtype, lay_out, resolved
 
 LEVELS = 65535
 """Images in [-1, 1] are stored as uint16: 0 is -1, LEVELS is 1."""
-
-Precision = Literal["fp32", "bf16"]
 
 
 class Replica:
@@ -29,7 +28,7 @@ class Replica:
         model: checkpoint of the generator.
         segmentor: checkpoint of the gate's segmentor, if there is a gate.
         device: "cuda" or "cpu".
-        precision: "auto" is bf16 on GPUs that have it.
+        precision: "auto", "fp32" or "bf16", as `training.precision`.
         threads: on a CPU.
     """
 
@@ -44,13 +43,13 @@ class Replica:
         options: dict[str, Any] | None = None,
     ) -> None:
         self.device, self._threads = torch.device(device), threads
-        self.precision: Precision = "fp32" if precision == "fp32" else "bf16"
-        if precision == "auto" and not (self.device.type == "cuda" and torch.cuda.is_bf16_supported()):
-            self.precision = "fp32"
+        self.precision = resolved(precision, self.device)
         # Timing picks another algorithm from run to run, and with it other last digits.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         method, recipe = load_method(model, options)
         self.method, self.classes = method.to(self.device), recipe.data.classes
+        self.autocast = autocast_dtype(self.precision, self.device)
+        lay_out(self.method, self.device, self.autocast)
         self.segmentor = None if segmentor is None else load_method(segmentor, options)[0].to(self.device)
         self._one_at_a_time = threading.Lock()
 
@@ -87,7 +86,7 @@ class Replica:
 
     def _images(self, batch: dict[str, Tensor], seed: int, sampled: bool) -> Tensor:
         torch.manual_seed(seed)
-        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        half = torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
         with half:
             if not sampled:
                 return self.method.translate(batch)

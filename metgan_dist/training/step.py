@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods.method import Method, Player
+from metgan_dist.training.precision import lay_out
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 
 Batch = dict[str, Tensor]
@@ -59,8 +60,9 @@ class Stepper:
         if world > 1:
             synchronise_batch_norm(method, device)
         self.method = method.to(device)
+        lay_out(self.method, device, autocast)
         self.device, self.world, self.autocast = device, world, autocast
-        self.optimisers = {player.name: _optimiser(method, player, device) for player in method.players()}
+        self.optimisers = {player.name: _optimiser(method, player) for player in method.players()}
         self.rates = {player.name: player.learning_rate for player in method.players()}
         self.turns: dict[str, nn.Module] = {}
         for player in method.players():
@@ -164,9 +166,10 @@ class Stepper:
             self.method.train()
 
 
-def _optimiser(method: Method, player: Player, device: torch.device) -> torch.optim.Optimizer:
+def _optimiser(method: Method, player: Player) -> torch.optim.Optimizer:
     parameters = [p for name in player.networks for p in method.networks[name].parameters()]
-    return torch.optim.Adam(parameters, lr=player.learning_rate, betas=player.betas, fused=device.type == "cuda")
+    # Fused: one pass over the weights instead of a dozen, which is a fifth of a step of pix2pix.
+    return torch.optim.Adam(parameters, lr=player.learning_rate, betas=player.betas, fused=True)
 
 
 def _copy_of(method: Method, names: Sequence[str]) -> nn.ModuleDict:

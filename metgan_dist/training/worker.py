@@ -16,7 +16,6 @@ from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
 from metgan_dist.networks.vgg import Vgg19Features
-from metgan_dist.recipe import Recipe
 from metgan_dist.storage import join, local_folder
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
@@ -25,6 +24,7 @@ from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
+from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.team import Team
@@ -152,17 +152,10 @@ def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int
         method,
         device,
         world=world,
-        autocast=_autocast(recipe, device),
+        autocast=autocast_dtype(recipe.training.precision, device),
         compile_turns=recipe.training.compile,
         ema_half_life=recipe.training.ema_half_life,
     )
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> torch.dtype | None:
-    wanted = recipe.training.precision
-    if wanted == "auto":
-        wanted = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return torch.bfloat16 if wanted == "bf16" else None
 
 
 def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, device: torch.device) -> Validator:

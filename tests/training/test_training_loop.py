@@ -76,16 +76,17 @@ class Kept:
         self.metrics_kept.append((name, metrics))
 
 
-@pytest.mark.parametrize("ema", [0, 5])
-def test_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path, ema):
+@pytest.mark.parametrize(("ema", "autocast"), [(0, None), (5, None), (5, torch.bfloat16)])
+def test_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path, ema, autocast):
     plan = recipe(ema_half_life=ema)
+    options = {"ema_half_life": ema, "autocast": autocast}
     length = Length(1, 10)
     whole, broken = Kept(tmp_path / "whole"), Kept(tmp_path / "broken", stop=7)
-    train(plan, stepper(plan, ema_half_life=ema), length, whole.around())
-    train(plan, stepper(plan, ema_half_life=ema), length, broken.around())
+    train(plan, stepper(plan, **options), length, whole.around())
+    train(plan, stepper(plan, **options), length, broken.around())
     assert not (tmp_path / "broken" / "images-000000010").exists()
     again = Kept(tmp_path / "broken")
-    train(plan, stepper(plan, ema_half_life=ema), length, again.around(tmp_path / "broken" / "images-000000004"))
+    train(plan, stepper(plan, **options), length, again.around(tmp_path / "broken" / "images-000000004"))
     first, second = (
         torch.load(tmp_path / run / "images-000000010" / "state.pt", weights_only=True) for run in ("whole", "broken")
     )
