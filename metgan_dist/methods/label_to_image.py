@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.adversarial_features import (
@@ -123,12 +124,16 @@ class LabelToImage(Method):
         """
         if player == "generator":
             return self._generator_losses(batch)
-        fake, real = self._judge(made["tumour"], batch)
+        # Both in one batch: two calls would see two weights, since each takes the power iteration of the spectral
+        # norms one step further.
+        label = one_hot_label(batch["label"], self.classes, made["tumour"].dtype)
+        seen = torch.cat([self.shown(made["tumour"], batch), self.shown(batch["tumour"], batch)])
+        fake, real = split_fake_and_real(self.networks["discriminator"](seen, torch.cat([label, label])))
         return {"adversarial": multiscale_discriminator_loss(real, fake, self.adversarial)}, {}
 
     def _generator_losses(self, batch: Batch) -> Losses:
         image, further = self.generate(batch)
-        fake, real = self._judge(image, batch)
+        fake, real = self._compare(image, batch)
         weights = self.weights
         terms = {"adversarial": multiscale_generator_loss(fake, self.adversarial)}
         if weights.feature_matching:
@@ -137,12 +142,16 @@ class LabelToImage(Method):
             terms["perceptual"] = weights.perceptual * perceptual_loss(self._vgg(), image, batch["tumour"])
         return {**terms, **further}, {"tumour": image.detach()}
 
-    def _judge(self, image: Tensor, batch: Batch) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """The discriminator's features of generated and of real images, which go through it in one batch."""
+    def _compare(self, image: Tensor, batch: Batch) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """The discriminator's features of generated images, and of real ones as a target without gradients."""
         label = one_hot_label(batch["label"], self.classes, image.dtype)
-        # Two calls would see two weights: each takes the spectral norms' power iteration one step further.
-        seen = torch.cat([self.shown(image, batch), self.shown(batch["tumour"], batch)])
-        return split_fake_and_real(self.networks["discriminator"](seen, torch.cat([label, label])))
+        discriminator = self.networks["discriminator"]
+        # Cached, so that both calls see the same weight: the norm's power iteration runs once. In one batch the
+        # gradient would be worked out for the real half too, to nobody's use.
+        with parametrize.cached():
+            with torch.no_grad():
+                real = discriminator(self.shown(batch["tumour"], batch), label)
+            return discriminator(self.shown(image, batch), label), real
 
     def _vgg(self) -> nn.Module:
         if "vgg" not in self.networks:

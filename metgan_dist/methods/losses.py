@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -40,6 +41,16 @@ def discriminator_loss(real: Tensor, fake: Tensor, form: AdversarialForm) -> Ten
     if form == "log":
         return functional.softplus(-real).mean() + functional.softplus(fake).mean()
     return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+def judged_together(discriminator: Callable[..., Tensor], *seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """A discriminator's logits on several batches of images, asked once; one entry of equal size for each.
+
+    `seen` has what the discriminator takes of each batch: the images, and a condition where it has one. For
+    discriminators whose norms treat each image alone, so that it matters to none what is judged beside it.
+    """
+    together = [torch.cat(parts) for parts in zip(*seen, strict=True)]
+    return discriminator(*together).chunk(len(seen))
 
 
 def l1(image: Tensor, target: Tensor) -> Tensor:

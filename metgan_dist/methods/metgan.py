@@ -20,6 +20,7 @@ from metgan_dist.methods.losses import (
     discriminator_loss,
     full_precision,
     generator_loss,
+    judged_together,
     l1,
     weighted_cross_entropy,
 )
@@ -152,25 +153,32 @@ class MetGAN(Method):
         discriminators = Player("discriminators", judges, self.learning_rate, BETAS)
         return (discriminators, generators) if self.row.discriminator_first else (generators, discriminators)
 
+    def ahead(self, batch: Batch) -> dict[str, Tensor]:
+        """In pix2pix rows `tumour` = F(x, l), which first the discriminator sees and then the generator learns from."""
+        return {"tumour": self._generated(batch)} if self.row.discriminator_first else {}
+
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
         """Terms adversarial, cycle, segmentation, pair, identity of the generators; tumour, anatomy of the others.
 
         The generators make `tumour` = F(x, l) and `anatomy` = G(y, l), which the discriminators need.
         """
         if player == "generators":
-            return self._generator_losses(batch)
+            return self._generator_losses(batch, made)
         return self._discriminator_losses(batch, made), {}
 
-    def _generator_losses(self, batch: Batch) -> Losses:
+    def _generator_losses(self, batch: Batch, made: Mapping[str, Tensor]) -> Losses:
         """Paper 1, equations 1 to 4, each term in all directions that there are, but the segmentation, of F alone."""
         label, weights = batch["label"], self.weights
         generator = self.networks["generator"]
-        features = _encode(generator, label)
-        fakes = {"tumour": generator(batch["anatomy"], features)}
-        inverse = self.networks["inverse"] if self.row.cycle else generator
-        inverse_features = _encode(inverse, label) if self.row.cycle else features
         if self.row.cycle:
-            fakes["anatomy"] = inverse(batch["tumour"], inverse_features)
+            inverse = self.networks["inverse"]
+            features, inverse_features = _encode(generator, label), _encode(inverse, label)
+            fakes = {
+                "tumour": generator(batch["anatomy"], features),
+                "anatomy": inverse(batch["tumour"], inverse_features),
+            }
+        else:
+            fakes = {"tumour": made["tumour"] if "tumour" in made else self._generated(batch)}
         terms = {}
         if weights.adversarial:
             terms["adversarial"] = weights.adversarial * _sum(
@@ -201,17 +209,18 @@ class MetGAN(Method):
         """
         if not made:
             with torch.no_grad():
-                # The discriminator moves first in pix2pix: no generator has made a fake in this step.
+                # The discriminator moves first in pix2pix, and nothing was made ahead.
                 made = {"tumour": self._generated(batch)}
         scale = 0.5 if self.row.discriminator_first else 1.0
         terms = {}
         for domain, pool in self.pools.items():
             condition = self._condition(batch)
+            given = [] if condition is None else [condition]
             # A fake is pooled with its condition: pools drawn apart would show it beside another's, a slip of the
             # released code.
-            fake, *past = pool.query(made[domain], *([] if condition is None else [condition]))
-            real_logits = self.networks[f"discriminator_{domain}"](batch[domain], condition)
-            fake_logits = self.networks[f"discriminator_{domain}"](fake, *past)
+            fake = pool.query(made[domain], *given)
+            real = (batch[domain], *given)
+            real_logits, fake_logits = judged_together(self.networks[f"discriminator_{domain}"], real, fake)
             terms[domain] = scale * discriminator_loss(real_logits, fake_logits, self.adversarial)
         return terms
 

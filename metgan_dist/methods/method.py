@@ -127,6 +127,14 @@ class Method(nn.Module, ABC):
         players after it.
         """
 
+    def ahead(self, batch: Batch) -> dict[str, Tensor]:
+        """Images that the last player makes and that players before it in a step need too, with its gradients' graph.
+
+        None by default. A step then has them in `made` from the beginning, so that they are made once. They may be
+        missing from it: a step of several batches would have to hold all their graphs at once.
+        """
+        return {}
+
     @abstractmethod
     def translate(self, batch: Batch) -> Tensor:
         """What the method makes at inference from a batch, without gradients, in the present train or eval mode."""

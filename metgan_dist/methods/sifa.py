@@ -41,7 +41,14 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.methods.image_pool import ImagePool
-from metgan_dist.methods.losses import AdversarialForm, discriminator_loss, generator_loss, l1, segmentation_loss
+from metgan_dist.methods.losses import (
+    AdversarialForm,
+    discriminator_loss,
+    generator_loss,
+    judged_together,
+    l1,
+    segmentation_loss,
+)
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.initialise import initialise
@@ -244,17 +251,17 @@ class SIFA(Method):
 
     def _tumour_discriminator_losses(self, batch: Batch, made: dict[str, Tensor]) -> dict[str, Tensor]:
         discriminator = self.networks["discriminator_tumour"]
-        (fake,) = self.pools["tumour"].query(made["tumour"])
-        return {"tumour": discriminator_loss(discriminator(batch["tumour"]), discriminator(fake), self.adversarial)}
+        fake = self.pools["tumour"].query(made["tumour"])
+        real_logits, fake_logits = judged_together(discriminator, (batch["tumour"],), fake)
+        return {"tumour": discriminator_loss(real_logits, fake_logits, self.adversarial)}
 
     def _anatomy_discriminator_losses(self, batch: Batch, made: dict[str, Tensor]) -> dict[str, Tensor]:
         """Both questions are asked about the same decoded tumour images, which are the fakes of both."""
         discriminator = self.networks["discriminator_anatomy"]
         (fake,) = self.pools["anatomy"].query(made["anatomy"])
-        real, _ = discriminator(batch["anatomy"])
-        # Not pooled: it is the real side of the auxiliary question.
-        _, cycled = discriminator(made["cycled"])
-        fake_real, fake_cycled = discriminator(fake)
+        # Cycled ones are not pooled: they are the real side of the auxiliary question.
+        logits, auxiliary = discriminator(torch.cat([batch["anatomy"], made["cycled"], fake]))
+        (real, _, fake_real), (_, cycled, fake_cycled) = logits.chunk(3), auxiliary.chunk(3)
         return {
             "anatomy": discriminator_loss(real, fake_real, self.adversarial),
             "auxiliary": discriminator_loss(cycled, fake_cycled, self.adversarial),
@@ -263,7 +270,7 @@ class SIFA(Method):
     def _logits_discriminator_losses(self, depth: str, made: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of translated source images count as real, those of target images as fake. No pool, as released."""
         discriminator = self.networks[f"discriminator_{depth}"]
-        source, target = discriminator(made[f"{depth}_source"]), discriminator(made[f"{depth}_target"])
+        source, target = judged_together(discriminator, (made[f"{depth}_source"],), (made[f"{depth}_target"],))
         return {"logits": discriminator_loss(source, target, self.adversarial)}
 
     def _decode(self, image: Tensor) -> Tensor:

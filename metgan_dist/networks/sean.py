@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.spade import HIDDEN, SpadeNorm
+from metgan_dist.networks.spade import HIDDEN, SpadeNorm, resized
 from metgan_dist.networks.spectral import spectral_convolution
 
 
@@ -68,9 +68,8 @@ class SeanNorm(SpadeNorm):
             label: one-hot (N, classes, any size), resized to x by nearest neighbour.
             styles: (N, classes, style); the style of a class without pixels has no influence. Ignored without style.
         """
-        label = functional.interpolate(label, size=x.shape[2:], mode="nearest")
-        hidden = self.shared(label)
-        gamma, beta = self.gamma(hidden), self.beta(hidden)
+        label = resized(label, x)
+        gamma, beta = self.modulation(label)
         if self.styled:
             if styles is None:
                 raise ValueError("styles are missing")
@@ -141,6 +140,7 @@ class SeanBlock(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor, styles: Tensor | None = None) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H, W); label and styles as for `SeanNorm`."""
+        label = resized(label, x)  # once for all norms of the block
         shortcut = self.conv_shortcut(self.norm_shortcut(x, label, styles)) if self.learned_shortcut else x
         y = self.conv_0(functional.leaky_relu(self.norm_0(x, label, styles), 0.2))
         y = self.conv_1(functional.leaky_relu(self.norm_1(y, label, styles), 0.2))

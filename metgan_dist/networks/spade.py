@@ -17,6 +17,12 @@ def one_hot_label(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return functional.one_hot(label.long(), classes).movedim(-1, 1).to(dtype)
 
 
+def resized(label: Tensor, features: Tensor) -> Tensor:
+    """A label image (N, label_channels, any size) at the size of `features`, by nearest neighbour: still one-hot."""
+    size = features.shape[2:]
+    return label if label.shape[2:] == size else functional.interpolate(label, size=size, mode="nearest")
+
+
 class SpadeNorm(nn.Module):
     """Normalise over the batch, then scale and shift each pixel by what its label says.
 
@@ -32,6 +38,7 @@ class SpadeNorm(nn.Module):
     def __init__(self, channels: int, label_channels: int, *, hidden: int = HIDDEN, dimensions: int = 2) -> None:
         super().__init__()
         layers = layers_of(dimensions)
+        self.convolve = layers.convolve
         self.normalise = layers.batch_norm(channels, affine=False)
         self.shared = nn.Sequential(
             layers.convolution(label_channels, hidden, kernel_size=3, padding=1), nn.ReLU(inplace=True)
@@ -39,11 +46,21 @@ class SpadeNorm(nn.Module):
         self.gamma = layers.convolution(hidden, channels, kernel_size=3, padding=1)
         self.beta = layers.convolution(hidden, channels, kernel_size=3, padding=1)
 
+    def modulation(self, label: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma and beta, (N, channels, H, W) each, of a label image (N, label_channels, H, W)."""
+        # One convolution for both: what is common to them is read once, and its gradient is made once.
+        weight = torch.cat([self.gamma.weight, self.beta.weight])
+        assert self.gamma.bias is not None
+        assert self.beta.bias is not None
+        bias = torch.cat([self.gamma.bias, self.beta.bias])
+        gamma, beta = self.convolve(self.shared(label), weight, bias, padding=1).chunk(2, dim=1)
+        return gamma, beta
+
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """`x` (N, channels, H, W); `label` (N, label_channels, any size), resized to x by nearest neighbour."""
-        hidden = self.shared(functional.interpolate(label, size=x.shape[2:], mode="nearest"))
+        gamma, beta = self.modulation(resized(label, x))
         # 1 + gamma: fresh convolutions give about 0, so training starts from the plain normalisation.
-        return self.normalise(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
+        return self.normalise(x) * (1 + gamma) + beta
 
 
 class SpadeBlock(nn.Module):
@@ -75,6 +92,7 @@ class SpadeBlock(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(N, in_channels, H, W) and the one-hot label of any size to (N, out_channels, H, W)."""
+        label = resized(label, x)  # once for all norms of the block
         shortcut = self.conv_shortcut(self.norm_shortcut(x, label)) if self.learned_shortcut else x
         y = self.conv_0(functional.leaky_relu(self.norm_0(x, label), 0.2))
         y = self.conv_1(functional.leaky_relu(self.norm_1(y, label), 0.2))

@@ -8,7 +8,7 @@ forward call per player and micro-batch and every parameter in it gets a gradien
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,10 @@ class Turn(nn.Module):
         # In a tuple, so that the other players' networks do not become parameters of this one.
         self._method = (method,)
 
-    def forward(self, batch: Batch, made: Batch) -> tuple[Batch, Batch]:
+    def forward(self, batch: Batch, made: Batch | None) -> tuple[Batch, Batch]:
+        """Losses and images of the turn; with None what is made ahead of all turns, and no losses."""
+        if made is None:
+            return {}, self._method[0].ahead(batch)
         return self._method[0].losses(self.name, batch, made)
 
 
@@ -86,7 +89,7 @@ class Stepper:
         for this player.
         """
         self.method.train()
-        made: list[Batch] = [{} for _ in batches]
+        made = self._ahead(batches)
         report: dict[str, Tensor] = {}
         for player in self.method.players():
             with _only_learning(self.method, player):
@@ -105,6 +108,22 @@ class Stepper:
         self._average(seen)
         return report
 
+    def _ahead(self, batches: Sequence[Batch]) -> list[Batch]:
+        """What is made before the first turn, for each batch."""
+        if len(batches) > 1:
+            # Each graph would be held until the last batch has been through the turns before.
+            return [{} for _ in batches]
+        last = self.method.players()[-1]
+        turn = self.turns[last.name]
+        # Not through DistributedDataParallel, which counts on a backward pass after each forward; the turn's own
+        # forward comes later and tells it.
+        turn = turn.module if isinstance(turn, DistributedDataParallel) else turn
+        with _only_learning(self.method, last), self._precision():
+            return [turn(batch, None)[1] for batch in batches]
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
     def _backward(self, player: Player, batch: Batch, made: Batch, parts: int, last: bool) -> tuple[Batch, Batch]:
         turn = self.turns[player.name]
         with ExitStack() as stack:
@@ -112,8 +131,7 @@ class Stepper:
                 # Gradients are averaged over ranks once a step, with its last micro-batch; DDP decides so in the
                 # forward pass.
                 stack.enter_context(turn.no_sync())
-            if self.autocast is not None:
-                stack.enter_context(torch.autocast(self.device.type, self.autocast))
+            stack.enter_context(self._precision())
             terms, images = turn(batch, made)
         # Outside autocast: backward takes each operation's precision from the forward pass.
         loss: Tensor = sum(terms.values(), start=torch.zeros((), device=self.device))

@@ -1,5 +1,7 @@
 """SPADE and SPADE+VAE: players, terms, translation and samples."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from turns import FiveFeatures, batch, optimisers, play_all, unreached
 from metgan_dist.methods.adversarial_features import feature_matching, kl_divergence, perceptual_loss
 from metgan_dist.methods.label_to_image import FeatureWeights
 from metgan_dist.methods.spade import Spade
+from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.recipe import Recipe
 
 NARROW = 1 / 32
@@ -58,13 +61,13 @@ def test_terms_are_those_of_the_publication_with_its_weights():
     torch.testing.assert_close(terms["adversarial"], sum(hinge) / 2, rtol=1e-4, atol=1e-6)
 
 
-def test_fake_and_real_go_through_the_discriminator_in_one_batch():
+def test_fake_and_real_go_through_the_discriminator_in_one_batch_in_its_own_turn():
     method, data = build(), batch()
     calls = []
     method.networks["discriminator"].register_forward_hook(lambda _, given, made: calls.append(len(given[0])))
     _, made = method.losses("generator", data, {})
     method.losses("discriminator", data, made)
-    assert calls == [4, 4]
+    assert calls == [2, 2, 4]  # the generator's turn asks about real ones apart, without gradients
 
 
 def test_discriminator_turn_leaves_the_generator_alone():
@@ -212,3 +215,18 @@ def test_learns_to_paint_labels_in_the_tumours_grey(vae):
     error, contrast = paints(vae, seed=0)
     assert error < 0.7
     assert contrast > 0.2
+
+
+def test_the_generators_turn_judges_real_and_generated_images_by_one_weight_and_learns_from_the_generated_alone():
+    method, data = build(weights=FeatureWeights(10.0, 0.0)).train(), batch()
+    judge = method.networks["discriminator"]
+    twin = copy.deepcopy(judge)
+    weights, learning = [], []
+    judge.scales[0].stages[1][0].register_forward_hook(lambda module, _inputs, _output: weights.append(module.weight))
+    judge.register_forward_pre_hook(lambda _module, _inputs: learning.append(torch.is_grad_enabled()))
+    method.losses("generator", data, {})
+    assert learning == [False, True]
+    assert torch.equal(*weights)
+    twin(data["tumour"], one_hot_label(data["label"], 2, torch.float32))
+    for (name, mine), other in zip(judge.named_buffers(), twin.buffers(), strict=True):
+        assert torch.equal(mine, other), name  # one step of the power iteration, not one for each call

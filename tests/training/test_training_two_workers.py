@@ -8,7 +8,7 @@ from torch import nn
 from metgan_dist.methods import build_method
 from metgan_dist.methods.method import Method, Player
 from metgan_dist.networks.patchgan import PatchGAN
-from metgan_dist.recipe import MethodRecipe, Recipe
+from metgan_dist.recipe import MethodRecipe, Recipe, Tiles
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 
@@ -122,8 +122,13 @@ def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(both, a
             torch.testing.assert_close(rank[name], gradient, rtol=1e-9, atol=1e-12)
 
 
-def _train(rank, steps):
-    stepper = Stepper(_metgan(), torch.device("cpu"), world=2)
+def _pix2pix():
+    torch.manual_seed(0)
+    return build_method(Recipe(method=MethodRecipe(name="pix2pix", width=0.05), tiles=Tiles(size=64)))
+
+
+def _train(rank, build, steps):
+    stepper = Stepper(build(), torch.device("cpu"), world=2)
     stepper.method.seed_pools(rank)
     batch = _batch(2, edge=64)
     for _ in range(steps):
@@ -131,7 +136,13 @@ def _train(rank, steps):
     return {f"{n}": v for n, v in stepper.method.state_dict().items()}
 
 
-WORKS = {"normalise": [_normalise], "share-1": [_share, 1], "share-2": [_share, 2], "train": [_train, 20]}
+WORKS = {
+    "normalise": [_normalise],
+    "share-1": [_share, 1],
+    "share-2": [_share, 2],
+    "train": [_train, _metgan, 20],
+    "pix2pix": [_train, _pix2pix, 3],
+}
 
 
 def test_two_workers_hold_identical_networks_after_twenty_steps(both):
@@ -143,3 +154,14 @@ def test_two_workers_hold_identical_networks_after_twenty_steps(both):
     moved = [name for name, value in first.items() if not torch.equal(value, before[name])]
     assert any(name.startswith("networks.generator.") for name in moved)
     assert not any(name.startswith("networks.segmentor.") for name in moved)
+
+
+def test_gradients_of_an_image_made_before_the_turns_are_averaged_too(both):
+    """The generator of pix2pix works before DistributedDataParallel is told of its turn."""
+    first, second = both["pix2pix"]
+    before = _pix2pix().state_dict()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert not torch.equal(
+        first["networks.generator.backbone.output.weight"], before["networks.generator.backbone.output.weight"]
+    )
