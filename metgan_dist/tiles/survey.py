@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import plan_tiles
+from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
@@ -41,7 +44,7 @@ def survey_volumes(
 ) -> tuple[list[Survey], list[str]]:
     """Open every volume for its metadata: (those that open, why the others were skipped).
 
-    Raises UserError when volumes differ in the channels they have, DamagedFile when one does not open and
+    Raises UserError when volumes differ in the channels they have or a patient is fixed to two sides, DamagedFile when one does not open and
     `data.damaged` does not say skip.
     """
     surveys, skipped = [], []
@@ -62,7 +65,18 @@ def survey_volumes(
                 raise UserError(
                     f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all must have the same"
                 )
+    # Told before anything is cut.
+    fixed_sides(pd.DataFrame([row for survey in surveys for row in _patients(survey)]))
     return surveys, skipped
+
+
+def _patients(survey: Survey) -> list[dict[str, str]]:
+    """Volume, patient and fixed split: one row, or one for each patient whom the table of separate images names."""
+    table = survey.volume.table
+    named = set() if table is None else set(table["patient"].fillna(""))
+    own = survey.ref.patient or ""
+    patients = {name or own for name in named} or {own}
+    return [{"volume": survey.ref.id, "patient": name, "fixed": survey.ref.split} for name in sorted(patients)]
 
 
 def roles_of(surveys: Sequence[Survey], tiles: Tiles) -> tuple[Role, ...]:

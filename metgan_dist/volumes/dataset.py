@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import yaml
@@ -10,7 +11,7 @@ from pydantic import Field, ValidationError
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Section, VolumeEntry
 from metgan_dist.recipe.mistakes import first_mistake
-from metgan_dist.storage import Options, absolute, basename, exists, join, one_line, parent, read_bytes
+from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, one_line, parent, read_bytes
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
@@ -93,7 +94,22 @@ def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
         raise UserError(f"{data.path or 'data.volumes'}: two volumes have the id '{doubled}'; give each its own")
     for ref in refs:
         _check_exists(ref)
+    _check_listed_once(refs)
     return refs
+
+
+def _check_listed_once(refs: list[VolumeRef]) -> None:
+    """UserError for a file that is listed as two volumes: one could be trained on, and the other held out."""
+    owner: dict[str, str] = {}
+    for ref in refs:
+        # A link and its target are one file; two channels of one volume may come from one.
+        for path in {os.path.realpath(path) if is_local(path) else path for path in ref.paths}:
+            if other := owner.get(path):
+                raise UserError(
+                    f"{path}: listed as two volumes, '{other}' and '{ref.id}': one could be trained on and the other held "
+                    "out; list it once"
+                )
+            owner[path] = ref.id
 
 
 def _check_exists(ref: VolumeRef) -> None:

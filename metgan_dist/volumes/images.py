@@ -189,10 +189,21 @@ def _read_table(uri: str, names: tuple[str, ...], options: Options | None) -> pd
         raise UserError(
             f"{uri}: no readable table: {one_line(error)}; a CSV with file, organ, patient is needed"
         ) from error
+    columns = ["file", "organ", "patient"]
     if "file" not in table.columns:
         raise UserError(f"{uri}: no column 'file'; its columns: {', '.join(table.columns)}")
-    table = table.reindex(columns=["file", "organ", "patient"], fill_value="")
-    rows = table.assign(stem=table["file"].map(_stem)).drop_duplicates("stem").set_index("stem")
+    # `Patient` or `subject` left unread would let one patient's images lie on both sides of a split.
+    unread = [name for name in table.columns if name not in columns]
+    if unread:
+        raise UserError(f"{uri}: column '{unread[0]}' is none of file, organ, patient; rename or remove it")
+    table = table.reindex(columns=columns, fill_value="").apply(lambda column: column.str.strip())
+    table = table.assign(stem=table["file"].map(_stem))
+    twice = table[table["stem"].duplicated()]
+    if len(twice):
+        # Numbered as an editor shows them, the header being row 1.
+        numbers = " and ".join(str(row + 2) for row in table.index[table["stem"] == twice["stem"].iloc[0]])
+        raise UserError(f"{uri}: rows {numbers} are of one image '{twice['file'].iloc[0]}'; keep one")
+    rows = table.set_index("stem")
     missing = [name for name in names if _stem(name) not in rows.index]
     if missing:
         raise UserError(f"{uri}: no row for image '{missing[0]}' ({len(missing)} without one); add it to the table")

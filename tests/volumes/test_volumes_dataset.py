@@ -214,3 +214,14 @@ def test_images_and_labels_are_matched_by_name(tmp_path, voxels, label, mistake)
     (tmp_path / "masks/p2.tif").rename(tmp_path / "masks/p3.tif")
     with mistake(str(tmp_path / "masks"), "no label for image 'p2.tif'"):
         volume_refs(data)[0].open()
+
+
+def test_one_file_is_one_volume_whatever_it_is_called(folder, mistake):
+    (folder / "link.ome.zarr").symlink_to(folder / "b.ome.zarr")
+    for other in ("b.ome.zarr", "./b.ome.zarr", "link.ome.zarr", {"auto": "a/auto.tif", "signal": "b.ome.zarr"}):
+        describe(folder, volumes=[{"id": "one", "path": "b.ome.zarr"}, {"id": "two", "path": other}])
+        with mistake(str(folder / "b.ome.zarr"), "'one' and 'two'", "list it once"):
+            volume_refs(Data(path=str(folder)))
+    channels = {"auto": "b.ome.zarr", "signal": "b.ome.zarr"}
+    describe(folder, volumes=[{"id": "one", "path": channels}])
+    assert len(volume_refs(Data(path=str(folder)))) == 1

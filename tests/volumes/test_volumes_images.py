@@ -83,6 +83,14 @@ def test_table_that_does_not_fit(folder, tmp_path, mistake):
     path.write_text("image,organ\ntile_1.png,lung\n")
     with mistake(str(path), "no column 'file'", "image, organ"):
         open_volume(str(folder), table=str(path))
+    every = "".join(f"{name}.png,7\n" for name in NAMES)
+    for column in ("Patient", " patient", "subject"):
+        path.write_text(f"file,{column}\n{every}")
+        with mistake(str(path), f"column '{column}'", "file, organ, patient"):
+            open_volume(str(folder), table=str(path))
+    path.write_text(f"file,patient\n{every}tile_2.tif,8\n")
+    with mistake(str(path), "rows 3 and 5", "'tile_2.tif'"):
+        open_volume(str(folder), table=str(path))
 
 
 @pytest.mark.parametrize("lacking", ["anatomy", "tumour"])
