@@ -25,6 +25,9 @@ SUFFIXES = (*TIFF_SUFFIXES, ".png")
 _GREY_MODES = {"1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
+_PNG_END = b"IEND\xaeB`\x82"
+
+
 class ImageFolders(Volume):
     """Folders of 2D files of one size, in natural order of their names (2 before 10), presented as z.
 
@@ -160,6 +163,10 @@ def read_image(uri: str, options: Options | None = None) -> np.ndarray:
     if not content:
         raise DamagedFile(f"{uri}: the file is empty; copy it again or remove it from the data set")
     try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()  # the checksums of its parts, which decoding does not look at
+            if image.format == "PNG" and _PNG_END not in content:
+                raise DamagedFile(f"{uri}: truncated, its end is missing; copy it again")
         with Image.open(io.BytesIO(content)) as image:
             if image.mode not in _GREY_MODES:
                 raise UserError(f"{uri}: a colour image ({image.mode}); one grey channel is needed, save it as grey")

@@ -15,7 +15,7 @@ from metgan_dist.storage import (
     Options,
     absolute,
     basename,
-    exists,
+    file_size,
     is_local,
     join,
     one_line,
@@ -119,22 +119,29 @@ class OmeZarr(Volume):
             raise DamagedFile(
                 f"{join(self.uri, self.level, key)}: cannot be read: {one_line(error)}; copy it again"
             ) from error
-        if self._check_missing:
+        if self._check_missing or self._array.shards is not None:
             self._refuse_missing(index, array)
         return self._axes.canonical(array)
 
     def _refuse_missing(self, index: tuple[int | slice, ...], array: np.ndarray) -> None:
-        """DamagedFile for an absent chunk file; looked for only where a chunk's part of the read is all fill value."""
+        """DamagedFile for an absent chunk file, unless it may be absent, and for an empty shard, which zarr reads as
+        absent chunks; looked for only where a chunk's part of the read is all fill value."""
         fill = self._array.fill_value if self._array.fill_value is not None else 0
         # The array has no axis where the index is a number, as the channel's is.
         starts = [i.start for i in index if isinstance(i, slice)]
         for key, chunk in self._stored_chunks(index):
             spans = [i for i in chunk if isinstance(i, slice)]
             values = array[tuple(slice(i.start - a, i.stop - a) for i, a in zip(spans, starts, strict=True))]
-            if _all_equal(values, fill) and not exists(join(self.uri, self.level, key), self._options):
+            if not _all_equal(values, fill):
+                continue
+            file = join(self.uri, self.level, key)
+            bytes_stored = file_size(file, self._options)
+            if bytes_stored == 0:
+                raise DamagedFile(f"{file}: the file is empty; copy the volume again")
+            if bytes_stored is None and self._check_missing:
                 raise DamagedFile(
-                    f"{join(self.uri, self.level, key)}: chunk file is missing; copy the volume again, or set "
-                    "data.missing_chunks to fill if this region was never written"
+                    f"{file}: chunk file is missing; copy the volume again, or set data.missing_chunks to fill if this "
+                    "region was never written"
                 )
 
     def _stored_chunks(self, index: tuple[int | slice, ...]) -> Iterator[tuple[str, tuple[int | slice, ...]]]:

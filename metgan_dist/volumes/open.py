@@ -97,7 +97,7 @@ def same_grid(one: Volume, other: Volume) -> None:
     z, y, x = one.shape
     corners = np.array([(i, j, k, 1) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)]).T
     apart = np.abs(np.linalg.solve(one.affine, other.affine @ corners) - corners).max()
-    if apart > 0.5:
+    if not apart <= 0.5:  # NaN is no agreement
         raise UserError(
             f"{other.uri}: its affine places voxels up to {apart:.1f} voxels away from those of {one.uri}; resample one"
         )

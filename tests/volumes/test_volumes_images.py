@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from metgan_dist.errors import DamagedFile
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.volumes.images import read_image
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import whole
 
@@ -149,3 +150,30 @@ def test_paths_that_are_no_volume(tmp_path, mistake, voxels):
     Image.fromarray(voxels[0]).save(tmp_path / "one.png")
     with mistake(str(tmp_path / "one.png"), "folder"):
         open_volume(str(tmp_path / "one.png"))
+
+
+def test_a_png_that_is_cut_or_changed_anywhere_is_refused_or_read_as_it_was(tmp_path, voxels):
+    path = tmp_path / "p.png"
+    Image.fromarray(voxels[0]).save(path)
+    content = path.read_bytes()
+    changed = [content[:length] for length in range(len(content))]
+    for at in range(len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        changed.append(bytes(flipped))
+    refused = 0
+    for bytes_ in changed:
+        path.write_bytes(bytes_)
+        try:
+            np.testing.assert_array_equal(read_image(str(path)), voxels[0])
+        except UserError:
+            refused += 1
+    assert refused >= len(changed) - 4  # the checksum of the end itself is not compared
+
+
+def test_a_png_without_its_last_bytes_is_named(folder, mistake):
+    path = folder / "anatomy/tile_2.png"
+    path.write_bytes(path.read_bytes()[:-1])
+    volume = open_volume(str(folder))
+    with mistake(str(path), "truncated", kind=DamagedFile):
+        volume.read("anatomy", whole(volume))
