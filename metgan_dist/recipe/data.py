@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from metgan_dist.recipe.section import Section, Triple, comma_list
+from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 
 
 class VolumeEntry(Section):
@@ -17,8 +17,11 @@ class VolumeEntry(Section):
     label: str | None = Field(None, description="label volume: a path, or the name of a label group of an OME-Zarr")
     level: str | None = Field(None, description="pyramid level of an OME-Zarr by its path; default: the finest")
     axes: str | None = Field(None, description="axes of the file, e.g. zyx or czyx, where the file does not say")
+    label_axes: str | None = Field(
+        None, description="axes of the label's file, where it does not say; needed where `axes` turns the image"
+    )
     channels: list[str] | None = Field(None, description="channel names in file order, where the file has none")
-    spacing: Triple | None = Field(None, description="voxel size (z, y, x), where the file has none")
+    spacing: VoxelSize | None = Field(None, description="voxel size (z, y, x), where the file has none")
     unit: Literal["micrometer", "millimeter"] | None = Field(None, description="unit of `spacing`")
     organ: str | None = Field(None, description="organ, for stratified splits")
     patient: str | None = Field(None, description="patient or animal: all its volumes stay on one side of a split")

@@ -1,8 +1,9 @@
 """Where the pixels of tiles rest: one Zarr group a block, written whole, marked complete by a small file written last.
 
 A shard is the group ``shards/<name>.zarr`` (format v3) with the arrays anatomy, tumour and label: tile axis first, one
-chunk a tile, all chunks in one file, each with a CRC-32C that is compared whenever it is read. Beside it lie ``<name>.npz`` (histograms of its intensities) and ``<name>.json``
-(its index rows). Names depend on the plan alone, so a task that runs twice writes the same files again.
+chunk a tile, all chunks in one file, each with a CRC-32C that is compared whenever it is read. Beside it lie
+``<name>.npz`` (histograms of its intensities) and ``<name>.json`` (its index rows). Names depend on the plan alone, so
+a task that runs twice writes the same files again.
 """
 
 from __future__ import annotations

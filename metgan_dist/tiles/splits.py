@@ -82,7 +82,9 @@ def fixed_sides(index: pd.DataFrame) -> pd.Series:
     for group, sides in stated.groupby(groups[stated.index]):
         found = sorted(set(sides))
         if len(found) > 1 and found != ["test", "unseen"]:
-            raise UserError(f"data.volumes: {group} is fixed to {' and to '.join(found)}; it stays on one side of a split")
+            raise UserError(
+                f"data.volumes: {group} is fixed to {' and to '.join(found)}; it stays on one side of a split"
+            )
         fixed[(groups == group) & (fixed == "auto")] = found[0]
     return fixed
 

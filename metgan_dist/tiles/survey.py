@@ -44,8 +44,8 @@ def survey_volumes(
 ) -> tuple[list[Survey], list[str]]:
     """Open every volume for its metadata: (those that open, why the others were skipped).
 
-    Raises UserError when volumes differ in the channels they have or a patient is fixed to two sides, DamagedFile when one does not open and
-    `data.damaged` does not say skip.
+    Raises UserError when volumes differ in the channels they have or a patient is fixed to two sides, DamagedFile when
+    one does not open and `data.damaged` does not say skip.
     """
     surveys, skipped = [], []
     for number, ref in enumerate(refs):

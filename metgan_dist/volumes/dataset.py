@@ -106,8 +106,8 @@ def _check_listed_once(refs: list[VolumeRef]) -> None:
         for path in {os.path.realpath(path) if is_local(path) else path for path in ref.paths}:
             if other := owner.get(path):
                 raise UserError(
-                    f"{path}: listed as two volumes, '{other}' and '{ref.id}': one could be trained on and the other held "
-                    "out; list it once"
+                    f"{path}: listed as two volumes, '{other}' and '{ref.id}': one could be trained on and the other "
+                    "held out; list it once"
                 )
             owner[path] = ref.id
 

@@ -11,6 +11,8 @@ import pandas as pd
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import VolumeEntry
 from metgan_dist.storage import Options, exists, join
+from metgan_dist.volumes.axes import spatial_order
+from metgan_dist.volumes.images import ImageFolders, check_in_step
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
 from metgan_dist.volumes.volume import Region, Volume
@@ -69,7 +71,8 @@ class LabelledVolume:
     shape, chunks (z, y, x), spacing: of the image; dtypes: of the roles that it has (a label is always given as uint8);
     names, table: of separate images, else None (see `Volume`).
 
-    Raises UserError for a missing channel, a label or channel of another shape (naming both), or unmatched image names.
+    Raises UserError for a missing channel, an image stored through a palette, a label or channel of another shape
+    (naming both), a label that may lie otherwise than its image, or unmatched image names.
     """
 
     def __init__(self, ref: VolumeRef) -> None:
@@ -81,6 +84,11 @@ class LabelledVolume:
             if channel or role == "anatomy":
                 self._volume.channel_number(channel)
                 self._sources[role] = (self._volume, channel)
+                if self._volume.palette_of(channel):
+                    raise UserError(
+                        f"{self._volume.uri_of(channel)}: its pixels are numbers of a palette's colours, which are no "
+                        f"intensities; save channel '{channel}' as grey"
+                    )
         label = open_label(ref, self._volume)
         if label is not None:
             self._sources["label"] = label
@@ -162,16 +170,31 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
     label = open_volume(
         path,
         level=ref.entry.level if in_image else None,
-        axes=image.source_axes if image.names else None,
+        axes=image.source_axes if image.names else ref.entry.label_axes,
         options=ref.options,
         missing_chunks="fill",
     )
     if len(label.channels) > 1:
         raise UserError(f"{path}: a label has one channel, not {len(label.channels)} ({', '.join(label.channels)})")
+    if ref.entry.axes and ref.entry.label_axes is None:
+        _check_turned_alike(image, label)
     same_grid(image, label)
     if image.names and label.names:
         _check_names(image, label)
+    elif isinstance(image, ImageFolders) and isinstance(label, ImageFolders):
+        check_in_step(image.uri, image.stems, label.uri, label.stems)
     return label, label.channels[0]
+
+
+def _check_turned_alike(image: Volume, label: Volume) -> None:
+    """UserError where stated axes turn the image, and its label, whose shape may fit either way, is read as before."""
+    turned, own = (spatial_order(volume.source_axes) for volume in (image, label))
+    # One of a single plane may have no z.
+    if [axis for axis in turned if axis in own] != [axis for axis in own if axis in turned]:
+        raise UserError(
+            f"{label.uri}: read as {own}, but `axes` has its image {image.uri} read as {turned}; say in `label_axes` "
+            "how the label lies"
+        )
 
 
 def _check_names(image: Volume, label: Volume) -> None:

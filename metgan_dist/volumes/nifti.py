@@ -68,7 +68,7 @@ class Nifti(Volume):
             )
         unit = image.header.get_xyzt_units()[0]
         zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0)
-        self.spacing = stated.spacing_or(spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))
+        self.spacing = stated.spacing_or(uri, spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
         try:

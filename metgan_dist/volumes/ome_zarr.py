@@ -66,7 +66,9 @@ class OmeZarr(Volume):
         self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
         self.chunks = self._axes.along(self._array.chunks, 1)
         found = None if stated.axes else _spacing(scales, datasets[self.level], names, units)
-        self.spacing = stated.spacing_or(found)
+        if found is None and stated.spacing is None and not stated.axes:
+            _check_scales(uri, scales, datasets[self.level], names)
+        self.spacing = stated.spacing_or(uri, found)
         # Writers leave out empty chunks of label arrays, so an absent one there is no sign of damage.
         self.is_label = "image-label" in attributes or basename(parent(uri)) == "labels"
         self._check_missing = missing_chunks == "error" and not self.is_label
@@ -210,19 +212,30 @@ def _channel_names(attributes: dict[str, Any]) -> list[str] | None:
 
 def _spacing(scales: dict[str, Any], dataset: dict[str, Any], names: str, units: list[str | None]) -> Spacing | None:
     """Voxel size of a level: its own scale times the scale that holds for all levels."""
-    total = np.ones(len(names))
-    found = False
-    for transform in [*dataset.get("coordinateTransformations", []), *scales.get("coordinateTransformations", [])]:
-        if transform.get("type") == "scale" and len(transform.get("scale", [])) == len(names):
-            total *= np.asarray(transform["scale"], dtype=float)
-            found = True
-    if not found or "y" not in names or "x" not in names:
+    listed = _scales(scales, dataset)
+    if not listed or any(len(scale) != len(names) for scale in listed) or "y" not in names or "x" not in names:
         return None
+    total = np.prod(np.asarray(listed, dtype=float), axis=0)
     positions = [names.find(axis) for axis in "zyx"]
     in_plane = units[positions[1]]
     return spacing_of(
         [total[p] if p >= 0 else 1.0 for p in positions], [units[p] if p >= 0 else in_plane for p in positions]
     )
+
+
+def _scales(scales: dict[str, Any], dataset: dict[str, Any]) -> list[list[float]]:
+    transforms = [*dataset.get("coordinateTransformations", []), *scales.get("coordinateTransformations", [])]
+    return [transform.get("scale", []) for transform in transforms if transform.get("type") == "scale"]
+
+
+def _check_scales(uri: str, scales: dict[str, Any], dataset: dict[str, Any], names: str) -> None:
+    """UserError for a scale that has not one number for each axis."""
+    wrong = [scale for scale in _scales(scales, dataset) if len(scale) != len(names)]
+    if wrong:
+        raise UserError(
+            f"{uri}: scale {wrong[0]} in its metadata has {len(wrong[0])} numbers for the {len(names)} axes '{names}'; "
+            "correct it, or state `spacing` in the data set"
+        )
 
 
 def _all_equal(values: np.ndarray, fill: Any) -> bool:

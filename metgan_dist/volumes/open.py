@@ -80,6 +80,10 @@ class JoinedChannels(Volume):
         """The dtype in the file that the channel comes from; UserError for an unknown channel."""
         return self._dtypes[self.channel_number(channel)]
 
+    def palette_of(self, channel: str) -> bool:
+        """Whether the channel's own file holds numbers of colours; UserError for an unknown channel."""
+        return self._parts[self.channel_number(channel)].palette_of(self._sources[self.channel_number(channel)])
+
     def uri_of(self, channel: str) -> str:
         """The file that the channel comes from; UserError for an unknown channel."""
         return self._parts[self.channel_number(channel)].uri_of(self._sources[self.channel_number(channel)])

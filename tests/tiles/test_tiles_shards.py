@@ -24,8 +24,7 @@ def read(folder, tiles, digest):
         for position, pixels in enumerate(written):
             try:
                 np.testing.assert_array_equal(read_tile(folder, "0", role, position, digest, None), pixels, strict=True)
-            except DamagedFile as error:
-                assert f"0.zarr/{role}: cannot be read" in str(error)
+            except DamagedFile:
                 refused += 1
     return refused
 

@@ -225,3 +225,46 @@ def test_one_file_is_one_volume_whatever_it_is_called(folder, mistake):
     channels = {"auto": "b.ome.zarr", "signal": "b.ome.zarr"}
     describe(folder, volumes=[{"id": "one", "path": channels}])
     assert len(volume_refs(Data(path=str(folder)))) == 1
+
+
+@pytest.mark.parametrize("role", ["anatomy", "tumour"])
+def test_a_palette_is_no_intensity_but_may_be_a_label(folder, label, role, mistake):
+    channel, name = {"anatomy": ("auto", "auto"), "tumour": ("signal", "signal")}[role]
+    colours = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(folder / "a/label.tif", label, photometric="palette", colormap=colours)
+    volume_refs(Data(path=str(folder)))[0].open()
+    tifffile.imwrite(folder / f"a/{name}.tif", label, photometric="palette", colormap=colours)
+    with mistake(str(folder / f"a/{name}.tif"), "palette", f"'{channel}'", "grey"):
+        volume_refs(Data(path=str(folder)))[0].open()
+
+
+def test_axes_that_turn_an_image_ask_how_its_label_lies(tmp_path, mistake):
+    cube = np.arange(20**3, dtype=np.uint16).reshape(20, 20, 20)
+    image(tmp_path / "image.tif", cube.transpose(0, 2, 1))
+    image(tmp_path / "label.tif", (cube % 3).astype(np.uint8))
+    entry = {"id": "c", "path": "image.tif", "label": "label.tif", "axes": "zxy", "channels": ["auto"]}
+
+    def opened(**more):
+        entries = [VolumeEntry.model_validate(entry | more)]
+        data = Data(path=str(tmp_path), volumes=entries, anatomy="auto", tumour="", classes=3)
+        return volume_refs(data)[0].open()
+
+    with mistake(str(tmp_path / "label.tif"), "read as zyx", "image.tif", "zxy", "`label_axes`"):
+        opened()
+    region = ((0, 20), (0, 20), (0, 20))
+    np.testing.assert_array_equal(opened(label_axes="zyx").read("label", region), cube % 3)
+    np.testing.assert_array_equal(opened(label_axes="zyx").read("anatomy", region), cube)
+    np.testing.assert_array_equal(opened(label_axes="zxy").read("label", region), (cube % 3).transpose(0, 2, 1))
+    opened(axes="zyx")  # turns nothing
+
+
+def test_planes_of_a_label_are_in_step_with_those_of_the_image(tmp_path, voxels, label, mistake):
+    for z in range(5):
+        if z != 1:
+            image(tmp_path / f"auto/z{z}.tif", voxels[z])
+        if z != 3:
+            image(tmp_path / f"masks/m{z}.tif", label[z])
+    entry = VolumeEntry.model_validate({"id": "s", "path": {"auto": "auto"}, "label": "masks"})
+    data = Data(path=str(tmp_path), volumes=[entry], anatomy="auto", tumour="", classes=3)
+    with mistake(str(tmp_path / "masks"), "out of step", "'m1'", "'z2'"):
+        volume_refs(data)[0].open()

@@ -177,3 +177,54 @@ def test_a_png_without_its_last_bytes_is_named(folder, mistake):
     volume = open_volume(str(folder))
     with mistake(str(path), "truncated", kind=DamagedFile):
         volume.read("anatomy", whole(volume))
+
+
+def numbered(folder, names, planes):
+    folder.mkdir(parents=True)
+    for name, plane in zip(names, planes, strict=True):
+        tifffile.imwrite(folder / f"{name}.tif", plane)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("lacks", "other_lacks"), [(1, 3), (0, 4), (4, 0)])
+def test_planes_of_which_each_channel_lacks_another_are_out_of_step(tmp_path, voxels, mistake, lacks, other_lacks):
+    paths = {}
+    for channel, lacking in (("auto", lacks), ("signal", other_lacks)):
+        kept = [z for z in range(5) if z != lacking]
+        paths[channel] = numbered(tmp_path / channel, [f"{channel}1_z{z:03}" for z in kept], voxels[kept])
+    first = min(lacks, other_lacks)
+    with mistake(paths["signal"], paths["auto"], "out of step", f"_z00{first}'", f"_z00{first + 1}'"):
+        open_volume(paths)
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        (["c1_z1", "c1_z2", "c1_z10"], ["c2_01", "c2_02", "c2_10"]),
+        (["z1_t17", "z2_t31", "z10_t40"], ["z1_t18", "z2_t33", "z10_t40"]),
+        (["a", "b", "c"], ["a", "b", "c"]),
+    ],
+)
+def test_planes_that_are_numbered_alike_are_partners(tmp_path, voxels, names, others):
+    paths = {"a": numbered(tmp_path / "a", names, voxels[:3]), "b": numbered(tmp_path / "b", others, voxels[2:])}
+    volume = open_volume(paths)
+    np.testing.assert_array_equal(volume.read("b", whole(volume)), voxels[2:])
+
+
+def test_a_palette_is_told_and_does_not_mix_with_grey(tmp_path, mistake):
+    classes = np.tile(np.arange(4, dtype=np.uint8), (20, 5))
+    (tmp_path / "p").mkdir()
+    image = Image.fromarray(classes)
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    image.save(tmp_path / "p/a.png")
+    Image.fromarray(classes).save(tmp_path / "p/b.png")
+    colours = np.zeros((3, 256), np.uint16)
+    numbered(tmp_path / "grey", ["0"], [classes])
+    tifffile.imwrite(tmp_path / "t.tif", classes, photometric="palette", colormap=colours)
+    volume = open_volume(str(tmp_path / "p"))
+    assert volume.palette_of("c0")
+    assert open_volume(str(tmp_path / "t.tif")).palette_of("c0")
+    joined = open_volume({"a": str(tmp_path / "t.tif"), "b": str(tmp_path / "grey")})
+    assert [joined.palette_of(channel) for channel in ("a", "b")] == [True, False]
+    with mistake(str(tmp_path / "p/b.png"), "grey values", "palette"):
+        volume.read("c0", whole(volume))
