@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Section, VolumeEntry
 from metgan_dist.recipe.mistakes import first_mistake
-from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, one_line, parent, read_bytes
+from metgan_dist.recipe.yaml_file import read_yaml
+from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
@@ -123,8 +123,6 @@ def _check_exists(ref: VolumeRef) -> None:
 
 def _read_description(uri: str, options: Options | None) -> Description:
     try:
-        return Description.model_validate(yaml.safe_load(read_bytes(uri, options)) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{uri}: not readable as YAML: {one_line(error)}") from error
+        return Description.model_validate(read_yaml(uri, read_bytes(uri, options)) or {})
     except ValidationError as error:
         raise UserError(f"{uri}: {first_mistake(error, 'no such field in a description')}") from error

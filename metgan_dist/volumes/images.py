@@ -132,7 +132,7 @@ class ImageFolders(Volume):
 
 
 class _Plane:
-    """One 2D file: shape (y, x), dtype, spacing, palette, pixels by region. Of a stack's thousands each closes its own."""
+    """One 2D file: shape (y, x), dtype, spacing, palette, pixels by region. A stack has thousands: each is closed."""
 
     def __init__(self, uri: str, options: Options | None) -> None:
         self._tiff: TiffFile | None = None
