@@ -33,8 +33,8 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
     """The trained method of a checkpoint folder, in eval mode on the CPU, with the recipe that made it.
 
     `uri` is a checkpoint, or the folder of a run (then its best checkpoint). The averaged networks are used where the
-    run kept them. Raises UserError when there is no checkpoint or its weights are no numbers, DamagedFile when it cannot
-    be read or is not as it was written.
+    run kept them. Raises UserError when there is no checkpoint or its weights are no numbers, DamagedFile when it
+    cannot be read or is not as it was written.
     """
     folder = checkpoint_folder(uri, options)
     recipe = checkpoint_recipe(folder, options)

@@ -30,6 +30,11 @@ class VolumeEntry(Section):
     )
     table: str | None = Field(None, description="folders of images: CSV with columns file, organ, patient")
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The volume's one path, or that of each channel, as the data set gives them."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path.values())
+
 
 class Phantom(Section):
     """Volumes that the package draws itself when a recipe has no data path."""
@@ -52,9 +57,15 @@ class Data(Section):
     )
     anatomy: str = Field("autofluorescence", description="channel that gives the anatomy (x in the paper)")
     tumour: str = Field("tumour", description="channel to generate (y in the paper)")
+    one_channel: bool = Field(
+        False, description="`anatomy` and `tumour` are one channel: for segmentation alone, a generator would copy it"
+    )
     label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
-    volumes: list[VolumeEntry] = Field([], description="the data set, where it has no dataset.yaml")
+    volumes: list[VolumeEntry] = Field(
+        [],
+        description="the data set, in place of a dataset.yaml; the list of a preset yields to one that is there",
+    )
     phantom: Phantom = Phantom()
     shuffled_labels: float = Field(
         0.0,

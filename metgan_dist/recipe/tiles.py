@@ -19,7 +19,9 @@ class Tiles(Section):
         "light-sheet", description="preprocessing rules"
     )
     size: Annotated[tuple[int, ...], BeforeValidator(comma_list)] = Field(
-        (256,), description="edge of a tile in source pixels (after `spacing`), one number or one per axis"
+        (256,),
+        description="edge of a tile in source pixels (after `spacing`), one number or one per axis; given as a flag "
+        "without `resize`, it is the edge of the stored tile, too, whatever `resize` a recipe has",
     )
     depth: int | None = Field(
         None, ge=1, description="voxels a projection runs through (projections only); default: the tile's size"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import plan_tiles
 from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 
+LOOKED_AT_ONCE = 4
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
 
 
@@ -42,20 +44,26 @@ class Survey:
 def survey_volumes(
     refs: Sequence[VolumeRef], data: Data, report: Callable[[str], None]
 ) -> tuple[list[Survey], list[str]]:
-    """Open every volume for its metadata: (those that open, why the others were skipped).
+    """Open every volume for its metadata, and look at its label: (those that open, why the others were skipped).
 
-    Raises UserError when volumes differ in the channels they have or a patient is fixed to two sides, DamagedFile when
-    one does not open and `data.damaged` does not say skip.
+    Raises UserError for a label value that is no class (as far as the look goes), when volumes differ in the channels
+    they have or a patient is fixed to two sides, DamagedFile when one does not open and `data.damaged` does not say
+    skip.
     """
     surveys, skipped = [], []
-    for number, ref in enumerate(refs):
-        try:
-            surveys.append(Survey(number, ref, ref.open()))
-        except DamagedFile as error:
-            if data.damaged != "skip":
-                raise
-            skipped.append(str(error))
-            report(f"skipped: {error}")
+    pool = ThreadPoolExecutor(LOOKED_AT_ONCE)
+    opened = [pool.submit(open_looked_at, ref) for ref in refs]
+    try:
+        for number, (ref, volume) in enumerate(zip(refs, opened, strict=True)):
+            try:
+                surveys.append(Survey(number, ref, volume.result()))
+            except DamagedFile as error:
+                if data.damaged != "skip":
+                    raise
+                skipped.append(str(error))
+                report(f"skipped: {error}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is left, once one is refused
     if not surveys:
         raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
     for survey in surveys[1:]:

@@ -1,8 +1,8 @@
 """What a run needs to be continued as if it had never stopped.
 
 A checkpoint is a folder: `state.pt` (the same on every rank), one `rank-N.pt` each (image pools, random state),
-`recipe.yaml` and `meta.json`; beside each .pt lies its SHA-256, as `sha256sum` writes it, which is compared whenever the
-file is read. Everything loads with `weights_only=True`: it holds tensors and numbers, never code.
+`recipe.yaml` and `meta.json`; beside each .pt lies its SHA-256, as `sha256sum` writes it, which is compared whenever
+the file is read. Everything loads with `weights_only=True`: it holds tensors and numbers, never code.
 """
 
 from __future__ import annotations

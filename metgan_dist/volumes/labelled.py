@@ -15,7 +15,7 @@ from metgan_dist.volumes.axes import spatial_order
 from metgan_dist.volumes.images import ImageFolders, check_in_step
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
-from metgan_dist.volumes.volume import Region, Volume
+from metgan_dist.volumes.volume import Region, Volume, whole
 
 Role = Literal["anatomy", "tumour", "label"]
 
@@ -51,8 +51,7 @@ class VolumeRef:
     @property
     def paths(self) -> tuple[str, ...]:
         """URIs of the volume: one, or one for each channel."""
-        path = self.entry.path
-        return tuple(join(self.base, part) for part in ([path] if isinstance(path, str) else path.values()))
+        return tuple(join(self.base, part) for part in self.entry.paths)
 
     def label_path(self) -> str | None:
         """URI of the label: a label group of an OME-Zarr, or the entry's own path; None where neither exists."""
@@ -116,6 +115,19 @@ class LabelledVolume:
         """Whether the volume has this role."""
         return role in self._sources
 
+    def check_label(self) -> None:
+        """UserError for a label value that is no class, as far as a look that costs little shows: see `overview`."""
+        if "label" not in self._sources:
+            return
+        volume, channel = self._sources["label"]
+        seen = volume.overview()
+        if seen is volume:
+            self.read("label", whole(volume))
+        elif seen is not None:
+            # A coarse level may hold means of classes, which are no mistake, but never more than the highest class.
+            voxels = np.rint(seen.read(channel, whole(seen)))
+            _as_classes(voxels, volume.uri_of(channel), self.classes, whole(seen))
+
     def read(self, role: Role, region: Region) -> np.ndarray:
         """Voxels (z, y, x) of a role: an image with its own dtype and values, a label as uint8 in 0..classes-1.
 
@@ -132,6 +144,17 @@ class LabelledVolume:
                 "replace them in the file"
             )
         return _as_classes(voxels, volume.uri_of(channel), self.classes, region) if role == "label" else voxels
+
+
+def open_looked_at(ref: VolumeRef) -> LabelledVolume:
+    """The opened volume of a reference, after a look at its label where that costs little.
+
+    A wrong class is so told before hours of work, and not in the middle of them. Errors as for `LabelledVolume`, and
+    UserError for a value that is no class.
+    """
+    volume = ref.open()
+    volume.check_label()
+    return volume
 
 
 def open_image(ref: VolumeRef) -> Volume:
@@ -215,8 +238,9 @@ def _as_classes(voxels: np.ndarray, uri: str, classes: int, region: Region) -> n
     if wrong.any():
         found = ", ".join(f"{value:g}" for value in np.unique(voxels[wrong])[:5])
         raise UserError(
-            f"{uri}: label value {found} in region {_text(region)}, but data.classes is {classes} "
-            f"(0 to {classes - 1}); correct the label or data.classes"
+            f"{uri}: label value {found} in region {_text(region)}, but data.classes is {classes}; `classes` in "
+            f"dataset.yaml or a recipe is how many values labels have, background included (now 0 to {classes - 1}): "
+            "correct it or the label"
         )
     return values.astype(np.uint8)
 

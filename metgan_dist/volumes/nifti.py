@@ -35,6 +35,8 @@ class Nifti(Volume):
     `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError.
     """
 
+    cheap_bytes = 2**29  # unpacked as a whole at each read in any case
+
     def __init__(self, uri: str, stated: Stated | None = None, *, options: Options | None = None) -> None:
         stated = stated or Stated()
         self.uri = uri

@@ -47,7 +47,7 @@ class OmeZarr(Volume):
         options: Options | None = None,
         missing_chunks: str = "error",
     ) -> None:
-        stated = stated or Stated()
+        self._stated = stated = stated or Stated()
         self.uri = uri
         self._options = options
         self._store = zarr_store(uri, options)
@@ -80,6 +80,16 @@ class OmeZarr(Volume):
             return tuple(str(name) for name in self._attributes("labels").get("labels", []))
         except UserError:
             return ()
+
+    def overview(self) -> Volume | None:
+        """Itself where it is small, else its coarsest level, if that is small and there."""
+        if super().overview() is self or self.level == self.levels[-1]:
+            return super().overview()
+        coarsest = {"level": self.levels[-1], "options": self._options, "missing_chunks": "fill"}
+        try:
+            return OmeZarr(self.uri, self._stated, **coarsest).overview()
+        except DamagedFile:
+            return None  # no tile is read from that level
 
     def _attributes(self, path: str) -> dict[str, Any]:
         """Attributes of a group; in OME-Zarr 0.5 they stand under "ome"."""

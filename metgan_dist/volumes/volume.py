@@ -123,6 +123,7 @@ class Volume(ABC):
     chunks: tuple[int, int, int]
     affine: np.ndarray | None = None
     palette: bool = False
+    cheap_bytes = 2**26  # of a channel that is read as a whole, to look at it before the work
     names: tuple[str, ...] | None = None
     table: pd.DataFrame | None = None
 
@@ -156,6 +157,11 @@ class Volume(ABC):
         """The file or folder that holds one channel (volumes that were put together have several)."""
         self.channel_number(channel)
         return self.uri
+
+    def overview(self) -> Volume | None:
+        """What shows the volume at little cost: itself where it is small, a coarser copy of it, or None."""
+        z, y, x = self.shape
+        return self if z * y * x * self.dtype.itemsize <= self.cheap_bytes else None
 
     @abstractmethod
     def _read(self, channel: int, region: Region) -> np.ndarray:

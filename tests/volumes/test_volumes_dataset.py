@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -13,6 +14,10 @@ import zarr
 from metgan_dist.recipe import Data, VolumeEntry
 from metgan_dist.storage import join
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.labelled import open_looked_at
+from metgan_dist.volumes.nifti import Nifti
+from metgan_dist.volumes.ome_zarr import OmeZarr
+from metgan_dist.volumes.tiff import TiffFile
 
 SHAPE = (5, 20, 30)
 ALL = ((0, 5), (0, 20), (0, 30))
@@ -268,3 +273,43 @@ def test_planes_of_a_label_are_in_step_with_those_of_the_image(tmp_path, voxels,
     data = Data(path=str(tmp_path), volumes=[entry], anatomy="auto", tumour="", classes=3)
     with mistake(str(tmp_path / "masks"), "out of step", "'m1'", "'z2'"):
         volume_refs(data)[0].open()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".nii.gz", ".ome.zarr", " of two levels.ome.zarr"])
+def test_a_class_too_many_is_found_by_a_look_at_the_label(folder, label, mistake, monkeypatch, suffix):
+    place = folder / f"a/label{suffix}"
+    wrong = label.copy()
+    wrong[2, 4, 6] = 9
+    if suffix == ".tif":
+        image(place, wrong)
+    elif suffix == ".nii.gz":
+        nibabel.save(nibabel.Nifti1Image(wrong.T, np.eye(4)), place)
+    else:
+        ome_zarr(place, wrong, "zyx")
+    if "two levels" in suffix:
+        group = zarr.open_group(place)
+        group.create_array("1", data=wrong[:, ::2, ::2])
+        described = group.attrs["ome"]
+        described["multiscales"][0]["datasets"].append({"path": "1"})
+        group.attrs["ome"] = described
+        monkeypatch.setattr(OmeZarr, "cheap_bytes", wrong.nbytes - 1)
+    describe(folder, volumes=[{"id": "a", "path": "b.ome.zarr", "label": f"a/label{suffix}"}])
+    ref = volume_refs(Data(path=str(folder)))[0]
+    with mistake(str(place), "label value 9", "data.classes is 3", "`classes`", "background included", "0 to 2"):
+        open_looked_at(ref)
+    for kind in (OmeZarr, TiffFile, Nifti):
+        monkeypatch.setattr(kind, "cheap_bytes", 1)
+    open_looked_at(ref)  # told when its tiles are cut
+
+
+def test_means_of_classes_in_a_coarse_level_are_no_mistake(folder, label, monkeypatch):
+    place = folder / "a/label.ome.zarr"
+    ome_zarr(place, label.astype(np.float32), "zyx")
+    group = zarr.open_group(place)
+    group.create_array("1", data=(label[:, ::2, ::2] + label[:, 1::2, 1::2]).astype(np.float32) / 2)
+    described = group.attrs["ome"]
+    described["multiscales"][0]["datasets"].append({"path": "1"})
+    group.attrs["ome"] = described
+    monkeypatch.setattr(OmeZarr, "cheap_bytes", label.nbytes * 4 - 1)
+    describe(folder, volumes=[{"id": "a", "path": "b.ome.zarr", "label": "a/label.ome.zarr"}])
+    open_looked_at(volume_refs(Data(path=str(folder)))[0])
