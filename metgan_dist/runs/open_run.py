@@ -137,6 +137,7 @@ def resolved(recipe: Recipe) -> Recipe:
         data = Data(path=recipe.data.path, **manifest["data"])
         return recipe.model_copy(update={"data": data, "tiles": Tiles(**manifest["tiles"])})
     data = resolve_data(recipe.data, recipe.storage.options)
+    check_channels(data)
     volume_refs(data, recipe.storage.options)
     return recipe.model_copy(update={"data": data})
 

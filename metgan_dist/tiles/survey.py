@@ -145,8 +145,12 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
     `data.path` is left out, so that a data set may be moved; files count by name, size and time or version,
     Zarr volumes by their metadata files only.
     """
+    described = data.model_dump(mode="json", exclude={"path", "phantom", "one_channel"})
+    for entry in described["volumes"]:
+        if entry["label_axes"] is None:
+            del entry["label_axes"]  # so that sets from before the field are known again
     content = {
-        "data": data.model_dump(mode="json", exclude={"path", "phantom"}),
+        "data": described,
         "tiles": tiles.model_dump(mode="json"),
         "files": {ref.id: _files(ref) for ref in refs},
     }

@@ -34,47 +34,8 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     The description is `data.volumes`, else a dataset.yaml at `data.path` or in that folder, else `data.path` is one
     volume. Names and classes that the description gives replace defaults. A recipe may name other channels ("" for no
     tumour channel); other classes are an error.
-    Applied to its own result it changes nothing. Raises UserError where anatomy and tumour are one channel, unless
-    `data.one_channel` says that this is meant.
+    Applied to its own result it changes nothing.
     """
-    described = _described(data, options)
-    check_channels(described)
-    return described
-
-
-def check_channels(data: Data) -> None:
-    """UserError where a generator would learn to copy its input."""
-    if data.anatomy == data.tumour and not data.one_channel:
-        raise UserError(
-            f"data.tumour: {data.tumour!r} is data.anatomy as well, which leaves nothing to generate; name another "
-            "channel, or set data.one_channel for segmentation alone"
-        )
-
-
-def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
-    """Fields of `data` that are for the data set at `data.path` to say, and not for a preset made for another one.
-
-    What its dataset.yaml gives; without one the list of volumes, where none of those listed is there.
-    """
-    assert data.path is not None
-    path = absolute(data.path)
-    location = _description_at(path, options)
-    if location is not None:
-        given = _read_description(location, options)
-        return {name for name in Description.model_fields if getattr(given, name) is not None}
-    paths = [path for entry in data.volumes for path in entry.paths]
-    return set() if any(exists(join(path, part), options) for part in paths) else {"volumes"}
-
-
-def _description_at(path: str, options: Options | None) -> str | None:
-    """The dataset.yaml that a path is, or that lies in the folder; None without one."""
-    if path.endswith((".yaml", ".yml")):
-        return path
-    inside = join(path, DESCRIPTION)
-    return inside if exists(inside, options) else None
-
-
-def _described(data: Data, options: Options | None) -> Data:
     if data.volumes:
         return data.model_copy(update={"path": absolute(data.path or ".")})
     if not data.path:
@@ -98,6 +59,36 @@ def _described(data: Data, options: Options | None) -> Data:
         if not own:
             update[name] = given
     return data.model_copy(update=update)
+
+
+def check_channels(data: Data) -> None:
+    """UserError where a generator would learn to copy its input."""
+    if data.anatomy == data.tumour and not data.one_channel:
+        raise UserError(
+            f"data.tumour: {data.tumour!r} is data.anatomy as well, which leaves nothing to generate; name another "
+            "channel, or set data.one_channel for segmentation alone"
+        )
+
+
+def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
+    """Fields of `data` that are for the data set at `data.path` to say, and not for a preset made for another one.
+
+    What its dataset.yaml gives; without one the list of volumes, where none of those listed is there.
+    """
+    assert data.path is not None
+    path = absolute(data.path)
+    location = _description_at(path, options)
+    if location is not None:
+        given = _read_description(location, options)
+        return {name for name in Description.model_fields if getattr(given, name) is not None}
+    parts = [part for entry in data.volumes for part in entry.paths]
+    return set() if any(exists(join(path, part), options) for part in parts) else {"volumes"}
+
+
+def _description_at(path: str, options: Options | None) -> str | None:
+    """The dataset.yaml that a path is, or that lies in the folder; None without one."""
+    place = path if path.endswith((".yaml", ".yml")) else join(path, DESCRIPTION)
+    return place if exists(place, options) else None
 
 
 def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:

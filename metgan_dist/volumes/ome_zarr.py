@@ -85,9 +85,9 @@ class OmeZarr(Volume):
         """Itself where it is small, else its coarsest level, if that is small and there."""
         if super().overview() is self or self.level == self.levels[-1]:
             return super().overview()
-        coarsest = {"level": self.levels[-1], "options": self._options, "missing_chunks": "fill"}
+        level = self.levels[-1]
         try:
-            return OmeZarr(self.uri, self._stated, **coarsest).overview()
+            return OmeZarr(self.uri, self._stated, level=level, options=self._options, missing_chunks="fill").overview()
         except DamagedFile:
             return None  # no tile is read from that level
 
