@@ -131,7 +131,7 @@ def _check_listed_once(refs: list[VolumeRef]) -> None:
     owner: dict[str, str] = {}
     for ref in refs:
         # A link and its target are one file; two channels of one volume may come from one.
-        for path in {os.path.realpath(path) if is_local(path) else path for path in ref.paths}:
+        for path in dict.fromkeys(os.path.realpath(path) if is_local(path) else path for path in ref.paths):
             if other := owner.get(path):
                 raise UserError(
                     f"{path}: listed as two volumes, '{other}' and '{ref.id}': one could be trained on and the other "
