@@ -22,7 +22,7 @@ from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_sha
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 
-LOOKED_AT_ONCE = 4
+LOOKED_AT_ONCE = 2  # a label each, of up to `cheap_bytes`
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
 
 

@@ -156,6 +156,10 @@ def test_descriptions_that_are_wrong(folder, mistake):
     describe(folder, volumes=[good | {"table": "gone.csv"}])
     with mistake(str(folder / "gone.csv"), "not found"):
         volume_refs(Data(path=str(folder)))
+    for spacing, field in (([5, -2, 2], "spacing.1"), ([5, 2, float("nan")], "spacing.2"), ([1, 5, 2, 2], "spacing")):
+        describe(folder, volumes=[good | {"spacing": spacing}])
+        with mistake(path, f"volumes.0.{field}"):
+            volume_refs(Data(path=path))
     describe(folder, volumes=[{"id": "a"}])
     with mistake(path, "volumes.0.path", "required"):
         volume_refs(Data(path=path))
