@@ -124,6 +124,16 @@ def exists(uri: str, options: Options | None = None) -> bool:
     return False
 
 
+def file_size(uri: str, options: Options | None = None) -> int | None:
+    """Bytes of a file; None where there is none."""
+    fs, path = filesystem(uri, options)
+    try:
+        with storage_errors(uri):
+            return int(fs.info(path)["size"])
+    except FileNotFoundError:
+        return None
+
+
 def is_folder(uri: str, options: Options | None = None) -> bool:
     """Whether the URI is a folder (or a prefix that holds objects)."""
     fs, path = filesystem(uri, options)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from metgan_dist.methods.method import Method
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.mistakes import first_mistake
-from metgan_dist.storage import absolute, exists, filesystem, join, parent, read_bytes
+from metgan_dist.storage import absolute, exists, filesystem, join, one_line, parent, read_bytes
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
 RUN_ABOVE = 3
@@ -31,14 +33,18 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
     """The trained method of a checkpoint folder, in eval mode on the CPU, with the recipe that made it.
 
     `uri` is a checkpoint, or the folder of a run (then its best checkpoint). The averaged networks are used where the
-    run kept them. Raises UserError when there is no checkpoint, DamagedFile when it cannot be read.
+    run kept them. Raises UserError when there is no checkpoint or its weights are no numbers, DamagedFile when it
+    cannot be read or is not as it was written.
     """
     folder = checkpoint_folder(uri, options)
     recipe = checkpoint_recipe(folder, options)
-    state = _load_tensors(join(folder, "state.pt"), options)
+    location = join(folder, "state.pt")
+    state = load_tensors(location, options)
     method = build_method(recipe, _blank_segmentor(recipe, state))
     for name, network in method.saved().items():
         weights = state["ema"].get(name) or state["networks"][name]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            raise UserError(f"{location}: weights of its {name} are NaN or infinite; use another checkpoint")
         network.load_state_dict(weights)
     return method.eval().requires_grad_(False), recipe
 
@@ -136,10 +142,25 @@ def _read(uri: str, options: dict[str, Any] | None) -> bytes:
         raise UserError(f"{uri}: not found; the checkpoint is not whole, use another one") from error
 
 
-def _load_tensors(uri: str, options: dict[str, Any] | None) -> dict[str, Any]:
+def digest_file(uri: str) -> str:
+    """Where the SHA-256 of a file of tensors is kept: ``state.sha256`` for ``state.pt``."""
+    return f"{uri.removesuffix('.pt')}.sha256"
+
+
+def load_tensors(uri: str, options: dict[str, Any] | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The content of a .pt file of a checkpoint, once it is found to be what was written.
+
+    Earlier versions kept no digest: theirs are compared with the checksums that torch puts into the file. Raises
+    UserError where there is no such file, DamagedFile where it has changed or cannot be read.
+    """
+    content = _read(uri, options)
     try:
-        return torch.load(io.BytesIO(_read(uri, options)), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise DamagedFile(
-            f"{uri}: not a readable checkpoint ({str(error).splitlines()[0]}); use another one"
-        ) from error
+        if exists(digest_file(uri), options):
+            written = read_bytes(digest_file(uri), options).decode().split()[0]
+            if (found := hashlib.sha256(content).hexdigest()) != written:
+                raise ValueError(f"SHA-256 {found[:12]}..., {written[:12]}... when it was written")
+        elif damaged := zipfile.ZipFile(io.BytesIO(content)).testzip():
+            raise ValueError(f"bad checksum of {damaged}")
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError, zipfile.BadZipFile, UnpicklingError) as error:
+        raise DamagedFile(f"{uri}: not a readable checkpoint ({one_line(error)[:200]}); use another one") from error

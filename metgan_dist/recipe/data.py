@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from metgan_dist.recipe.section import Section, Triple, comma_list
+from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 
 
 class VolumeEntry(Section):
@@ -17,8 +17,11 @@ class VolumeEntry(Section):
     label: str | None = Field(None, description="label volume: a path, or the name of a label group of an OME-Zarr")
     level: str | None = Field(None, description="pyramid level of an OME-Zarr by its path; default: the finest")
     axes: str | None = Field(None, description="axes of the file, e.g. zyx or czyx, where the file does not say")
+    label_axes: str | None = Field(
+        None, description="axes of the label's file, where it does not say; needed where `axes` turns the image"
+    )
     channels: list[str] | None = Field(None, description="channel names in file order, where the file has none")
-    spacing: Triple | None = Field(None, description="voxel size (z, y, x), where the file has none")
+    spacing: VoxelSize | None = Field(None, description="voxel size (z, y, x), where the file has none")
     unit: Literal["micrometer", "millimeter"] | None = Field(None, description="unit of `spacing`")
     organ: str | None = Field(None, description="organ, for stratified splits")
     patient: str | None = Field(None, description="patient or animal: all its volumes stay on one side of a split")
@@ -26,6 +29,11 @@ class VolumeEntry(Section):
         "auto", description="fixes the split of the whole volume; `unseen` is scored apart, never trained on"
     )
     table: str | None = Field(None, description="folders of images: CSV with columns file, organ, patient")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The volume's one path, or that of each channel, as the data set gives them."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path.values())
 
 
 class Phantom(Section):
@@ -49,9 +57,15 @@ class Data(Section):
     )
     anatomy: str = Field("autofluorescence", description="channel that gives the anatomy (x in the paper)")
     tumour: str = Field("tumour", description="channel to generate (y in the paper)")
+    one_channel: bool = Field(
+        False, description="`anatomy` and `tumour` are one channel: for segmentation alone, a generator would copy it"
+    )
     label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
-    volumes: list[VolumeEntry] = Field([], description="the data set, where it has no dataset.yaml")
+    volumes: list[VolumeEntry] = Field(
+        [],
+        description="the data set, in place of a dataset.yaml; the list of a preset yields to one that is there",
+    )
     phantom: Phantom = Phantom()
     shuffled_labels: float = Field(
         0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def comma_list(value: Any) -> Any:
@@ -15,7 +15,9 @@ def comma_list(value: Any) -> Any:
 
 
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-Triple = Annotated[tuple[float, float, float], BeforeValidator(comma_list)]
+_Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+VoxelSize = Annotated[tuple[_Size, _Size, _Size], BeforeValidator(comma_list)]
+"""Along z, y, x; three positive numbers."""
 
 
 class Section(BaseModel):

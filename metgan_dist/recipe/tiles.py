@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from metgan_dist.recipe.section import Section, Triple, comma_list
+from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 
 
 class Tiles(Section):
@@ -19,7 +19,9 @@ class Tiles(Section):
         "light-sheet", description="preprocessing rules"
     )
     size: Annotated[tuple[int, ...], BeforeValidator(comma_list)] = Field(
-        (256,), description="edge of a tile in source pixels (after `spacing`), one number or one per axis"
+        (256,),
+        description="edge of a tile in source pixels (after `spacing`), one number or one per axis; given as a flag "
+        "without `resize`, it is the edge of the stored tile, too, whatever `resize` a recipe has",
     )
     depth: int | None = Field(
         None, ge=1, description="voxels a projection runs through (projections only); default: the tile's size"
@@ -39,7 +41,7 @@ class Tiles(Section):
     resize: int | None = Field(
         None, ge=8, description="edge of the tile after resizing (300 -> 256 in the paper), pixels"
     )
-    spacing: Triple | None = Field(None, description="resample to this voxel size (z, y, x) in the volume's unit")
+    spacing: VoxelSize | None = Field(None, description="resample to this voxel size (z, y, x) in the volume's unit")
     min_foreground: int = Field(0, ge=0, description="label pixels that a tile must hold to be kept")
     normalise: Literal["percentile", "minmax", "none"] = Field("percentile", description="to [-1, 1], by which range")
     percentiles: Annotated[tuple[float, float], BeforeValidator(comma_list)] = Field(
@@ -84,6 +86,8 @@ class Tiles(Section):
             raise ValueError("test + val must leave something to train on (their sum must be below 1)")
         if any(s < 1 for s in (*self.size, *(self.stride or ()))):
             raise ValueError("size and stride must be positive")
+        if not self.views or len(set(self.views)) < len(self.views):
+            raise ValueError(f"views {','.join(self.views)!r} must name one axis or more, each once")
         if len(self.size) not in ({1, 3} if self.kind == "crop" else {1, 2}):
             raise ValueError("size takes one number, or one per axis of the tile")
         return self

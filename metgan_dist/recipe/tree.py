@@ -17,6 +17,7 @@ from metgan_dist.recipe.synthesis import Synthesis
 from metgan_dist.recipe.tiles import Tiles
 from metgan_dist.recipe.training import Scaling, Training
 from metgan_dist.recipe.tuning import Tuning
+from metgan_dist.recipe.yaml_file import read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -56,10 +57,7 @@ def recipe_tree(name_or_path: str) -> dict[str, Any]:
         path = Path(name_or_path)
         if not path.is_file():
             raise UserError(f"--recipe {name_or_path}: no such preset or file; presets: {', '.join(recipe_names())}")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    tree = read_yaml(str(path), path.read_bytes())
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the sections {', '.join(Recipe.model_fields)}")
     return tree

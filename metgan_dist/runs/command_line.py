@@ -38,8 +38,8 @@ class JobFlag:
 class Command:
     """What a job was asked to do: the resolved recipe, where it came from, and the switches.
 
-    `preset` is the tree of the preset alone, `given` that of the fields set on the command line, `own` the values of
-    the job's own flags: what jobs need that start other jobs with recipes of their own.
+    `preset` is the tree of the preset alone (without what yields to a flag), `given` that of the fields set on the
+    command line, `own` the values of the job's own flags: what jobs need that start others with recipes of their own.
     """
 
     recipe: Recipe
@@ -85,7 +85,8 @@ class _RecipeSettings(Recipe, BaseSettings):
 def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequence[JobFlag] = ()) -> Command:
     """Resolve the command line of `job`, which has the flags `own` beside the recipe's fields, into a Command.
 
-    Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields.
+    Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields. A preset's own data set
+    (its volumes, channels and classes) yields to what the data set that ``--data.path`` names says of itself.
     Raises UserError, in one line that names the field, its value and what is allowed.
     """
     chosen: dict[str, Any] = {}
@@ -108,14 +109,43 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
         )
     except SettingsError as error:  # a value that is to be JSON and is none
         raise UserError(f"command line: {uncapitalised(str(error))}; see --help for an example") from error
-    tree = recipe_tree(chosen["recipe"])
+    given = source()
+    tree = _with_given_size(recipe_tree(chosen["recipe"]), given)
+    recipe = _recipe(source, tree)
+    if chosen["recipe"] in recipe_names() and "path" in given.get("data", {}):
+        tree = _for_given_data(tree, recipe)
+        recipe = _recipe(source, tree)
+    values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
+    return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, given, values)
+
+
+def _recipe(source: CliSettingsSource[Any], tree: dict[str, Any]) -> Recipe:
+    """The flags over a recipe's tree, validated."""
     try:
         settings = _RecipeSettings(_cli_settings_source=source, **tree)
     except ValidationError as error:
         raise UserError(first_mistake(error)) from error
-    recipe = Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
-    values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
-    return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, source(), values)
+    return Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
+
+
+def _with_given_size(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Without the recipe's `tiles.resize` where the size is a flag: tiles have the size that the user gives."""
+    flags = given.get("tiles", {})
+    return _without(tree, "tiles", {"resize"}) if "size" in flags and "resize" not in flags else tree
+
+
+def _for_given_data(tree: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A preset's tree without what the user's data set says of itself: volumes, channels, classes."""
+    from metgan_dist.volumes.dataset import fields_of_its_own  # loads the formats, for which `--help` need not wait
+
+    return _without(tree, "data", fields_of_its_own(recipe.data, recipe.storage.options))
+
+
+def _without(tree: dict[str, Any], section: str, fields: set[str]) -> dict[str, Any]:
+    """The tree without these fields of a section."""
+    if not isinstance(tree.get(section), dict):
+        return tree
+    return {**tree, section: {name: value for name, value in tree[section].items() if name not in fields}}
 
 
 def _values(flag: JobFlag, given: Any) -> list[str]:

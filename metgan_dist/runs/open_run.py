@@ -26,7 +26,7 @@ from metgan_dist.runs.job import Result, say
 from metgan_dist.runs.run_folder import Run, open_run, record
 from metgan_dist.storage import basename, exists, filesystem, join, write_whole
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
-from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
 from metgan_dist.weights import weights_path
 
 VERDICTS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
@@ -130,12 +130,14 @@ def resolved(recipe: Recipe) -> Recipe:
     if method.needs_perceptual(recipe):
         weights_path("vgg19")
     if recipe.data.path is None:
+        check_channels(recipe.data)
         return recipe
     if is_tile_set(recipe):
         manifest = TileSet.open(recipe.data.path, recipe.storage.options).manifest
         data = Data(path=recipe.data.path, **manifest["data"])
         return recipe.model_copy(update={"data": data, "tiles": Tiles(**manifest["tiles"])})
     data = resolve_data(recipe.data, recipe.storage.options)
+    check_channels(data)
     volume_refs(data, recipe.storage.options)
     return recipe.model_copy(update={"data": data})
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Score, Section
 from metgan_dist.recipe.mistakes import first_mistake
+from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.runs.command_line import Command
 
 STUDIES = Path(__file__).parent
@@ -143,8 +143,6 @@ def load_study(name_or_path: str) -> Study:
         if not path.is_file():
             raise UserError(f"--study {name_or_path}: no such study or file; studies: {', '.join(study_names())}")
     try:
-        return Study.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        return Study.model_validate(read_yaml(str(path), path.read_bytes()))
     except ValidationError as error:
         raise UserError(f"{path}: {first_mistake(error, 'no such field in a study')}") from error

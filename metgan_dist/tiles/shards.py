@@ -1,8 +1,9 @@
 """Where the pixels of tiles rest: one Zarr group a block, written whole, marked complete by a small file written last.
 
 A shard is the group ``shards/<name>.zarr`` (format v3) with the arrays anatomy, tumour and label: tile axis first, one
-chunk a tile, all chunks in one file. Beside it lie ``<name>.npz`` (histograms of its intensities) and ``<name>.json``
-(its index rows). Names depend on the plan alone, so a task that runs twice writes the same files again.
+chunk a tile, all chunks in one file, each with a CRC-32C that is compared whenever it is read. Beside it lie
+``<name>.npz`` (histograms of its intensities) and ``<name>.json`` (its index rows). Names depend on the plan alone, so
+a task that runs twice writes the same files again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import FsspecStore, LocalStore
 
 from metgan_dist.errors import DamagedFile
@@ -23,6 +25,7 @@ from metgan_dist.storage import (
     absolute,
     entries,
     exists,
+    file_size,
     filesystem,
     is_local,
     join,
@@ -51,7 +54,13 @@ def write_shard(
     with storage_errors(uri):
         group = zarr.create_group(_store(uri, options, read_only=False), zarr_format=3, overwrite=True)
         for role, pixels in tiles.items():
-            group.create_array(role, data=pixels, chunks=(1, *pixels.shape[1:]), shards=pixels.shape)
+            group.create_array(
+                role,
+                data=pixels,
+                chunks=(1, *pixels.shape[1:]),
+                shards=pixels.shape,
+                compressors=[ZstdCodec(), Crc32cCodec()],
+            )
     packed = io.BytesIO()
     arrays = {
         f"{role}|{key}|{part}": getattr(histogram, part)
@@ -98,8 +107,12 @@ def read_histograms(folder: str, name: str, options: Options | None) -> Histogra
 # A memo, not state: the same set (`digest`) has the same arrays. Opening costs more than reading a tile.
 @lru_cache(maxsize=512)
 def _open_array(folder: str, name: str, role: str, digest: str, options: str) -> zarr.Array:
-    store = _store(join(folder, "shards", f"{name}.zarr"), json.loads(options), read_only=True)
-    return zarr.open_array(store, path=role, mode="r")
+    uri = join(folder, "shards", f"{name}.zarr")
+    array = zarr.open_array(_store(uri, json.loads(options), read_only=True), path=role, mode="r")
+    # zarr reads an empty shard as one of empty tiles, which has no file at all.
+    if file_size(join(uri, role, array.metadata.encode_chunk_key((0,) * array.ndim)), json.loads(options)) == 0:
+        raise ValueError("the file is empty")
+    return array
 
 
 def read_tile(folder: str, name: str, role: str, position: int, digest: str, options: Options | None) -> np.ndarray:

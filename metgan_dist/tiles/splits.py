@@ -28,10 +28,10 @@ def assign_splits(index: pd.DataFrame, tiles: Tiles) -> pd.DataFrame:
     """
     index = index.copy()
     index["gap"] = tiles.gap
-    index["split"] = index["fixed"]
-    index["slab_axis"] = ""
-    free = index["fixed"] == "auto"
     groups = group_of(index)
+    index["split"] = fixed = fixed_sides(index)
+    index["slab_axis"] = ""
+    free = fixed == "auto"
     if tiles.split_by == "volume" or (tiles.split_by == "auto" and _enough_groups(index[free], groups[free])):
         sides = _hold_out_groups(index[free], groups[free], tiles)
         index.loc[free, "split"] = sides
@@ -69,6 +69,24 @@ def group_of(index: pd.DataFrame) -> pd.Series:
     """What must stay together: the patient where one is known, else the volume."""
     patient = index["patient"].fillna("")
     return ("patient " + patient.astype(str)).where(patient != "", "volume " + index["volume"].astype(str))
+
+
+def fixed_sides(index: pd.DataFrame) -> pd.Series:
+    """The data set's own split of each row; what else there is of a patient goes where one of his volumes is fixed.
+
+    Rows have the columns volume, patient and fixed. Raises UserError for a patient that is fixed to two sides, test and
+    unseen apart: neither is trained on.
+    """
+    fixed, groups = index["fixed"].copy(), group_of(index)
+    stated = fixed[fixed != "auto"]
+    for group, sides in stated.groupby(groups[stated.index]):
+        found = sorted(set(sides))
+        if len(found) > 1 and found != ["test", "unseen"]:
+            raise UserError(
+                f"data.volumes: {group} is fixed to {' and to '.join(found)}; it stays on one side of a split"
+            )
+        fixed[(groups == group) & (fixed == "auto")] = found[0]
+    return fixed
 
 
 def _enough_groups(index: pd.DataFrame, groups: pd.Series) -> bool:

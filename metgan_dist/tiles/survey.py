@@ -6,18 +6,23 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import plan_tiles
+from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 
+LOOKED_AT_ONCE = 2  # a label each, of up to `cheap_bytes`
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
 
 
@@ -39,20 +44,26 @@ class Survey:
 def survey_volumes(
     refs: Sequence[VolumeRef], data: Data, report: Callable[[str], None]
 ) -> tuple[list[Survey], list[str]]:
-    """Open every volume for its metadata: (those that open, why the others were skipped).
+    """Open every volume for its metadata, and look at its label: (those that open, why the others were skipped).
 
-    Raises UserError when volumes differ in the channels they have, DamagedFile when one does not open and
-    `data.damaged` does not say skip.
+    Raises UserError for a label value that is no class (as far as the look goes), when volumes differ in the channels
+    they have or a patient is fixed to two sides, DamagedFile when one does not open and `data.damaged` does not say
+    skip.
     """
     surveys, skipped = [], []
-    for number, ref in enumerate(refs):
-        try:
-            surveys.append(Survey(number, ref, ref.open()))
-        except DamagedFile as error:
-            if data.damaged != "skip":
-                raise
-            skipped.append(str(error))
-            report(f"skipped: {error}")
+    pool = ThreadPoolExecutor(LOOKED_AT_ONCE)
+    opened = [pool.submit(open_looked_at, ref) for ref in refs]
+    try:
+        for number, (ref, volume) in enumerate(zip(refs, opened, strict=True)):
+            try:
+                surveys.append(Survey(number, ref, volume.result()))
+            except DamagedFile as error:
+                if data.damaged != "skip":
+                    raise
+                skipped.append(str(error))
+                report(f"skipped: {error}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is left, once one is refused
     if not surveys:
         raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
     for survey in surveys[1:]:
@@ -62,7 +73,18 @@ def survey_volumes(
                 raise UserError(
                     f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all must have the same"
                 )
+    # Told before anything is cut.
+    fixed_sides(pd.DataFrame([row for survey in surveys for row in _patients(survey)]))
     return surveys, skipped
+
+
+def _patients(survey: Survey) -> list[dict[str, str]]:
+    """Volume, patient and fixed split: one row, or one for each patient whom the table of separate images names."""
+    table = survey.volume.table
+    named = set() if table is None else set(table["patient"].fillna(""))
+    own = survey.ref.patient or ""
+    patients = {name or own for name in named} or {own}
+    return [{"volume": survey.ref.id, "patient": name, "fixed": survey.ref.split} for name in sorted(patients)]
 
 
 def roles_of(surveys: Sequence[Survey], tiles: Tiles) -> tuple[Role, ...]:
@@ -123,8 +145,12 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
     `data.path` is left out, so that a data set may be moved; files count by name, size and time or version,
     Zarr volumes by their metadata files only.
     """
+    described = data.model_dump(mode="json", exclude={"path", "phantom", "one_channel"})
+    for entry in described["volumes"]:
+        if entry["label_axes"] is None:
+            del entry["label_axes"]  # so that sets from before the field are known again
     content = {
-        "data": data.model_dump(mode="json", exclude={"path", "phantom"}),
+        "data": described,
         "tiles": tiles.model_dump(mode="json"),
         "files": {ref.id: _files(ref) for ref in refs},
     }

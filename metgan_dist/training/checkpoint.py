@@ -1,11 +1,13 @@
 """What a run needs to be continued as if it had never stopped.
 
 A checkpoint is a folder: `state.pt` (the same on every rank), one `rank-N.pt` each (image pools, random state),
-`recipe.yaml` and `meta.json`. Everything loads with `weights_only=True`: it holds tensors and numbers, never code.
+`recipe.yaml` and `meta.json`; beside each .pt lies its SHA-256, as `sha256sum` writes it, which is compared whenever
+the file is read. Everything loads with `weights_only=True`: it holds tensors and numbers, never code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 from metgan_dist.code_version import code_version
 from metgan_dist.recipe import Recipe
+from metgan_dist.trained import digest_file, load_tensors
 from metgan_dist.training.step import Stepper
 
 
@@ -24,7 +27,7 @@ def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[st
         "optimisers": {name: optimiser.state_dict() for name, optimiser in stepper.optimisers.items()},
         "ema": {name: network.state_dict() for name, network in (stepper.ema or {}).items()},
     }
-    torch.save(state, folder / "state.pt")
+    _save(state, folder / "state.pt")
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     meta = {
         "method": recipe.method.name,
@@ -43,12 +46,23 @@ def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
     }
     if stepper.device.type == "cuda":
         state["random_cuda"] = torch.cuda.get_rng_state(stepper.device)
-    torch.save(state, folder / f"rank-{rank}.pt")
+    _save(state, folder / f"rank-{rank}.pt")
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Write tensors, and their file's digest after them."""
+    torch.save(state, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    Path(digest_file(str(path))).write_text(f"{digest}  {path.name}\n")
 
 
 def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
-    """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools."""
-    state = torch.load(folder / "state.pt", map_location=stepper.device, weights_only=True)
+    """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools.
+
+    Raises DamagedFile for a file that is not as it was written.
+    """
+    state = load_tensors(str(folder / "state.pt"), device=stepper.device)
     for name, network in stepper.method.saved().items():
         network.load_state_dict(state["networks"][name])
     for name, optimiser in stepper.optimisers.items():
@@ -58,7 +72,7 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
         network.load_state_dict(state["ema"][name])
     mine = folder / f"rank-{rank}.pt"
     if mine.exists():
-        own = torch.load(mine, map_location="cpu", weights_only=True)
+        own = load_tensors(str(mine))
         for name, pool in stepper.method.pools.items():
             pool.load_state_dict(own["pools"][name])
         torch.set_rng_state(own["random"])

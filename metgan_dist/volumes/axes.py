@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,17 @@ class CanonicalAxes:
         kept = [axis for axis in (self.z, self.y, self.x) if axis is not None]
         array = array.transpose([sorted(kept).index(axis) for axis in kept])
         return array[np.newaxis] if self.z is None else array
+
+
+def spatial_order(source: str) -> str:
+    """z, y and x in the order in which the axes `source` have them; an unnamed axis stands for a z that is not there.
+
+    >>> spatial_order("czxy"), spatial_order("qyx")
+    ('zxy', 'zyx')
+    """
+    if "z" not in source:
+        source = re.sub(f"[{_UNNAMED}]", "z", source, count=1)
+    return "".join(axis for axis in source if axis in "zyx")
 
 
 def canonical_axes(uri: str, source: str, sizes: Sequence[int]) -> CanonicalAxes:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Section, VolumeEntry
 from metgan_dist.recipe.mistakes import first_mistake
-from metgan_dist.storage import Options, absolute, basename, exists, join, one_line, parent, read_bytes
+from metgan_dist.recipe.yaml_file import read_yaml
+from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
@@ -42,13 +43,11 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     path = absolute(data.path)
     if not exists(path, options):
         raise UserError(f"{path}: not found; check data.path")
-    if not path.endswith((".yaml", ".yml")):
-        inside = join(path, DESCRIPTION)
-        if not exists(inside, options):
-            entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
-            return data.model_copy(update={"path": parent(path), "volumes": [entry]})
-        path = inside
-    description = _read_description(path, options)
+    location = _description_at(path, options)
+    if location is None:
+        entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
+        return data.model_copy(update={"path": parent(path), "volumes": [entry]})
+    path, description = location, _read_description(location, options)
     update: dict[str, Any] = {"path": parent(path), "volumes": description.volumes}
     for name in ("anatomy", "tumour", "classes"):
         given, wanted = getattr(description, name), getattr(data, name)
@@ -60,6 +59,36 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
         if not own:
             update[name] = given
     return data.model_copy(update=update)
+
+
+def check_channels(data: Data) -> None:
+    """UserError where a generator would learn to copy its input."""
+    if data.anatomy == data.tumour and not data.one_channel:
+        raise UserError(
+            f"data.tumour: {data.tumour!r} is data.anatomy as well, which leaves nothing to generate; name another "
+            "channel, or set data.one_channel for segmentation alone"
+        )
+
+
+def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
+    """Fields of `data` that are for the data set at `data.path` to say, and not for a preset made for another one.
+
+    What its dataset.yaml gives; without one the list of volumes, where none of those listed is there.
+    """
+    assert data.path is not None
+    path = absolute(data.path)
+    location = _description_at(path, options)
+    if location is not None:
+        given = _read_description(location, options)
+        return {name for name in Description.model_fields if getattr(given, name) is not None}
+    parts = [part for entry in data.volumes for part in entry.paths]
+    return set() if any(exists(join(path, part), options) for part in parts) else {"volumes"}
+
+
+def _description_at(path: str, options: Options | None) -> str | None:
+    """The dataset.yaml that a path is, or that lies in the folder; None without one."""
+    place = path if path.endswith((".yaml", ".yml")) else join(path, DESCRIPTION)
+    return place if exists(place, options) else None
 
 
 def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
@@ -93,7 +122,22 @@ def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
         raise UserError(f"{data.path or 'data.volumes'}: two volumes have the id '{doubled}'; give each its own")
     for ref in refs:
         _check_exists(ref)
+    _check_listed_once(refs)
     return refs
+
+
+def _check_listed_once(refs: list[VolumeRef]) -> None:
+    """UserError for a file that is listed as two volumes: one could be trained on, and the other held out."""
+    owner: dict[str, str] = {}
+    for ref in refs:
+        # A link and its target are one file; two channels of one volume may come from one.
+        for path in dict.fromkeys(os.path.realpath(path) if is_local(path) else path for path in ref.paths):
+            if other := owner.get(path):
+                raise UserError(
+                    f"{path}: listed as two volumes, '{other}' and '{ref.id}': one could be trained on and the other "
+                    "held out; list it once"
+                )
+            owner[path] = ref.id
 
 
 def _check_exists(ref: VolumeRef) -> None:
@@ -107,8 +151,6 @@ def _check_exists(ref: VolumeRef) -> None:
 
 def _read_description(uri: str, options: Options | None) -> Description:
     try:
-        return Description.model_validate(yaml.safe_load(read_bytes(uri, options)) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{uri}: not readable as YAML: {one_line(error)}") from error
+        return Description.model_validate(read_yaml(uri, read_bytes(uri, options)) or {})
     except ValidationError as error:
         raise UserError(f"{uri}: {first_mistake(error, 'no such field in a description')}") from error

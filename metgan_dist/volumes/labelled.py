@@ -11,9 +11,11 @@ import pandas as pd
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import VolumeEntry
 from metgan_dist.storage import Options, exists, join
+from metgan_dist.volumes.axes import spatial_order
+from metgan_dist.volumes.images import ImageFolders, check_in_step
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
-from metgan_dist.volumes.volume import Region, Volume
+from metgan_dist.volumes.volume import Region, Volume, whole
 
 Role = Literal["anatomy", "tumour", "label"]
 
@@ -49,8 +51,7 @@ class VolumeRef:
     @property
     def paths(self) -> tuple[str, ...]:
         """URIs of the volume: one, or one for each channel."""
-        path = self.entry.path
-        return tuple(join(self.base, part) for part in ([path] if isinstance(path, str) else path.values()))
+        return tuple(join(self.base, part) for part in self.entry.paths)
 
     def label_path(self) -> str | None:
         """URI of the label: a label group of an OME-Zarr, or the entry's own path; None where neither exists."""
@@ -69,7 +70,8 @@ class LabelledVolume:
     shape, chunks (z, y, x), spacing: of the image; dtypes: of the roles that it has (a label is always given as uint8);
     names, table: of separate images, else None (see `Volume`).
 
-    Raises UserError for a missing channel, a label or channel of another shape (naming both), or unmatched image names.
+    Raises UserError for a missing channel, an image stored through a palette, a label or channel of another shape
+    (naming both), a label that may lie otherwise than its image, or unmatched image names.
     """
 
     def __init__(self, ref: VolumeRef) -> None:
@@ -81,6 +83,11 @@ class LabelledVolume:
             if channel or role == "anatomy":
                 self._volume.channel_number(channel)
                 self._sources[role] = (self._volume, channel)
+                if self._volume.palette_of(channel):
+                    raise UserError(
+                        f"{self._volume.uri_of(channel)}: its pixels are numbers of a palette's colours, which are no "
+                        f"intensities; save channel '{channel}' as grey"
+                    )
         label = open_label(ref, self._volume)
         if label is not None:
             self._sources["label"] = label
@@ -108,6 +115,19 @@ class LabelledVolume:
         """Whether the volume has this role."""
         return role in self._sources
 
+    def check_label(self) -> None:
+        """UserError for a label value that is no class, as far as a look that costs little shows: see `overview`."""
+        if "label" not in self._sources:
+            return
+        volume, channel = self._sources["label"]
+        seen = volume.overview()
+        if seen is volume:
+            self.read("label", whole(volume))
+        elif seen is not None:
+            # A coarse level may hold means of classes, which are no mistake, but never more than the highest class.
+            voxels = np.rint(seen.read(channel, whole(seen)))
+            _as_classes(voxels, volume.uri_of(channel), self.classes, whole(seen))
+
     def read(self, role: Role, region: Region) -> np.ndarray:
         """Voxels (z, y, x) of a role: an image with its own dtype and values, a label as uint8 in 0..classes-1.
 
@@ -124,6 +144,17 @@ class LabelledVolume:
                 "replace them in the file"
             )
         return _as_classes(voxels, volume.uri_of(channel), self.classes, region) if role == "label" else voxels
+
+
+def open_looked_at(ref: VolumeRef) -> LabelledVolume:
+    """The opened volume of a reference, after a look at its label where that costs little.
+
+    A wrong class is so told before hours of work, and not in the middle of them. Errors as for `LabelledVolume`, and
+    UserError for a value that is no class.
+    """
+    volume = ref.open()
+    volume.check_label()
+    return volume
 
 
 def open_image(ref: VolumeRef) -> Volume:
@@ -162,16 +193,31 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
     label = open_volume(
         path,
         level=ref.entry.level if in_image else None,
-        axes=image.source_axes if image.names else None,
+        axes=image.source_axes if image.names else ref.entry.label_axes,
         options=ref.options,
         missing_chunks="fill",
     )
     if len(label.channels) > 1:
         raise UserError(f"{path}: a label has one channel, not {len(label.channels)} ({', '.join(label.channels)})")
+    if ref.entry.axes and ref.entry.label_axes is None:
+        _check_turned_alike(image, label)
     same_grid(image, label)
     if image.names and label.names:
         _check_names(image, label)
+    elif isinstance(image, ImageFolders) and isinstance(label, ImageFolders):
+        check_in_step(image.uri, image.stems, label.uri, label.stems)
     return label, label.channels[0]
+
+
+def _check_turned_alike(image: Volume, label: Volume) -> None:
+    """UserError where stated axes turn the image, and its label, whose shape may fit either way, is read as before."""
+    turned, own = (spatial_order(volume.source_axes) for volume in (image, label))
+    # One of a single plane may have no z.
+    if [axis for axis in turned if axis in own] != [axis for axis in own if axis in turned]:
+        raise UserError(
+            f"{label.uri}: read as {own}, but `axes` has its image {image.uri} read as {turned}; say in `label_axes` "
+            "how the label lies"
+        )
 
 
 def _check_names(image: Volume, label: Volume) -> None:
@@ -192,8 +238,9 @@ def _as_classes(voxels: np.ndarray, uri: str, classes: int, region: Region) -> n
     if wrong.any():
         found = ", ".join(f"{value:g}" for value in np.unique(voxels[wrong])[:5])
         raise UserError(
-            f"{uri}: label value {found} in region {_text(region)}, but data.classes is {classes} "
-            f"(0 to {classes - 1}); correct the label or data.classes"
+            f"{uri}: label value {found} in region {_text(region)}, but data.classes is {classes}; `classes` in "
+            f"dataset.yaml or a recipe is how many values labels have, background included (now 0 to {classes - 1}): "
+            "correct it or the label"
         )
     return values.astype(np.uint8)
 

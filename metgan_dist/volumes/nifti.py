@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
+from functools import lru_cache
+from pathlib import Path
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.storage import Options, local_copy, one_line
@@ -15,7 +20,8 @@ from metgan_dist.volumes.volume import Region, Stated, Volume, spacing_of
 
 SUFFIXES = (".nii", ".nii.gz")
 
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+_DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
+_PIECE = 2**20  # bytes
 
 
 class Nifti(Volume):
@@ -23,15 +29,18 @@ class Nifti(Volume):
 
     The voxel values are the stored ones, unless the header scales them (scl_slope, scl_inter): then they are floats,
     of 32 bits where these hold the stored type. A plain .nii is read where the region lies; a .nii.gz must be
-    unpacked from its start up to the region at each read, so its `chunks` are the whole volume. Files in object
-    storage are copied to the local cache first (`storage.local_copy`).
-    `affine` is the header's 4x4, from voxels (x, y, z) of the file.
+    unpacked from its start up to the region at each read, so its `chunks` are the whole volume. Before the first read
+    in a process it is unpacked to its end, where its checksum is. Files in object storage are copied to the local cache
+    first (`storage.local_copy`).
+    `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError.
     """
+
+    cheap_bytes = 2**29  # unpacked as a whole at each read in any case
 
     def __init__(self, uri: str, stated: Stated | None = None, *, options: Options | None = None) -> None:
         stated = stated or Stated()
         self.uri = uri
-        path = local_copy(uri, options)
+        self._path = path = local_copy(uri, options)
         try:
             image = nibabel.load(path)
         except _DAMAGE as error:
@@ -55,13 +64,29 @@ class Nifti(Volume):
         z, y, x = self.shape
         self.chunks = (z, y, x) if path.name.endswith(".gz") else (1, y, x)
         self.affine = image.affine
+        if not np.isfinite(self.affine).all() or np.linalg.matrix_rank(self.affine) < 4:
+            raise UserError(
+                f"{uri}: the affine in its header places no voxel (NaN, infinite or flat); correct the header"
+            )
         unit = image.header.get_xyzt_units()[0]
         zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0)
-        self.spacing = stated.spacing_or(spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))
+        self.spacing = stated.spacing_or(uri, spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
         try:
+            if self._path.name.endswith(".gz"):
+                state = self._path.stat()
+                _check_gzip(self._path, state.st_size, state.st_mtime_ns)
             array = np.asarray(self._data[self._axes.index(channel, region)])
         except _DAMAGE as error:
             raise DamagedFile(f"{self.uri}: cannot be read: {one_line(error)}; copy it again") from error
         return self._axes.canonical(array).astype(self.dtype, copy=False)
+
+
+# A memo, not state: the same file, by path, size and time, has the same checksum.
+@lru_cache(maxsize=4096)
+def _check_gzip(path: Path, size: int, time: int) -> None:
+    """Unpack a file to its end, where gzip compares the checksum; nibabel stops at the last voxel that it needs."""
+    with gzip.open(path) as content:
+        while content.read(_PIECE):
+            pass

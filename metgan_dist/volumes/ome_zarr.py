@@ -15,7 +15,7 @@ from metgan_dist.storage import (
     Options,
     absolute,
     basename,
-    exists,
+    file_size,
     is_local,
     join,
     one_line,
@@ -47,7 +47,7 @@ class OmeZarr(Volume):
         options: Options | None = None,
         missing_chunks: str = "error",
     ) -> None:
-        stated = stated or Stated()
+        self._stated = stated = stated or Stated()
         self.uri = uri
         self._options = options
         self._store = zarr_store(uri, options)
@@ -66,7 +66,9 @@ class OmeZarr(Volume):
         self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
         self.chunks = self._axes.along(self._array.chunks, 1)
         found = None if stated.axes else _spacing(scales, datasets[self.level], names, units)
-        self.spacing = stated.spacing_or(found)
+        if found is None and stated.spacing is None and not stated.axes:
+            _check_scales(uri, scales, datasets[self.level], names)
+        self.spacing = stated.spacing_or(uri, found)
         # Writers leave out empty chunks of label arrays, so an absent one there is no sign of damage.
         self.is_label = "image-label" in attributes or basename(parent(uri)) == "labels"
         self._check_missing = missing_chunks == "error" and not self.is_label
@@ -78,6 +80,16 @@ class OmeZarr(Volume):
             return tuple(str(name) for name in self._attributes("labels").get("labels", []))
         except UserError:
             return ()
+
+    def overview(self) -> Volume | None:
+        """Itself where it is small, else its coarsest level, if that is small and there."""
+        if super().overview() is self or self.level == self.levels[-1]:
+            return super().overview()
+        level = self.levels[-1]
+        try:
+            return OmeZarr(self.uri, self._stated, level=level, options=self._options, missing_chunks="fill").overview()
+        except DamagedFile:
+            return None  # no tile is read from that level
 
     def _attributes(self, path: str) -> dict[str, Any]:
         """Attributes of a group; in OME-Zarr 0.5 they stand under "ome"."""
@@ -119,22 +131,29 @@ class OmeZarr(Volume):
             raise DamagedFile(
                 f"{join(self.uri, self.level, key)}: cannot be read: {one_line(error)}; copy it again"
             ) from error
-        if self._check_missing:
+        if self._check_missing or self._array.shards is not None:
             self._refuse_missing(index, array)
         return self._axes.canonical(array)
 
     def _refuse_missing(self, index: tuple[int | slice, ...], array: np.ndarray) -> None:
-        """DamagedFile for an absent chunk file; looked for only where a chunk's part of the read is all fill value."""
+        """DamagedFile for an absent chunk file, unless it may be absent, and for an empty shard, which zarr reads as
+        absent chunks; looked for only where a chunk's part of the read is all fill value."""
         fill = self._array.fill_value if self._array.fill_value is not None else 0
         # The array has no axis where the index is a number, as the channel's is.
         starts = [i.start for i in index if isinstance(i, slice)]
         for key, chunk in self._stored_chunks(index):
             spans = [i for i in chunk if isinstance(i, slice)]
             values = array[tuple(slice(i.start - a, i.stop - a) for i, a in zip(spans, starts, strict=True))]
-            if _all_equal(values, fill) and not exists(join(self.uri, self.level, key), self._options):
+            if not _all_equal(values, fill):
+                continue
+            file = join(self.uri, self.level, key)
+            bytes_stored = file_size(file, self._options)
+            if bytes_stored == 0:
+                raise DamagedFile(f"{file}: the file is empty; copy the volume again")
+            if bytes_stored is None and self._check_missing:
                 raise DamagedFile(
-                    f"{join(self.uri, self.level, key)}: chunk file is missing; copy the volume again, or set "
-                    "data.missing_chunks to fill if this region was never written"
+                    f"{file}: chunk file is missing; copy the volume again, or set data.missing_chunks to fill if this "
+                    "region was never written"
                 )
 
     def _stored_chunks(self, index: tuple[int | slice, ...]) -> Iterator[tuple[str, tuple[int | slice, ...]]]:
@@ -203,19 +222,30 @@ def _channel_names(attributes: dict[str, Any]) -> list[str] | None:
 
 def _spacing(scales: dict[str, Any], dataset: dict[str, Any], names: str, units: list[str | None]) -> Spacing | None:
     """Voxel size of a level: its own scale times the scale that holds for all levels."""
-    total = np.ones(len(names))
-    found = False
-    for transform in [*dataset.get("coordinateTransformations", []), *scales.get("coordinateTransformations", [])]:
-        if transform.get("type") == "scale" and len(transform.get("scale", [])) == len(names):
-            total *= np.asarray(transform["scale"], dtype=float)
-            found = True
-    if not found or "y" not in names or "x" not in names:
+    listed = _scales(scales, dataset)
+    if not listed or any(len(scale) != len(names) for scale in listed) or "y" not in names or "x" not in names:
         return None
+    total = np.prod(np.asarray(listed, dtype=float), axis=0)
     positions = [names.find(axis) for axis in "zyx"]
     in_plane = units[positions[1]]
     return spacing_of(
         [total[p] if p >= 0 else 1.0 for p in positions], [units[p] if p >= 0 else in_plane for p in positions]
     )
+
+
+def _scales(scales: dict[str, Any], dataset: dict[str, Any]) -> list[list[float]]:
+    transforms = [*dataset.get("coordinateTransformations", []), *scales.get("coordinateTransformations", [])]
+    return [transform.get("scale", []) for transform in transforms if transform.get("type") == "scale"]
+
+
+def _check_scales(uri: str, scales: dict[str, Any], dataset: dict[str, Any], names: str) -> None:
+    """UserError for a scale that has not one number for each axis."""
+    wrong = [scale for scale in _scales(scales, dataset) if len(scale) != len(names)]
+    if wrong:
+        raise UserError(
+            f"{uri}: scale {wrong[0]} in its metadata has {len(wrong[0])} numbers for the {len(names)} axes '{names}'; "
+            "correct it, or state `spacing` in the data set"
+        )
 
 
 def _all_equal(values: np.ndarray, fill: Any) -> bool:

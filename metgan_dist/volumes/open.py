@@ -80,6 +80,10 @@ class JoinedChannels(Volume):
         """The dtype in the file that the channel comes from; UserError for an unknown channel."""
         return self._dtypes[self.channel_number(channel)]
 
+    def palette_of(self, channel: str) -> bool:
+        """Whether the channel's own file holds numbers of colours; UserError for an unknown channel."""
+        return self._parts[self.channel_number(channel)].palette_of(self._sources[self.channel_number(channel)])
+
     def uri_of(self, channel: str) -> str:
         """The file that the channel comes from; UserError for an unknown channel."""
         return self._parts[self.channel_number(channel)].uri_of(self._sources[self.channel_number(channel)])
@@ -97,7 +101,7 @@ def same_grid(one: Volume, other: Volume) -> None:
     z, y, x = one.shape
     corners = np.array([(i, j, k, 1) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)]).T
     apart = np.abs(np.linalg.solve(one.affine, other.affine @ corners) - corners).max()
-    if apart > 0.5:
+    if not apart <= 0.5:  # NaN is no agreement
         raise UserError(
             f"{other.uri}: its affine places voxels up to {apart:.1f} voxels away from those of {one.uri}; resample one"
         )

@@ -26,10 +26,10 @@ _DESCRIPTION = 270  # the tag that holds OME-XML and ImageJ's header
 
 
 class TiffFile(Volume):
-    """The first image series of a TIFF file.
+    """The one image series of a TIFF file; smaller copies of it (a pyramid, a thumbnail) are left alone.
 
     Only pages (strips or tiles, where large) inside a region are read, one plane after the other.
-    Raises DamagedFile for an empty or truncated file, UserError for axes that are no volume.
+    Raises DamagedFile for an empty or truncated file, UserError for axes that are no volume and for several series.
     """
 
     def __init__(self, uri: str, stated: Stated | None = None, *, options: Options | None = None) -> None:
@@ -46,9 +46,10 @@ class TiffFile(Volume):
         self.source_axes, self.shape = self._axes.source, self._axes.shape
         names, spacing = _metadata(self._file)
         self.channels = stated.channels_or(uri, names, self._axes.channels)
-        self.spacing = stated.spacing_or(spacing)
+        self.spacing = stated.spacing_or(uri, spacing)
         self.dtype = np.dtype(series.dtype).newbyteorder("=")
         page = series.keyframe
+        self.palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE
         thin = not page.is_tiled and math.prod(page.chunked) > _MANY_STRIPS
         self._array: zarr.Array = zarr.open_array(series.aszarr(level=0, chunkmode=2 if thin else 0), mode="r")
         self.chunks = self._axes.along(self._array.chunks, 1)
@@ -104,7 +105,7 @@ def _one_series_a_plane(file: tifffile.TiffFile) -> bool:
 
 
 def _series(uri: str, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The first series of a file, after checks that no page of it is lost. tifffile itself only logs such losses."""
+    """The only series of a file, after checks that no page of it is lost. tifffile itself only logs such losses."""
     try:
         if len(file.pages) == 0 or not file.series:
             raise DamagedFile(f"{uri}: holds no image; copy it again or remove it from the data set")
@@ -118,6 +119,12 @@ def _series(uri: str, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
         )
     if series.dtype is None or series.dtype.kind not in "biuf":
         raise UserError(f"{uri}: voxels of type {series.dtype}; integers or floats are needed")
+    others = [other for other in file.series[1:] if not other.keyframe.is_reduced]
+    if others:
+        raise UserError(
+            f"{uri}: holds {len(others) + 1} images, {series.shape} and {others[0].shape} ({series.axes}, "
+            f"{others[0].axes}); a volume is one, save each as a file of its own"
+        )
     return series
 
 

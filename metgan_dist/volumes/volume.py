@@ -42,10 +42,11 @@ def spacing_of(sizes: Sequence[float], units: Sequence[str | None]) -> Spacing |
     """Spacing from three voxel sizes (z, y, x) and the units as a file spells them.
 
     Units that differ are brought to micrometres; a unit that is unknown for any axis makes the whole unit "unknown"
-    and leaves the numbers alone. Sizes that are no positive finite numbers give None: such a header says nothing.
+    and leaves the numbers alone. A size of 0 gives None: such a header says nothing. What else is wrong with the sizes
+    is told by `Stated.spacing_or`, where nothing better is stated.
     """
     values = [float(size) for size in sizes]
-    if not all(np.isfinite(value) and value > 0 for value in values):
+    if 0 in values:
         return None
     known = [_UNITS.get((unit or "").strip().lower()) for unit in units]
     if any(entry is None for entry in known):
@@ -73,10 +74,18 @@ class Stated:
     spacing: tuple[float, float, float] | None = None
     unit: str | None = None
 
-    def spacing_or(self, found: Spacing | None) -> Spacing | None:
-        """The stated spacing and unit, or what the file says for whichever of the two is not stated."""
+    def spacing_or(self, uri: str, found: Spacing | None) -> Spacing | None:
+        """The stated spacing and unit, or what the file says for whichever of the two is not stated.
+
+        Raises UserError where the file's spacing is needed and is negative, infinite or NaN.
+        """
         if self.spacing is not None:
             return Spacing(*self.spacing, unit=self.unit or (found.unit if found else "unknown"))
+        if found is not None and not all(0 < size < np.inf for size in (found.z, found.y, found.x)):
+            raise UserError(
+                f"{uri}: voxel size (z, y, x) {found.z:g}, {found.y:g}, {found.x:g} in its header; correct it, or "
+                "state `spacing` in the data set"
+            )
         if self.unit is not None and found is not None:
             return Spacing(found.z, found.y, found.x, unit=self.unit)
         return found
@@ -101,6 +110,7 @@ class Volume(ABC):
     uri: where it is; source_axes: axes as in the file, e.g. "czyx"; shape: voxels (z, y, x); channels: names;
     dtype: native byte order; spacing: None where neither the file nor the user says; chunks: voxels (z, y, x) that the
     smallest read costs; affine: 4x4 from voxels (x, y, z) to the scanner's millimetres (NIfTI only);
+    palette: whether pixels are numbers of colours, which only a label can be;
     names, table: for folders of separate images, file names in z order and their organs and patients, else None.
     """
 
@@ -112,6 +122,8 @@ class Volume(ABC):
     spacing: Spacing | None
     chunks: tuple[int, int, int]
     affine: np.ndarray | None = None
+    palette: bool = False
+    cheap_bytes = 2**26  # of a channel that is read as a whole, to look at it before the work
     names: tuple[str, ...] | None = None
     table: pd.DataFrame | None = None
 
@@ -136,10 +148,20 @@ class Volume(ABC):
         self.channel_number(channel)
         return self.dtype
 
+    def palette_of(self, channel: str) -> bool:
+        """Whether the pixels of one channel are numbers of colours (channels that were put together may differ)."""
+        self.channel_number(channel)
+        return self.palette
+
     def uri_of(self, channel: str) -> str:
         """The file or folder that holds one channel (volumes that were put together have several)."""
         self.channel_number(channel)
         return self.uri
+
+    def overview(self) -> Volume | None:
+        """What shows the volume at little cost: itself where it is small, a coarser copy of it, or None."""
+        z, y, x = self.shape
+        return self if z * y * x * self.dtype.itemsize <= self.cheap_bytes else None
 
     @abstractmethod
     def _read(self, channel: int, region: Region) -> np.ndarray:

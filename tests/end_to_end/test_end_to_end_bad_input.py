@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import ray
 import tifffile
+import yaml
 from servers import free_port
 from user import refused, run, run_here
 
@@ -87,6 +88,29 @@ def test_label_of_another_shape(tmp_path, ome_zarr):
 def test_label_with_more_classes_than_the_recipe(tmp_path, ome_zarr):
     path = ome_zarr(label=np.full((8, 128, 256), 7, "uint8"))
     refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "spots", "7", "data.classes")
+
+
+def test_a_class_too_many_is_told_before_anything_is_cut(tmp_path, ome_zarr):
+    label = np.zeros((8, 128, 256), "uint8")
+    label[7, -1, -1] = 7
+    fields = {**OWN, "data__path": ome_zarr(label=label)}
+    refused(run_here("make_tiles", tmp_path / "out", **fields), "spots", "label value 7", "`classes`")
+    assert not list((tmp_path / "out").rglob("plan.json"))
+
+
+def test_what_is_held_out_is_not_trained_on_under_another_name(tmp_path):
+    folder = planes(tmp_path / "data")
+    paths = {channel: f"../data/{channel}" for channel in ("anatomy", "tumour")}
+    one = {"id": "one", "path": paths, "label": "label.tif", "patient": "p", "split": "train"}
+    described = {"anatomy": "anatomy", "volumes": [one, {**one, "id": "two", "split": "test"}]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(described))
+    refused(run_here("make_tiles", tmp_path / "out", data__path=folder, **OWN), folder / "anatomy", "'one' and 'two'")
+    planes(tmp_path / "copy")
+    described["volumes"][1]["path"] = {channel: f"../copy/{channel}" for channel in paths}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(described))
+    finished = run_here("make_tiles", tmp_path / "out", data__path=folder, **OWN)
+    refused(finished, "data.volumes: patient p", "test", "train", "one side")
+    assert not list((tmp_path / "out").rglob("plan.json"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

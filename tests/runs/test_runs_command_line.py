@@ -6,6 +6,7 @@ import yaml
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
 from metgan_dist.runs.command_line import JobFlag, parse_command
+from metgan_dist.runs.open_run import resolved
 
 
 def parse(*arguments):
@@ -119,3 +120,81 @@ def test_a_varied_recipe_keeps_what_the_command_line_set():
     assert recipe.method.width == 0.25
     with pytest.raises(UserError, match=r"training\.epochs"):
         command.varied({"training": {"epochs": 0}})
+
+
+ENTRY = {"id": "mine", "path": "mine.ome.zarr", "label": "spots.tif"}
+
+
+@pytest.mark.parametrize("preset", ["cells", "vessels", "cfos", "brain-dwi"])
+def test_a_preset_yields_to_the_users_data_set(tmp_path, preset):
+    described = {"anatomy": "grey", "tumour": "bright", "classes": 4, "volumes": [ENTRY]}
+    for name in ("mine.ome.zarr", "spots.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(described))
+    for path in (tmp_path, tmp_path / "dataset.yaml"):
+        command = parse("--recipe", preset, "--data.path", str(path))
+        data = resolved(command.recipe).data
+        assert (data.anatomy, data.tumour, data.classes) == ("grey", "bright", 4)
+        assert [entry.id for entry in data.volumes] == ["mine"]
+        assert command.varied({"method": {"alpha1": 3}}).data == command.recipe.data
+    flags = ("--data.tumour", "other", "--data.classes", "4")
+    data = resolved(parse("--recipe", preset, "--data.path", str(tmp_path), *flags).recipe).data
+    assert (data.anatomy, data.tumour) == ("grey", "other")
+
+
+def test_a_preset_describes_the_data_set_that_it_was_made_for_where_that_describes_nothing(tmp_path):
+    (tmp_path / "tumour-3ch.ome.zarr").mkdir()
+    data = parse("--recipe", "vessels", "--data.path", str(tmp_path)).recipe.data
+    assert ([entry.id for entry in data.volumes], data.tumour) == (["tumour"], "vessel")
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"volumes": [ENTRY]}))
+    data = parse("--recipe", "vessels", "--data.path", str(tmp_path)).recipe.data
+    assert (data.volumes, data.tumour) == ([], "vessel")
+    mine = tmp_path / "mine.ome.zarr"
+    mine.mkdir()
+    assert parse("--recipe", "vessels", "--data.path", str(mine)).recipe.data.volumes == []
+
+
+def test_a_recipe_of_ones_own_lists_its_volumes(tmp_path):
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"volumes": [ENTRY]}))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": {"volumes": [{**ENTRY, "id": "other"}]}}))
+    data = parse("--recipe", str(tmp_path / "mine.yaml"), "--data.path", str(tmp_path)).recipe.data
+    assert [entry.id for entry in data.volumes] == ["other"]
+
+
+def test_tiles_have_the_size_that_a_flag_gives():
+    def tiles(*flags):
+        return parse("--recipe", "metastases", *flags).recipe.tiles
+
+    assert tiles().shape == (256, 256)
+    assert tiles("--tiles.size", "128").shape == (128, 128)
+    assert tiles("--tiles.size", "320", "--tiles.resize", "256").shape == (256, 256)
+    assert tiles("--tiles.resize", "128").shape == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("tiles.views", "z,z,z", "views 'z,z,z'"),
+        ("tiles.views", "z,y,z", "once"),
+        ("tiles.spacing", "2,-1,1", "tiles.spacing.1: -1: input should be greater than 0"),
+        ("tiles.spacing", "2,nan,1", "tiles.spacing: '[2,nan,1]'"),
+        ("tiles.spacing", "2,inf,1", "tiles.spacing: '[2,inf,1]'"),
+        ("tiles.spacing", "2,1,1,1", "tiles.spacing"),
+    ],
+)
+def test_fields_that_say_nothing_sensible_are_named(field, value, said):
+    with pytest.raises(UserError) as caught:
+        parse(f"--{field}", value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("phantom", [True, False])
+def test_one_channel_in_two_parts_is_refused_unless_it_is_meant(tmp_path, mistake, phantom):
+    for name in ("mine.ome.zarr", "spots.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"volumes": [ENTRY]}))
+    flags = ["--data.anatomy", "tumour", "--data.tumour", "tumour"]
+    flags += [] if phantom else ["--data.path", str(tmp_path)]
+    with mistake("data.tumour: 'tumour'", "data.anatomy", "data.one_channel"):
+        resolved(parse(*flags).recipe)
+    resolved(parse(*flags, "--data.one_channel", "true").recipe)

@@ -80,6 +80,7 @@ def generator(checkpoint, training, volume):
             state = torch.load(folder / "state.pt", weights_only=True)
             state["networks"]["generator"] = lively(str(folder), volume, constant)
             torch.save(state, folder / "state.pt")
+            (folder / "state.sha256").unlink(missing_ok=True)  # of other weights
         return str(folder)
 
     return write

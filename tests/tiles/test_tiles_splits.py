@@ -175,3 +175,23 @@ def test_nothing_left_to_train_on_is_one_line():
     tiles = Tiles(kind="slice", size=(8,), gap=100, slab_axis="x")
     with pytest.raises(UserError, match=r"^tiles.gap: none of 2 tiles"):
         assign_splits(index_of([("a", "", "", "auto")], (1, 8, 16), tiles), tiles)
+
+
+@pytest.mark.parametrize("side", ["train", "val", "test", "unseen"])
+@pytest.mark.parametrize("others", [0, 5])
+def test_all_volumes_of_a_patient_go_where_one_is_fixed(side, others):
+    volumes = [("a", "", "p", side), ("b", "", "p", "auto"), ("c", "", "q", "train")]
+    volumes += [(f"o{k}", "", f"r{k}", "auto") for k in range(others)]
+    index = assign_splits(index_of(volumes, (20, 40, 40), Tiles(size=(10,))), Tiles(size=(10,)))
+    assert set(index.loc[index["patient"] == "p", "split"]) == {side}
+
+
+def test_a_patient_on_two_sides_is_named(mistake):
+    tiles = Tiles(size=(10,))
+    for one, two in itertools.permutations(("train", "val", "test", "unseen"), 2):
+        index = index_of([("a", "", "p", one), ("b", "", "p", two), ("c", "", "", "train")], (20, 40, 40), tiles)
+        if {one, two} == {"test", "unseen"}:
+            assert assign_splits(index, tiles)["split"].tolist() == index["fixed"].tolist()
+            continue
+        with mistake("data.volumes: patient p", one, two, "one side"):
+            assign_splits(index, tiles)

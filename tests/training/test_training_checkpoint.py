@@ -1,12 +1,22 @@
 """Checkpoints that a recipe names."""
 
+import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from metgan_dist.errors import UserError
+from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.trained import check_segmentor
+from metgan_dist.trained import check_segmentor, load_tensors
+
+
+@pytest.fixture
+def checkpoint(segmentors, tmp_path):
+    """A segmentor's checkpoint of the test's own."""
+    return Path(shutil.copytree(segmentors["method__segmentor"], tmp_path / "checkpoint"))
 
 
 def test_a_segmentor_named_from_here_is_found_by_workers_elsewhere(segmentors, monkeypatch):
@@ -18,3 +28,42 @@ def test_a_segmentor_named_from_here_is_found_by_workers_elsewhere(segmentors, m
 def test_no_segmentor_where_one_was_named_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no checkpoint here"):
         check_segmentor("method.segmentor", str(tmp_path), Recipe())
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_a_changed_byte_anywhere_in_the_weights_is_told(checkpoint, mistake, with_digest):
+    state = checkpoint / "state.pt"
+    if not with_digest:  # as earlier versions left it: torch's own checksums cover the tensors
+        (checkpoint / "state.sha256").unlink()
+    assert check_segmentor("method.segmentor", str(checkpoint), Recipe()) == str(checkpoint)
+    content = state.read_bytes()
+    weights = load_tensors(str(state))["networks"]["segmentor"]
+    tensor = max(weights.values(), key=torch.numel).numpy().tobytes()
+    first = content.index(tensor)
+    places = np.random.default_rng(0).integers(
+        *((0, len(content)) if with_digest else (first, first + len(tensor))), 10
+    )
+    for at in places:
+        state.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with mistake(str(state), "not a readable checkpoint", "use another one", kind=DamagedFile):
+            check_segmentor("method.segmentor", str(checkpoint), Recipe())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_told(checkpoint, mistake, value):
+    state = load_tensors(str(checkpoint / "state.pt"))
+    for tensor in state["networks"]["segmentor"].values():
+        if tensor.is_floating_point():
+            tensor.fill_(value)
+    torch.save(state, checkpoint / "state.pt")
+    (checkpoint / "state.sha256").unlink()
+    with mistake(str(checkpoint / "state.pt"), "segmentor", "NaN or infinite", "use another checkpoint"):
+        check_segmentor("method.segmentor", str(checkpoint), Recipe())
+
+
+def test_what_a_worker_goes_on_with_is_compared_too(checkpoint, mistake):
+    rank = checkpoint / "rank-0.pt"
+    content = rank.read_bytes()
+    rank.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with mistake(str(rank), "SHA-256", kind=DamagedFile):
+        load_tensors(str(rank))

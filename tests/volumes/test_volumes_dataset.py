@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -13,6 +14,10 @@ import zarr
 from metgan_dist.recipe import Data, VolumeEntry
 from metgan_dist.storage import join
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.labelled import open_looked_at
+from metgan_dist.volumes.nifti import Nifti
+from metgan_dist.volumes.ome_zarr import OmeZarr
+from metgan_dist.volumes.tiff import TiffFile
 
 SHAPE = (5, 20, 30)
 ALL = ((0, 5), (0, 20), (0, 30))
@@ -151,6 +156,10 @@ def test_descriptions_that_are_wrong(folder, mistake):
     describe(folder, volumes=[good | {"table": "gone.csv"}])
     with mistake(str(folder / "gone.csv"), "not found"):
         volume_refs(Data(path=str(folder)))
+    for spacing, field in (([5, -2, 2], "spacing.1"), ([5, 2, float("nan")], "spacing.2"), ([1, 5, 2, 2], "spacing")):
+        describe(folder, volumes=[good | {"spacing": spacing}])
+        with mistake(path, f"volumes.0.{field}"):
+            volume_refs(Data(path=path))
     describe(folder, volumes=[{"id": "a"}])
     with mistake(path, "volumes.0.path", "required"):
         volume_refs(Data(path=path))
@@ -214,3 +223,97 @@ def test_images_and_labels_are_matched_by_name(tmp_path, voxels, label, mistake)
     (tmp_path / "masks/p2.tif").rename(tmp_path / "masks/p3.tif")
     with mistake(str(tmp_path / "masks"), "no label for image 'p2.tif'"):
         volume_refs(data)[0].open()
+
+
+def test_one_file_is_one_volume_whatever_it_is_called(folder, mistake):
+    (folder / "link.ome.zarr").symlink_to(folder / "b.ome.zarr")
+    for other in ("b.ome.zarr", "./b.ome.zarr", "link.ome.zarr", {"auto": "a/auto.tif", "signal": "b.ome.zarr"}):
+        describe(folder, volumes=[{"id": "one", "path": "b.ome.zarr"}, {"id": "two", "path": other}])
+        with mistake(str(folder / "b.ome.zarr"), "'one' and 'two'", "list it once"):
+            volume_refs(Data(path=str(folder)))
+    channels = {"auto": "b.ome.zarr", "signal": "b.ome.zarr"}
+    describe(folder, volumes=[{"id": "one", "path": channels}])
+    assert len(volume_refs(Data(path=str(folder)))) == 1
+
+
+@pytest.mark.parametrize("role", ["anatomy", "tumour"])
+def test_a_palette_is_no_intensity_but_may_be_a_label(folder, label, role, mistake):
+    channel, name = {"anatomy": ("auto", "auto"), "tumour": ("signal", "signal")}[role]
+    colours = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(folder / "a/label.tif", label, photometric="palette", colormap=colours)
+    volume_refs(Data(path=str(folder)))[0].open()
+    tifffile.imwrite(folder / f"a/{name}.tif", label, photometric="palette", colormap=colours)
+    with mistake(str(folder / f"a/{name}.tif"), "palette", f"'{channel}'", "grey"):
+        volume_refs(Data(path=str(folder)))[0].open()
+
+
+def test_axes_that_turn_an_image_ask_how_its_label_lies(tmp_path, mistake):
+    cube = np.arange(20**3, dtype=np.uint16).reshape(20, 20, 20)
+    image(tmp_path / "image.tif", cube.transpose(0, 2, 1))
+    image(tmp_path / "label.tif", (cube % 3).astype(np.uint8))
+    entry = {"id": "c", "path": "image.tif", "label": "label.tif", "axes": "zxy", "channels": ["auto"]}
+
+    def opened(**more):
+        entries = [VolumeEntry.model_validate(entry | more)]
+        data = Data(path=str(tmp_path), volumes=entries, anatomy="auto", tumour="", classes=3)
+        return volume_refs(data)[0].open()
+
+    with mistake(str(tmp_path / "label.tif"), "read as zyx", "image.tif", "zxy", "`label_axes`"):
+        opened()
+    region = ((0, 20), (0, 20), (0, 20))
+    np.testing.assert_array_equal(opened(label_axes="zyx").read("label", region), cube % 3)
+    np.testing.assert_array_equal(opened(label_axes="zyx").read("anatomy", region), cube)
+    np.testing.assert_array_equal(opened(label_axes="zxy").read("label", region), (cube % 3).transpose(0, 2, 1))
+    opened(axes="zyx")  # turns nothing
+
+
+def test_planes_of_a_label_are_in_step_with_those_of_the_image(tmp_path, voxels, label, mistake):
+    for z in range(5):
+        if z != 1:
+            image(tmp_path / f"auto/z{z}.tif", voxels[z])
+        if z != 3:
+            image(tmp_path / f"masks/m{z}.tif", label[z])
+    entry = VolumeEntry.model_validate({"id": "s", "path": {"auto": "auto"}, "label": "masks"})
+    data = Data(path=str(tmp_path), volumes=[entry], anatomy="auto", tumour="", classes=3)
+    with mistake(str(tmp_path / "masks"), "out of step", "'m1'", "'z2'"):
+        volume_refs(data)[0].open()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".nii.gz", ".ome.zarr", " of two levels.ome.zarr"])
+def test_a_class_too_many_is_found_by_a_look_at_the_label(folder, label, mistake, monkeypatch, suffix):
+    place = folder / f"a/label{suffix}"
+    wrong = label.copy()
+    wrong[2, 4, 6] = 9
+    if suffix == ".tif":
+        image(place, wrong)
+    elif suffix == ".nii.gz":
+        nibabel.save(nibabel.Nifti1Image(wrong.T, np.eye(4)), place)
+    else:
+        ome_zarr(place, wrong, "zyx")
+    if "two levels" in suffix:
+        group = zarr.open_group(place)
+        group.create_array("1", data=wrong[:, ::2, ::2])
+        described = group.attrs["ome"]
+        described["multiscales"][0]["datasets"].append({"path": "1"})
+        group.attrs["ome"] = described
+        monkeypatch.setattr(OmeZarr, "cheap_bytes", wrong.nbytes - 1)
+    describe(folder, volumes=[{"id": "a", "path": "b.ome.zarr", "label": f"a/label{suffix}"}])
+    ref = volume_refs(Data(path=str(folder)))[0]
+    with mistake(str(place), "label value 9", "data.classes is 3", "`classes`", "background included", "0 to 2"):
+        open_looked_at(ref)
+    for kind in (OmeZarr, TiffFile, Nifti):
+        monkeypatch.setattr(kind, "cheap_bytes", 1)
+    open_looked_at(ref)  # told when its tiles are cut
+
+
+def test_means_of_classes_in_a_coarse_level_are_no_mistake(folder, label, monkeypatch):
+    place = folder / "a/label.ome.zarr"
+    ome_zarr(place, label.astype(np.float32), "zyx")
+    group = zarr.open_group(place)
+    group.create_array("1", data=(label[:, ::2, ::2] + label[:, 1::2, 1::2]).astype(np.float32) / 2)
+    described = group.attrs["ome"]
+    described["multiscales"][0]["datasets"].append({"path": "1"})
+    group.attrs["ome"] = described
+    monkeypatch.setattr(OmeZarr, "cheap_bytes", label.nbytes * 4 - 1)
+    describe(folder, volumes=[{"id": "a", "path": "b.ome.zarr", "label": "a/label.ome.zarr"}])
+    open_looked_at(volume_refs(Data(path=str(folder)))[0])

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from metgan_dist.errors import DamagedFile
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.volumes.images import read_image
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import whole
 
@@ -83,6 +84,14 @@ def test_table_that_does_not_fit(folder, tmp_path, mistake):
     path.write_text("image,organ\ntile_1.png,lung\n")
     with mistake(str(path), "no column 'file'", "image, organ"):
         open_volume(str(folder), table=str(path))
+    every = "".join(f"{name}.png,7\n" for name in NAMES)
+    for column in ("Patient", " patient", "subject"):
+        path.write_text(f"file,{column}\n{every}")
+        with mistake(str(path), f"column '{column}'", "file, organ, patient"):
+            open_volume(str(folder), table=str(path))
+    path.write_text(f"file,patient\n{every}tile_2.tif,8\n")
+    with mistake(str(path), "rows 3 and 5", "'tile_2.tif'"):
+        open_volume(str(folder), table=str(path))
 
 
 @pytest.mark.parametrize("lacking", ["anatomy", "tumour"])
@@ -141,3 +150,81 @@ def test_paths_that_are_no_volume(tmp_path, mistake, voxels):
     Image.fromarray(voxels[0]).save(tmp_path / "one.png")
     with mistake(str(tmp_path / "one.png"), "folder"):
         open_volume(str(tmp_path / "one.png"))
+
+
+def test_a_png_that_is_cut_or_changed_anywhere_is_refused_or_read_as_it_was(tmp_path, voxels):
+    path = tmp_path / "p.png"
+    Image.fromarray(voxels[0]).save(path)
+    content = path.read_bytes()
+    changed = [content[:length] for length in range(len(content))]
+    for at in range(len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        changed.append(bytes(flipped))
+    refused = 0
+    for bytes_ in changed:
+        path.write_bytes(bytes_)
+        try:
+            np.testing.assert_array_equal(read_image(str(path)), voxels[0])
+        except UserError:
+            refused += 1
+    assert refused >= len(changed) - 4  # the checksum of the end itself is not compared
+
+
+def test_a_png_without_its_last_bytes_is_named(folder, mistake):
+    path = folder / "anatomy/tile_2.png"
+    path.write_bytes(path.read_bytes()[:-1])
+    volume = open_volume(str(folder))
+    with mistake(str(path), "truncated", kind=DamagedFile):
+        volume.read("anatomy", whole(volume))
+
+
+def numbered(folder, names, planes):
+    folder.mkdir(parents=True)
+    for name, plane in zip(names, planes, strict=True):
+        tifffile.imwrite(folder / f"{name}.tif", plane)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("lacks", "other_lacks"), [(1, 3), (0, 4), (4, 0)])
+def test_planes_of_which_each_channel_lacks_another_are_out_of_step(tmp_path, voxels, mistake, lacks, other_lacks):
+    paths = {}
+    for channel, lacking in (("auto", lacks), ("signal", other_lacks)):
+        kept = [z for z in range(5) if z != lacking]
+        paths[channel] = numbered(tmp_path / channel, [f"{channel}1_z{z:03}" for z in kept], voxels[kept])
+    first = min(lacks, other_lacks)
+    with mistake(paths["signal"], paths["auto"], "out of step", f"_z00{first}'", f"_z00{first + 1}'"):
+        open_volume(paths)
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        (["c1_z1", "c1_z2", "c1_z10"], ["c2_01", "c2_02", "c2_10"]),
+        (["z1_t17", "z2_t31", "z10_t40"], ["z1_t18", "z2_t33", "z10_t40"]),
+        (["a", "b", "c"], ["a", "b", "c"]),
+    ],
+)
+def test_planes_that_are_numbered_alike_are_partners(tmp_path, voxels, names, others):
+    paths = {"a": numbered(tmp_path / "a", names, voxels[:3]), "b": numbered(tmp_path / "b", others, voxels[2:])}
+    volume = open_volume(paths)
+    np.testing.assert_array_equal(volume.read("b", whole(volume)), voxels[2:])
+
+
+def test_a_palette_is_told_and_does_not_mix_with_grey(tmp_path, mistake):
+    classes = np.tile(np.arange(4, dtype=np.uint8), (20, 5))
+    (tmp_path / "p").mkdir()
+    image = Image.fromarray(classes)
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    image.save(tmp_path / "p/a.png")
+    Image.fromarray(classes).save(tmp_path / "p/b.png")
+    colours = np.zeros((3, 256), np.uint16)
+    numbered(tmp_path / "grey", ["0"], [classes])
+    tifffile.imwrite(tmp_path / "t.tif", classes, photometric="palette", colormap=colours)
+    volume = open_volume(str(tmp_path / "p"))
+    assert volume.palette_of("c0")
+    assert open_volume(str(tmp_path / "t.tif")).palette_of("c0")
+    joined = open_volume({"a": str(tmp_path / "t.tif"), "b": str(tmp_path / "grey")})
+    assert [joined.palette_of(channel) for channel in ("a", "b")] == [True, False]
+    with mistake(str(tmp_path / "p/b.png"), "grey values", "palette"):
+        volume.read("c0", whole(volume))

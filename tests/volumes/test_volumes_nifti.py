@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import struct
+
 import nibabel
 import numpy as np
 import pytest
 
-from metgan_dist.errors import DamagedFile
+from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.volumes import nifti
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import Spacing, whole
 
@@ -128,3 +132,57 @@ def test_files_joined_by_channel_must_lie_on_each_other(tmp_path, voxels, mistak
     write(tmp_path / "b0.nii.gz", xyz, affine=AFFINE @ np.diag([-1, 1, 1, 1]))
     with mistake(both["b0"], "affine"):
         open_volume(both)
+
+
+def test_of_flipped_bits_in_a_gz_all_are_refused_or_change_no_voxel(tmp_path):
+    """Deflate has no redundancy, so most flips decode to other voxels; only the checksum at the end tells."""
+    path = tmp_path / "v.nii.gz"
+    random = np.random.default_rng(0)
+    # A smooth image with some noise, as scans are: noise alone would be stored as it is.
+    z, y, x = np.ogrid[:10, :40, :30]
+    xyz = (200 + 90 * np.sin(z / 3) * np.cos(y / 9) + x + random.integers(0, 9, (10, 40, 30))).astype(np.int16).T
+    write(path, xyz)
+    content, wrong, refused = path.read_bytes(), 0, 0
+    for at, bit in zip(random.integers(0, len(content), 40), random.integers(0, 8, 40), strict=True):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            volume = open_volume(str(path))
+            wrong += int((volume.read("c0", whole(volume)) != xyz.T).sum())
+        except UserError:
+            refused += 1
+    assert wrong == 0
+    assert refused >= 35
+
+
+def test_a_gz_is_unpacked_for_its_checksum_once_and_a_changed_one_again(tmp_path, voxels, monkeypatch, mistake):
+    path = tmp_path / "v.nii.gz"
+    write(path, voxels.transpose(2, 1, 0))
+    opened = []
+    whole_gzip = nifti.gzip.open
+    monkeypatch.setattr(nifti.gzip, "open", lambda path: opened.append(path) or whole_gzip(path))
+    for _ in range(3):
+        open_volume(str(path)).read("c0", REGION)
+    assert opened == [path]
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1  # of the checksum itself
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    with mistake(str(path), "CRC", "copy it again", kind=DamagedFile):
+        open_volume(str(path)).read("c0", REGION)
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_an_affine_that_places_no_voxel_is_named(tmp_path, voxels, value, mistake):
+    path = tmp_path / "v.nii"
+    affine = AFFINE.copy()
+    affine[0] = value
+    write(path, voxels.transpose(2, 1, 0))
+    content = bytearray(path.read_bytes())
+    content[252:256] = struct.pack("<hh", 0, 1)  # qform_code, sform_code
+    content[280:296] = struct.pack("<4f", *affine[0])  # srow_x
+    path.write_bytes(content)
+    with mistake(str(path), "affine", "correct the header"):
+        open_volume(str(path))

@@ -223,3 +223,35 @@ def test_region_outside_is_the_callers_mistake(tmp_path, voxels):
     for wrong in (((0, 6), (0, 1), (0, 1)), ((-1, 1), (0, 1), (0, 1)), ((2, 2), (0, 1), (0, 1))):
         with pytest.raises(ValueError, match="outside"):
             volume.read("c0", wrong)
+
+
+@pytest.mark.parametrize("missing_chunks", ["error", "fill"])
+def test_an_empty_shard_is_no_shard_of_zeros(tmp_path, voxels, mistake, missing_chunks):
+    uri = tmp_path / "a.ome.zarr"
+    write(uri, voxels, "zyx", version=3, shards=(4, 16, 16))
+    write(uri / "labels/spots", voxels, "zyx", version=3, shards=(4, 16, 16))
+    for folder in (uri, uri / "labels/spots"):
+        volume = open_volume(str(folder), missing_chunks=missing_chunks)
+        shard = folder / "s0/c/0/0/0"
+        shard.write_bytes(b"")
+        volume.read("c0", ((0, 5), (0, 20), (16, 30)))
+        with mistake(str(shard), "empty", "copy the volume again", kind=DamagedFile):
+            volume.read("c0", whole(volume))
+    shard.unlink()  # of a label, where an absent one is a region without any
+    assert not volume.read("c0", ((0, 4), (0, 16), (0, 16))).any()
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [([5.0, -2.0, 2.0], "5, -2, 2"), ([float("nan"), 2.0, 2.0], "nan, 2, 2"), ([1.0, 5.0, 2.0, 2.0], "4 numbers")],
+)
+def test_a_scale_that_is_no_voxel_size_is_named_unless_another_is_stated(tmp_path, voxels, scale, said, mistake):
+    uri = tmp_path / "a.ome.zarr"
+    group = write(uri, voxels, "zyx")
+    multiscales = group.attrs["multiscales"]
+    multiscales[0]["datasets"][0]["coordinateTransformations"][0]["scale"] = scale
+    group.attrs["multiscales"] = multiscales
+    with mistake(str(uri), said, "`spacing`"):
+        open_volume(str(uri))
+    stated = open_volume(str(uri), spacing=(5, 2, 2)).spacing
+    assert (stated.z, stated.y, stated.x) == (5, 2, 2)

@@ -231,3 +231,31 @@ def test_colour_and_complex_are_refused(tmp_path, voxels, mistake):
     tifffile.imwrite(tmp_path / "c.tif", voxels.astype(np.complex64), photometric="minisblack")
     with mistake(str(tmp_path / "c.tif"), "complex64"):
         open_volume(str(tmp_path / "c.tif"))
+
+
+def test_a_second_image_is_not_dropped(tmp_path, voxels, mistake):
+    path = tmp_path / "two.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(voxels, photometric="minisblack", metadata={"axes": "ZYX"})
+        file.write(voxels[:2, :9, :9], photometric="minisblack", metadata={"axes": "ZYX"})
+    with mistake(str(path), "2 images", "(5, 20, 30)", "(2, 9, 9)", "a file of its own"):
+        open_volume(str(path))
+
+
+def test_a_pyramid_and_a_thumbnail_are_no_second_image(tmp_path, voxels):
+    path = tmp_path / "pyramid.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(voxels, photometric="minisblack", metadata=None)
+        file.write(voxels[0, ::2, ::2].copy(), subfiletype=1, photometric="minisblack", metadata=None)
+    volume = open_volume(str(path))
+    np.testing.assert_array_equal(volume.read("c0", whole(volume)), voxels)
+
+
+@pytest.mark.parametrize("size", [-2.0, float("nan"), float("inf")])
+def test_a_voxel_size_that_is_none_is_named_unless_another_is_stated(tmp_path, voxels, size, mistake):
+    path = tmp_path / "v.ome.tif"
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 2.0, "PhysicalSizeY": size, "PhysicalSizeZ": 5.0}
+    tifffile.imwrite(path, voxels, photometric="minisblack", metadata=metadata)
+    with mistake(str(path), "voxel size", f"5, {size:g}, 2", "`spacing`"):
+        open_volume(str(path))
+    assert open_volume(str(path), spacing=(5, 2, 2)).spacing == Spacing(5, 2, 2, "micrometer")
