@@ -53,7 +53,9 @@ class Synthesis(Section):
     volume: str | None = Field(
         None, description="whole volume to fill instead of tiles: its anatomy is read, the tumour channel is written"
     )
-    volume_label: str | None = Field(None, description="label volume for `volume`, of the same shape")
+    volume_label: str | None = Field(
+        None, description="label volume for `volume`, of the same shape; each plane of it is imposed on that plane"
+    )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
     )

@@ -108,6 +108,7 @@ class SourceVolume:
             },
             "layout": {
                 "planes_seen": layout.depth,
+                "planes_imposed": 1,  # of the label
                 "tile_voxels": [layout.rows.edge, layout.columns.edge],
                 "tile_pixels": list(layout.shape),
                 "shared_voxels": [layout.rows.shared, layout.columns.shared],
