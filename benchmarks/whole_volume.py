@@ -20,6 +20,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,9 @@ def _label_fits(source: SourceVolume, target: Path) -> None:
 class Painter:
     """In a generator's place: -1 in the background, 1 in lesions of any class."""
 
-    def generate(self, anatomy: np.ndarray, label: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def generate(
+        self, anatomy: np.ndarray, label: np.ndarray, seed: int, *, organs: Sequence[str | None]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `Replica.generate`."""
         return (label > 0).astype(np.uint16) * LEVELS, np.full(len(label), np.nan)
 

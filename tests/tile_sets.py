@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,14 @@ def write_set(
     classes: int = 2,
     anatomy: str = "autofluorescence",
     shuffled: bool = False,
+    organs: Sequence[str] = ("",),
     synthesis: dict | None = None,
     source: TileSet | None = None,
     seed: int = 0,
 ) -> TileSet:
-    """A finished set; the training tiles of volume k are fold k % folds. With `synthesis`, a synthetic set.
+    """A finished set; with `synthesis`, a synthetic one.
+
+    The training tiles of volume k are fold k % folds, its organ is organs[k], counted round.
 
     With `source`, tile k of it has its anatomy from training tile k of that set, counted round, and the labels of the
     next one and the one after that; without, its labels are drawn.
@@ -66,7 +70,7 @@ def write_set(
     index = pd.DataFrame(
         {
             "volume": [f"v{k}" for k in volume],
-            "organ": "",
+            "organ": [organs[k % len(organs)] for k in volume],
             "patient": "",
             "z0": rows,
             "z1": rows + 1,

@@ -58,6 +58,9 @@ class Synthesis(Section):
     volume_label: str | None = Field(
         None, description="label volume for `volume`, of the same shape; each plane of it is imposed on that plane"
     )
+    volume_organ: str | None = Field(
+        None, description="organ of `volume`, for generators that were told of several (redgan)"
+    )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
     )

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,8 +44,8 @@ class Filling:
     """What all blocks share, small enough to travel.
 
     model: checkpoint; tiles: the section that its tiles were cut with; ranges: (low, high) of the anatomy of each
-    plane; tumour, dtype: (low, high) and type of what is written; target: the OME-Zarr; label: its label group; seed:
-    of what a method draws.
+    plane; tumour, dtype: (low, high) and type of what is written; target: the OME-Zarr; label: its label group; organ:
+    that the volume shows, if known; seed: of what a method draws.
     """
 
     ref: VolumeRef
@@ -57,6 +57,7 @@ class Filling:
     dtype: str
     target: str
     label: str
+    organ: str | None
     batch_size: int
     seed: int
     precision: str
@@ -78,6 +79,7 @@ class Filling:
             plan["dtype"],
             target,
             source.label_name,
+            settings.volume_organ,
             settings.batch_size,
             settings.seed,
             source.recipe.training.precision,
@@ -90,7 +92,9 @@ class Filling:
 class Generates(Protocol):
     """What makes images of tiles; see `Replica.generate`."""
 
-    def generate(self, anatomy: np.ndarray, label: np.ndarray, seed: int, /) -> tuple[np.ndarray, np.ndarray]:
+    def generate(
+        self, anatomy: np.ndarray, label: np.ndarray, seed: int, /, *, organs: Sequence[str | None]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Images (N, H, W) as uint16 of anatomy and label, and how well the label is found in them."""
 
 
@@ -142,7 +146,10 @@ class Filler:
         for batch in _batches(cells, filling.batch_size):
             cut = [self._cut(canvas, cell, filling.ranges[plane]) for cell in batch]
             made, _ = self._generator.generate(
-                np.stack([image for image, _ in cut]), np.stack([label for _, label in cut]), filling.seed
+                np.stack([image for image, _ in cut]),
+                np.stack([label for _, label in cut]),
+                filling.seed,
+                organs=[filling.organ] * len(cut),
             )
             for cell, levels, (_, label) in zip(batch, made, cut, strict=True):
                 image = levels.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)

@@ -20,6 +20,7 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, absolute, exists, join
+from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.tile_set import MANIFEST, SPLITS, TileSet
 
 # Multiples of it, modulo 1, leave at most three different gaps however many there are (Steinhaus), and never repeat.
@@ -127,6 +128,7 @@ def write_mixture(
     manifest = {
         "fingerprint": identity,
         **{name: real.manifest[name] for name in ("roles", "tile_shape", "data", "tiles", "normalisation", "volumes")},
+        "organs": organ_names(index),
         "counts": {split: int((index["split"] == split).sum()) for split in SPLITS},
         "parts": parts,
     }
