@@ -38,6 +38,7 @@ from metgan_dist.volumes.volume import Spacing, whole
 
 SHAPE = (20, 96, 200)
 EDGE = 64
+SMALL_REDGAN = {"name": "redgan", "width": 1 / 16, "segmentor_width": 1 / 16}
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)
 
@@ -73,8 +74,8 @@ def training(write_source):
 def generator(checkpoint, training, volume):
     """generator(constant=, name=, **tiles) -> a checkpoint trained on such tiles, as its recipe claims."""
 
-    def write(constant=None, name="metgan", **tiles):
-        folder = Path(checkpoint(name, tiles=training))
+    def write(constant=None, name="metgan", method=None, **tiles):
+        folder = Path(checkpoint(name, tiles=training, **({"method": method} if method else {})))
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
         recipe["tiles"] |= {"kind": "slice", **tiles}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -379,6 +380,10 @@ def test_what_does_not_fit_is_one_line(generator, recipe_of, volume, checkpoint,
     refused("synthesis.model: .*trained on 3D crops", model=generator(kind="crop"))
     refused("synthesis.model: .*trained on views along y", model=generator(views=["y"]))
     refused("synthesis.model: .*trained on cardiac-ct tiles", model=generator(modality="cardiac-ct"))
+    several = generator(name="redgan", method={**SMALL_REDGAN, "organs": ["lung", "liver"]})
+    refused("synthesis.volume_organ: no organ is none of .*trained on, which are lung, liver", model=several)
+    refused("synthesis.volume_organ: brain is none of the organs", model=several, volume_organ="brain")
+    VolumeSynthesis.planned(recipe_of(several, tmp_path, volume_organ="liver"))
     refused("tiles.spacing: volume 'classes' has no voxel spacing", model=generator(spacing=[1, 1, 1]), volume=classes)
     refused("synthesis.tiles: .*no finished run", model=checkpoint("metgan"))
     recipe = recipe_of(model, tmp_path, volume_label=classes)
