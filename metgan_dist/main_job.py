@@ -22,6 +22,7 @@ from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, run_training
+from metgan_dist.training.organs import never_trained, with_organs
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.phantoms import write_phantom
 
@@ -114,6 +115,8 @@ def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     ready = {role: check_segmentor(f"method.{role}", uri, recipe) for role, uri in wanted.items() if uri}
     tiles = prepare_tiles(opened)
     _need(tiles, "anatomy", "tumour", "label")
+    if line := never_trained(with_organs(recipe, tiles), tiles):
+        say(line)
     for seed_offset, role in enumerate(("segmentor", "judge")):
         if role in wanted and role not in ready:
             ready[role] = train_segmentor(opened, tiles, role, seed_offset).best
@@ -148,7 +151,7 @@ def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assign
     assert opened.run.mlflow_run_id is not None
     return Assignment(
         role=role,
-        recipe=recipe,
+        recipe=with_organs(recipe, tiles),
         tiles=tiles.uri,
         run_folder=opened.run.folder,
         plan=opened.plan,

@@ -52,8 +52,9 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
 def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
     """A trained method ready to generate: ``load_generator(uri).translate({"anatomy": x, "label": l})``.
 
-    x: (N, 1, H, W) float32 in [-1, 1]; l: (N, H, W) int64; the result: (N, 1, H, W) in [-1, 1]. `uri` is a run's folder
-    or one of its checkpoints, on disk or in object storage.
+    x: (N, 1, H, W) float32 in [-1, 1]; l: (N, H, W) int64; the result: (N, 1, H, W) in [-1, 1]. A generator that
+    was told of several organs wants `"organ"`, too: (N,) int64, places in its `organs`. `uri` is a run's folder or one
+    of its checkpoints, on disk or in object storage.
     """
     return load_method(uri, options)[0]
 

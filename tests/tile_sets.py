@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +46,18 @@ def write_set(
     classes: int = 2,
     anatomy: str = "autofluorescence",
     shuffled: bool = False,
+    organs: Sequence[str] = ("",),
     synthesis: dict | None = None,
+    source: TileSet | None = None,
     seed: int = 0,
 ) -> TileSet:
-    """A finished set; the training tiles of volume k are fold k % folds. With `synthesis`, a synthetic set."""
+    """A finished set; with `synthesis`, a synthetic one.
+
+    The training tiles of volume k are fold k % folds, its organ is organs[k], counted round.
+
+    With `source`, tile k of it has its anatomy from training tile k of that set, counted round, and the labels of the
+    next one and the one after that; without, its labels are drawn.
+    """
     counts = {"train": train, "val": val, "test": test, "unseen": unseen, "rejected": rejected}
     split = np.repeat(list(counts), list(counts.values()))
     rows = np.arange(len(split))
@@ -60,7 +70,7 @@ def write_set(
     index = pd.DataFrame(
         {
             "volume": [f"v{k}" for k in volume],
-            "organ": "",
+            "organ": [organs[k % len(organs)] for k in volume],
             "patient": "",
             "z0": rows,
             "z1": rows + 1,
@@ -77,13 +87,23 @@ def write_set(
         }
     )
     if synthesis is not None:
-        index["kind"], index["seed"] = "real", rows
+        index["kind"], index["seed"], index["label_sources"] = "real", rows, "[]"
+    if source is not None:
+        given = source.positions("train")
+        anatomies = source.index.iloc[given[rows % len(given)]]
+        for name in ("volume", *(f"{axis}{end}" for axis in "zyx" for end in (0, 1))):
+            index[name] = anatomies[name].to_numpy()
+        labels = [[int(given[(row + k) % len(given)]) for k in (1, 2)] for row in rows]
+        index["label_sources"] = [json.dumps([{"tile": row} for row in laid]) for laid in labels]
+        synthesis = {**(synthesis or {}), "tiles": {"uri": source.uri, "digest": source.digest}}
     data = Data(anatomy=anatomy, tumour="tumour", label="label", classes=classes)
     manifest = {
         "tile_shape": [edge, edge],
         "data": data.model_dump(mode="json", exclude={"path"}),
         "tiles": Tiles(size=(edge,), folds=folds).model_dump(mode="json"),
-        "volumes": [{"id": f"v{k}", "shape": [len(rows), edge, edge]} for k in range(volumes)],
+        "volumes": [{"id": f"v{k}", "shape": [len(rows), edge, edge]} for k in range(volumes)]
+        if source is None
+        else source.manifest["volumes"],
         "counts": {name: counts[name] for name in ("train", "val", "test", "unseen")},
         **({} if synthesis is None else {"synthesis": synthesis}),
     }

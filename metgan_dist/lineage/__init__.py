@@ -5,6 +5,7 @@ made from; run folders know their MLflow run. Together they lead from a score ba
 agree with its recorded SHA-256, or is gone, is a broken link.
 """
 
+from metgan_dist.lineage.tissue import Sources, Tissue
 from metgan_dist.lineage.untouched import check_untouched
 
-__all__ = ["check_untouched"]
+__all__ = ["Sources", "Tissue", "check_untouched"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class Player:
 class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
-    A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1] and `label` (N, H, W) integers 0..classes-1.
+    A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1] and `label` (N, H, W) integers 0..classes-1;
+    `organ` (N,) integers, where the tiles' organs are known.
 
     Attributes:
         networks: every network by name, frozen ones too; what a checkpoint holds.
@@ -48,9 +49,13 @@ class Method(nn.Module, ABC):
             gradients flow through them to their input.
         unsaved: names of the frozen networks that checkpoints leave out, because their weights are published.
         inference: names of the networks that `translate` needs.
+        told_of_organs: whether `organ` of a batch changes anything.
+        organs: what the numbers in `organ` stand for; none where the method takes those of the tiles at hand.
     """
 
     inference: tuple[str, ...]
+    told_of_organs: ClassVar[bool] = False
+    organs: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -30,13 +30,14 @@ class RedGan(LabelToImage):
     an image whose tumours a segmentor does not find where the label has them gives itself away. The gradient reaches
     the generator through the image and through the segmentor.
 
-    A batch may hold `organ`, (N,) integers 0..global_classes-1, the class of the whole tile; without, and with one
-    class only, it is 0.
+    A batch holds `organ`, (N,) integers 0..global_classes-1, the class of the whole tile; with one class only it may
+    leave it out.
 
     Args:
         channels: channels of the tumour images.
         classes: label classes, background included.
         global_classes: classes of whole tiles.
+        organs: what these classes are; at most as many.
         edges: edges of the tiles in pixels; the generator's linear layer depends on them.
         width: multiplier of all channel numbers.
         segmentor: gives logits (N, classes - 1, H, W) of tumour images in [-1, 1]; it is frozen. None where nothing is
@@ -44,12 +45,15 @@ class RedGan(LabelToImage):
         weights, perceptual, adversarial, learning_rate: see `LabelToImage`; by default without the perceptual loss.
     """
 
+    told_of_organs = True
+
     def __init__(
         self,
         *,
         channels: int = 1,
         classes: int = 2,
         global_classes: int = 1,
+        organs: Sequence[str] = (),
         edges: Sequence[int] = (256, 256),
         width: float = 1.0,
         segmentor: nn.Module | None = None,
@@ -73,7 +77,7 @@ class RedGan(LabelToImage):
             learning_rate=learning_rate,
             frozen=tuple(third),
         )
-        self.global_classes = global_classes
+        self.global_classes, self.organs = global_classes, tuple(organs)
 
     @classmethod
     def from_recipe(
@@ -83,7 +87,8 @@ class RedGan(LabelToImage):
         method = recipe.method
         return cls(
             classes=recipe.data.classes,
-            global_classes=method.global_classes,
+            global_classes=max(1, len(method.organs)) if method.global_classes == "auto" else method.global_classes,
+            organs=method.organs,
             edges=recipe.tiles.shape,
             width=method.width,
             segmentor=segmentor,
@@ -114,14 +119,22 @@ class RedGan(LabelToImage):
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
-        """Tumour images (N, C, H, W) in [-1, 1] from `label` and, where it is there, `organ`."""
+        """Tumour images (N, C, H, W) in [-1, 1] from `label` and `organ`."""
         return self.generate(batch)[0]
 
     def global_class(self, batch: Batch) -> Tensor:
-        """The global classes (N,) int64 of a batch. Raises UserError for one outside 0..global_classes-1."""
+        """The global classes (N,) int64 of a batch.
+
+        Raises UserError for one outside 0..global_classes-1, and for a batch without, where there are several classes.
+        """
         label, organ = batch["label"], batch.get("organ")
-        if organ is None or self.global_classes == 1:
+        if self.global_classes == 1:
             return torch.zeros(len(label), dtype=torch.int64, device=label.device)
+        if organ is None:
+            raise UserError(
+                f"method.global_classes: {self.global_classes} classes, but the tiles name no organ; use tiles cut "
+                "from volumes with an `organ`"
+            )
         _check_range(organ, self.global_classes)
         return organ.long()
 
@@ -133,5 +146,5 @@ def _check_range(organ: Tensor, global_classes: int) -> None:
     if lowest < 0 or highest >= global_classes:
         raise UserError(
             f"method.global_classes: organs {lowest} to {highest} do not fit {global_classes} classes, which are "
-            f"numbered from 0"
+            "numbered from 0; -1 is an organ that the method was not trained on, or none"
         )

@@ -23,7 +23,7 @@ class VolumeEntry(Section):
     channels: list[str] | None = Field(None, description="channel names in file order, where the file has none")
     spacing: VoxelSize | None = Field(None, description="voxel size (z, y, x), where the file has none")
     unit: Literal["micrometer", "millimeter"] | None = Field(None, description="unit of `spacing`")
-    organ: str | None = Field(None, description="organ, for stratified splits")
+    organ: str | None = Field(None, description="organ, for stratified splits and RedGAN's global class")
     patient: str | None = Field(None, description="patient or animal: all its volumes stay on one side of a split")
     split: Literal["auto", "train", "val", "test", "unseen"] = Field(
         "auto", description="fixes the split of the whole volume; `unseen` is scored apart, never trained on"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from metgan_dist.recipe.section import Section
+from metgan_dist.recipe.section import Section, comma_list
 
 # What a method's own paper sets otherwise than MetGAN's; used for fields that a recipe leaves out.
 _PIX2PIX = {"backbone": "unet-256", "alpha4": 100.0, "adversarial": "log", "pool": 0}
@@ -67,7 +67,13 @@ class MethodRecipe(Section):
         0.05, ge=0, description="weight of the Kullback-Leibler term (summed over the latent) of the VAEs"
     )
     latent: int = Field(256, ge=1, description="numbers in the VAEs' latent vector")
-    global_classes: int = Field(1, ge=1, description="classes of RedGAN's global class vector")
+    global_classes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="classes of RedGAN's global class vector, one an organ [>= 1]; auto: as many as the tiles name",
+    )
+    organs: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = Field(
+        (), description="organs in the order of their global classes; empty: those of the tiles, in alphabetical order"
+    )
     segmentor: str | None = Field(None, description="checkpoint of train_segmentor; empty: it is trained first")
     segmentor_network: Literal["unet", "resnet-34", "dynunet"] = Field(
         "unet",
@@ -97,3 +103,11 @@ class MethodRecipe(Section):
         if not isinstance(given, dict):
             return given
         return {**METHOD_DEFAULTS.get(given.get("name", "metgan"), {}), **given}
+
+    @model_validator(mode="after")
+    def _check(self) -> MethodRecipe:
+        if len(set(self.organs)) < len(self.organs) or "" in self.organs:
+            raise ValueError("organs must be names that differ")
+        if self.global_classes != "auto" and len(self.organs) > self.global_classes:
+            raise ValueError(f"organs are {len(self.organs)}, but global_classes is {self.global_classes}")
+        return self

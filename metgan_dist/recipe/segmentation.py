@@ -19,7 +19,12 @@ class Segmentation(Section):
     real: float = Field(
         1.0, ge=0, description="real tiles to train on: up to 1 a fraction of each fold's, above 1 a number"
     )
-    synthetic: int = Field(0, ge=0, description="synthetic tiles to train on, from `datasets` in equal parts")
+    synthetic: int = Field(
+        0,
+        ge=0,
+        description="synthetic tiles to train on, from `datasets` in equal parts; none made from tiles that validate "
+        "the fold",
+    )
     datasets: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = Field(
         (), description="folders that synthesize.py wrote"
     )

@@ -22,10 +22,12 @@ class Synthesis(Section):
     organs: Literal["same", "any"] = Field("any", description="anatomy of the label's own organ, or of any")
     count: int = Field(1000, ge=1, description="labels to draw; each gives `samples` tiles")
     seed: int = Field(0, ge=0, description="seed of labels, places and latents")
-    real: float = Field(1.0, ge=0, description="share of real non-zero labels, as they are")
-    merged: float = Field(1.0, ge=0, description="share of labels that are several real ones laid together")
-    transformed: float = Field(1.0, ge=0, description="share of real labels rotated, scaled and bent")
-    drawn: float = Field(0.0, ge=0, description="share of labels from `labels`")
+    real: float = Field(1.0, ge=0, description="share of real non-zero labels, as they are, of what is not transformed")
+    merged: float = Field(1.0, ge=0, description="share of labels that are several real ones laid together, likewise")
+    drawn: float = Field(0.0, ge=0, description="share of labels from `labels`, likewise")
+    transformed: float = Field(
+        0.0, ge=0, le=1, description="fraction of all labels that are real ones rotated, scaled and bent; paper: none"
+    )
     labels: str | None = Field(None, description="label image, or folder of them, of the user's own (for `drawn`)")
     merge_most: int = Field(3, ge=2, description="real labels in a merged one, at most")
     rotation: float = Field(180.0, ge=0, le=180, description="largest angle of a transformed label, degrees")
@@ -53,15 +55,20 @@ class Synthesis(Section):
     volume: str | None = Field(
         None, description="whole volume to fill instead of tiles: its anatomy is read, the tumour channel is written"
     )
-    volume_label: str | None = Field(None, description="label volume for `volume`, of the same shape")
+    volume_label: str | None = Field(
+        None, description="label volume for `volume`, of the same shape; each plane of it is imposed on that plane"
+    )
+    volume_organ: str | None = Field(
+        None, description="organ of `volume`, for generators that were told of several (redgan)"
+    )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Synthesis:
-        if self.real + self.merged + self.transformed + self.drawn <= 0:
-            raise ValueError("one of real, merged, transformed and drawn must be above 0")
+        if self.real + self.merged + self.drawn <= 0 and self.transformed < 1:
+            raise ValueError("one of real, merged and drawn must be above 0, or transformed be 1")
         if self.drawn and self.labels is None:
             raise ValueError("drawn labels need `labels`, an image or a folder of them")
         low, high = self.scale

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metgan_dist.errors import TrainingStopped
+from metgan_dist.lineage import Tissue
 from metgan_dist.main_job import prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import (
@@ -21,8 +22,9 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set, resolved
 from metgan_dist.segmentation.datasets import check_datasets, open_datasets
-from metgan_dist.segmentation.folds import Fold, fold_recipe, planned_folds
+from metgan_dist.segmentation.folds import Fold, fold_recipe, planned_folds, seen_by_generators
 from metgan_dist.segmentation.report import report_folds
+from metgan_dist.segmentation.summary import origin_notes
 from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
@@ -53,7 +55,7 @@ class CrossValidation:
         """The work of the job; raises TrainingStopped when folds failed, after the others were trained."""
         tiles = prepare_tiles(opened)
         folds = planned_folds(tiles, self.datasets, opened.recipe)
-        check_datasets(self.datasets, tiles, opened.recipe)
+        trained_on = check_datasets(self.datasets, tiles, opened.recipe)
         with opened.log() as log:
             for dataset, *rows in zip(self.datasets, *(fold.synthetic for fold in folds), strict=True):
                 used = max(len(part) for part in rows)
@@ -63,9 +65,11 @@ class CrossValidation:
         results = {fold: result_of(recipe) or {} for fold, recipe in recipes.items()}
         checkpoints = {fold: str(result["artefacts"]["best_checkpoint"]) for fold, result in results.items()}
         samples = {kind: [fold.samples[kind] for fold in folds] for kind in ("real", "synthetic")}
+        origins = [_origin(fold, tiles, trained_on) for fold in folds] if self.datasets else []
         opened.result.artefacts |= {
             "checkpoints": {str(fold): uri for fold, uri in checkpoints.items()},
             "samples": {kind: sum(numbers) / len(numbers) for kind, numbers in samples.items()},
+            "origins": origins,
             "stopped_early": sum(bool(result["artefacts"]["stopped_early"]) for result in results.values()),
             "images": sum(int(result["artefacts"]["images"]) for result in results.values()),
         }
@@ -74,7 +78,7 @@ class CrossValidation:
             "seconds": sum(one["seconds"] for one in resources),
             **{peak: max(one[peak] for one in resources) for peak in ("peak_rss_bytes", "peak_gpu_bytes")},
         }
-        report_folds(opened, tiles, checkpoints, _in_words(samples))
+        report_folds(opened, tiles, checkpoints, _in_words(samples), origin_notes(origins))
 
     def _recipes(self, opened: OpenRun, tiles: TileSet, folds: Sequence[Fold]) -> dict[int, Recipe]:
         """Mix the tiles of every fold, in the run's folder; the folds' recipes by number."""
@@ -107,6 +111,12 @@ class CrossValidation:
         if failed:
             reasons = "; ".join(f"fold {fold} ({reason})" for fold, reason in failed.items())
             raise TrainingStopped(f"{len(failed)} of {len(recipes)} folds failed: {reasons}")
+
+
+def _origin(fold: Fold, tiles: TileSet, trained_on: Sequence[Tissue]) -> dict[str, int]:
+    """What a fold's validation tiles have to do with its synthetic ones; see `origin_notes`."""
+    seen = seen_by_generators(fold, tiles, trained_on)
+    return {"fold": fold.number, "left_out": fold.left_out, "validation": len(fold.val), "seen_by_generator": seen}
 
 
 def _in_words(samples: dict[str, list[int]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage import check_untouched
+from metgan_dist.lineage import Tissue, check_untouched
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.mixture import check_fits
@@ -40,8 +40,13 @@ def open_datasets(recipe: Recipe) -> tuple[TileSet, ...]:
     return tuple(sets)
 
 
-def check_datasets(datasets: Sequence[TileSet], real: TileSet, recipe: Recipe) -> None:
-    """UserError when a dataset does not fit the real tiles, or anything behind it has seen their test tiles."""
+def check_datasets(datasets: Sequence[TileSet], real: TileSet, recipe: Recipe) -> tuple[Tissue, ...]:
+    """What the datasets' generators were trained on.
+
+    Raises UserError when a dataset does not fit the real tiles, or anything behind it has seen their test tiles.
+    """
+    trained_on: list[Tissue] = []
     for dataset in datasets:
         check_fits(dataset, real)
-        check_untouched(FIELD, real, dataset, tracking_uri(recipe.tracking, recipe.storage))
+        trained_on += check_untouched(FIELD, real, dataset, tracking_uri(recipe.tracking, recipe.storage))
+    return tuple(trained_on)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metgan_dist.errors import UserError
+from metgan_dist.lineage import Sources, Tissue
 from metgan_dist.methods import check_tile_size
 from metgan_dist.recipe import Recipe, Segmentation
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
@@ -17,12 +18,16 @@ from metgan_dist.tiles.tile_set import TileSet
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows of one fold: real ones to train on and to choose the checkpoint with, and those of every synthetic set."""
+    """Rows of one fold: real ones to train on and to choose the checkpoint with, and those of every synthetic set.
+
+    left_out: how many tiles of the synthetic sets it may not train on, for their anatomy or a label is from `val`.
+    """
 
     number: int
     train: np.ndarray
     val: np.ndarray
     synthetic: tuple[np.ndarray, ...]
+    left_out: int = 0
 
     @property
     def samples(self) -> dict[str, int]:
@@ -33,12 +38,16 @@ class Fold:
 def planned_folds(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -> list[Fold]:
     """The folds that the recipe asks for, after checking that all of them can be trained and scored.
 
-    The validation tiles of a fold are real, whatever it is trained on. Raises UserError, naming the field, when the
-    tiles lack a channel, test tiles or the fold, or when there are fewer tiles than asked.
+    The validation tiles of a fold are real, whatever it is trained on, and no synthetic tile that it trains on shows
+    anything of them: one whose anatomy or label is from tissue that they show, too, is left out.
+
+    Raises UserError, naming the field, when the tiles lack a channel, test tiles or the fold, or when there are fewer
+    tiles than asked.
     """
     settings = recipe.segmentation
     _check_tiles(tiles, recipe)
     known = sorted(int(fold) for fold in tiles.index["fold"].unique() if fold >= 0)
+    sources = [Sources(dataset) for dataset in datasets]
     folds = []
     for number in _asked(tiles, known, settings):
         train, val = fold_split(tiles.index, number)
@@ -57,13 +66,30 @@ def planned_folds(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -
         real = chosen_real(tiles, train, settings.real, "segmentation.real")
         # Of all folds, not of those asked: what a fold trains on does not depend on the others.
         start = known.index(number) / len(known)
-        synthetic = chosen_synthetic(datasets, settings.synthetic, start, "segmentation.synthetic")
+        usable, left_out = _usable(datasets, sources, Tissue.of(tiles, val))
+        synthetic = chosen_synthetic(datasets, usable, settings.synthetic, start, "segmentation.synthetic")
         if not len(real) + settings.synthetic:
             raise UserError(
                 f"segmentation.real: {settings.real:g} of the {len(train)} tiles of fold {number} is none; ask for more"
             )
-        folds.append(Fold(number, real, val, tuple(synthetic)))
+        folds.append(Fold(number, real, val, tuple(synthetic), left_out))
     return folds
+
+
+def _usable(
+    datasets: Sequence[TileSet], sources: Sequence[Sources], validation: Tissue
+) -> tuple[list[np.ndarray], int]:
+    """Rows of each set that a fold may train on (none that a gate dropped), and how many its validation forbids."""
+    given = [dataset.positions("train") for dataset in datasets]
+    usable = [rows[~made.touching(validation)[rows]] for rows, made in zip(given, sources, strict=True)]
+    return usable, sum(map(len, given)) - sum(map(len, usable))
+
+
+def seen_by_generators(fold: Fold, tiles: TileSet, trained_on: Sequence[Tissue]) -> int:
+    """How many validation tiles of a fold show tissue on which a generator of its synthetic tiles was trained."""
+    validation = Tissue.of(tiles, fold.val)
+    seen = [validation.touching(training) for training in trained_on]
+    return int(np.count_nonzero(np.any(seen, axis=0))) if seen else 0
 
 
 def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,11 +18,14 @@ from metgan_dist.tiles.tile_set import TileSet
 SPLITS = ("test", "unseen")
 
 
-def report_folds(opened: OpenRun, tiles: TileSet, checkpoints: Mapping[int, str], samples: str) -> None:
+def report_folds(
+    opened: OpenRun, tiles: TileSet, checkpoints: Mapping[int, str], samples: str, notes: Sequence[str]
+) -> None:
     """Score the folds' checkpoints on the test tiles, and apart on unseen volumes; print, write and log the report.
 
-    `samples` says in words what the folds were trained on. Files: report.md, scores.csv (over folds), strata.csv
-    (recall by size and brightness), tiles.parquet, lesions.parquet, overlays-test.png (worst and median tiles).
+    `samples` says in words what the folds were trained on; `notes` are lines below the tables. Files: report.md,
+    scores.csv (over folds), strata.csv (recall by size and brightness), tiles.parquet, lesions.parquet,
+    overlays-test.png (worst and median tiles).
     """
     settings, result = opened.recipe.segmentation, opened.result
     scored: dict[str, FoldScores] = {}
@@ -35,7 +38,8 @@ def report_folds(opened: OpenRun, tiles: TileSet, checkpoints: Mapping[int, str]
             scored[split] = score_folds(checkpoints, tiles, rows, block=block, plan=opened.plan, report=say)
     summaries = {split: summarise(one, settings.strata) for split, one in scored.items()}
     result.scores |= summaries
-    text = "\n".join(_text(tiles, split, summary, samples) for split, summary in summaries.items())
+    texts = [_text(tiles, split, summary, samples) for split, summary in summaries.items()]
+    text = "\n".join([*texts, *(f"{note}\n" for note in notes)])
     files = {
         "report.md": text.encode(),
         "scores.csv": table(summaries).to_csv(index=False).encode(),

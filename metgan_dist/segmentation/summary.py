@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,23 @@ def markdown(title: str, summary: dict[str, Any]) -> str:
             cells += [f"{group['recall'][part]:.3f}" for part in ("mean", "min", "max")]
             recall.append([_called(number, len(groups), name, ends), str(group["lesions"]), *cells])
     return f"**{title}**\n\n{aligned(rows)}\n{aligned(recall)}\n{RULE}\n"
+
+
+def origin_notes(origins: Sequence[Mapping[str, int]]) -> list[str]:
+    """How independent synthetic tiles are of the tiles that validate their fold, a line each; none without any.
+
+    `origins`: for each fold its number (`fold`), how many synthetic tiles were left out of it because their anatomy or
+    a label is from its validation tiles (`left_out`), how many of these there are (`validation`), and how many of them
+    show tissue on which the generator was trained (`seen_by_generator`).
+    """
+    if not origins:
+        return []
+    left_out = ", ".join(f"{one['left_out']} (fold {one['fold']})" for one in origins)
+    notes = [f"Synthetic tiles left out of a fold, made from anatomy or labels that validate it: {left_out}."]
+    if any(one["seen_by_generator"] for one in origins):
+        seen = ", ".join(f"{one['seen_by_generator']} of {one['validation']} (fold {one['fold']})" for one in origins)
+        notes.append(f"Validation tiles that the synthetic tiles' generator was trained on: {seen}.")
+    return notes
 
 
 def _called(number: str, count: int, by: str, ends: tuple[str, str]) -> str:

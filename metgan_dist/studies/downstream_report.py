@@ -11,7 +11,7 @@ from metgan_dist.evaluation.tables import Column, Line, Table, Value, aligned
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import Point, size_curves
-from metgan_dist.segmentation.summary import RULE, STRATA, TITLES
+from metgan_dist.segmentation.summary import RULE, STRATA, TITLES, origin_notes
 from metgan_dist.studies.study import Row, Study
 
 COLUMNS = {name: Column(name, TITLES[name], "max") for name in ("dice", "precision", "recall", "jaccard", "voxel_dice")}
@@ -27,7 +27,7 @@ def report_rows(
         return
     table = _table(study, results, failed)
     shown = {row.label: results[row.name] for row in study.rows if row.name in results}
-    text = "\n".join([table.markdown(), _ranges(shown), _recalls(shown), _costs(shown)])
+    text = "\n".join([table.markdown(), _ranges(shown), _recalls(shown), _costs(shown), *_origins(shown)])
     title = f"mean over folds; bands: minimum to maximum; {_tests(shown)}"
     files = {
         "table.md": text.encode(),
@@ -108,6 +108,12 @@ def _costs(results: Mapping[str, dict[str, Any]]) -> str:
             [label, str(facts["images"]), str(facts["stopped_early"]), duration(result["resources"]["seconds"])]
         )
     return aligned(rows)
+
+
+def _origins(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    """How independent each row's synthetic tiles are of its validation tiles, a line each."""
+    notes = {label: origin_notes(result["artefacts"].get("origins", [])) for label, result in results.items()}
+    return [f"{label}: {note}\n" for label, own in notes.items() for note in own]
 
 
 def _curves(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, list[Point]]]:

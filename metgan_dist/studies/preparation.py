@@ -15,6 +15,7 @@ from metgan_dist.runs.job import Result
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import check_segmentor
+from metgan_dist.training.organs import with_organs
 
 _SEGMENTOR = {name for name in MethodRecipe.model_fields if name.startswith("segmentor_")}
 
@@ -42,6 +43,7 @@ def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> StudyInputs:
         given = check_segmentor("method.judge", given, opened.recipe)
     base = prepare_tiles(opened)
     check_enough(base, opened.recipe.scores)
+    _check_organs({name: recipe for name, recipe in recipes.items() if _cut(recipe) == _cut(opened.recipe)}, base)
     judge = given or train_segmentor(opened, base, "judge", 1).best
     opened.result.artefacts["judge"] = judge
     ready: dict[str, Recipe] = {}
@@ -71,6 +73,7 @@ def _prepare_group(opened: OpenRun, base: TileSet, judge: str, recipes: Mapping[
         cut = first.model_copy(update={"method": opened.recipe.method})
         part, tail = replace(opened, recipe=cut, result=Result()), f"-{name}"
         tiles = prepare_tiles(part)
+        _check_organs(recipes, tiles)
     if digest_of_test(tiles) != digest_of_test(base):
         raise UserError(f"--study: row {name} has other test tiles than the study's recipe; all rows must share them")
     sharing = [row for row, recipe in recipes.items() if _shares_segmentor(recipe, opened.recipe)]
@@ -94,6 +97,15 @@ def _prepare_group(opened: OpenRun, base: TileSet, judge: str, recipes: Mapping[
         )
         for row, recipe in recipes.items()
     }
+
+
+def _check_organs(recipes: Mapping[str, Recipe], tiles: TileSet) -> None:
+    """What the training of a row would refuse, before anything else is trained."""
+    for name, recipe in recipes.items():
+        try:
+            with_organs(recipe, tiles)
+        except UserError as error:
+            raise UserError(f"--study: row {name}: {error}") from error
 
 
 def _cut(recipe: Recipe) -> dict[str, Any]:

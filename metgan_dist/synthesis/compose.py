@@ -117,6 +117,10 @@ class Composer:
         known = self._last[1]
         return Composed(known.pixels, known.anatomy, known.label, {**known.origin, "sample": tile.sample})
 
+    def organs(self, composed: Sequence[Composed]) -> list[str | None]:
+        """Of the anatomies, which the images show: a label may be from elsewhere."""
+        return self._tiles.index["organ"].iloc[[tile.origin["source_tile"] for tile in composed]].tolist()
+
     def _composed(self, tile: PlannedTile) -> Composed:
         anatomy_row = tile.anatomy
         for other in range(ANATOMY_ATTEMPTS):

@@ -19,7 +19,7 @@ from metgan_dist.synthesis.replica import LEVELS
 from metgan_dist.tiles.tile_set import TileSet
 
 ORIGIN = ("source_tile", "kind", "label_sources", "transform", "seed", "sample", "foreground")
-SOURCE_SECTIONS = ("tile_shape", "data", "tiles", "normalisation", "padding", "volumes")
+SOURCE_SECTIONS = ("tile_shape", "data", "tiles", "normalisation", "padding", "organs", "volumes")
 
 
 def pixels_digest(arrays: Mapping[str, np.ndarray]) -> str:

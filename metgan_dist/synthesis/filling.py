@@ -2,6 +2,12 @@
 
 Blocks are the shards of the finest level, so no two of them write to one file. Tiles lie on one grid over the whole
 volume: a tile that reaches into two blocks is generated for both, from the same voxels.
+
+The anatomy of a plane is projected as in training, its label is not: a lesion is imposed on the planes on which it
+lies, and nowhere else. A projected label would paint it on all planes from which training would have seen it, up to
+`depth` - 1 more than it has, and no label of its own shape would fit the image. What is written as label is what was
+imposed: the plane's own label, or, where tiles are resized for the generator, what became of it on the way to the
+generator's pixels and back.
 """
 
 from __future__ import annotations
@@ -10,9 +16,9 @@ import hashlib
 import itertools
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +28,7 @@ from metgan_dist.storage import Options
 from metgan_dist.synthesis.blending import reflected
 from metgan_dist.synthesis.replica import LEVELS, Replica
 from metgan_dist.synthesis.slabs import Layout, projected
+from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import invert, normalise
 from metgan_dist.volumes.labelled import VolumeRef
@@ -37,8 +44,8 @@ class Filling:
     """What all blocks share, small enough to travel.
 
     model: checkpoint; tiles: the section that its tiles were cut with; ranges: (low, high) of the anatomy of each
-    plane; tumour, dtype: (low, high) and type of what is written; target: the OME-Zarr; label: its label group; seed:
-    of what a method draws.
+    plane; tumour, dtype: (low, high) and type of what is written; target: the OME-Zarr; label: its label group; organ:
+    that the volume shows, if known; seed: of what a method draws.
     """
 
     ref: VolumeRef
@@ -50,6 +57,7 @@ class Filling:
     dtype: str
     target: str
     label: str
+    organ: str | None
     batch_size: int
     seed: int
     precision: str
@@ -57,21 +65,45 @@ class Filling:
     device: str
     options: Options
 
+    @staticmethod
+    def of(source: SourceVolume, plan: Mapping[str, Any], target: str, device: str = "cpu") -> Filling:
+        """`plan`: `ranges`, `tumour` and `dtype`, as the fields of these names."""
+        settings = source.recipe.synthesis
+        return Filling(
+            source.ref,
+            source.model["uri"],
+            source.tiles,
+            source.layout,
+            tuple((low, high) for low, high in plan["ranges"]),
+            (plan["tumour"][0], plan["tumour"][1]),
+            plan["dtype"],
+            target,
+            source.label_name,
+            settings.volume_organ,
+            settings.batch_size,
+            settings.seed,
+            source.recipe.training.precision,
+            settings.threads,
+            device,
+            source.options,
+        )
+
+
+class Generates(Protocol):
+    """What makes images of tiles; see `Replica.generate`."""
+
+    def generate(
+        self, anatomy: np.ndarray, label: np.ndarray, seed: int, /, *, organs: Sequence[str | None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, H, W) as uint16 of anatomy and label, and how well the label is found in them."""
+
 
 class Filler:
-    """Fills blocks with one replica of the generator."""
+    """Fills blocks with one replica of the generator, or with what is given in its place."""
 
-    def __init__(self, filling: Filling) -> None:
+    def __init__(self, filling: Filling, generator: Generates | None = None) -> None:
         self._filling = filling
-        self._replica = Replica(
-            filling.model,
-            None,
-            device=filling.device,
-            precision=filling.precision,
-            threads=filling.threads,
-            options=filling.options,
-        )
-        _keep_what_generates(self._replica)
+        self._generator = _replica(filling) if generator is None else generator
         self._volume = filling.ref.open()
         self._dtype = np.dtype(filling.dtype)
 
@@ -83,41 +115,50 @@ class Filler:
         reach = layout.rows.reach(down), layout.columns.reach(across)
         at = [reflected(span, length) for span, length in zip(reach, self._volume.shape[1:], strict=True)]
         box = tuple((int(places.min()), int(places.max()) + 1) for places in at)
-        anatomy, label = (
-            projected(self._volume, role, (planes, box[0], box[1]), layout.depth) for role in ("anatomy", "label")
-        )
+        seen = planes, box[0], box[1]
+        anatomy, label = projected(self._volume, seen, layout.depth), self._volume.read("label", seen)
         # What reflection shows several times is read once, and put in place here.
         mesh = np.ix_(at[0] - box[0][0], at[1] - box[1][0])
-        out = np.empty([stop - start for start, stop in region], self._dtype)
+        shape = [stop - start for start, stop in region]
+        out, imposed = np.empty(shape, self._dtype), np.empty(shape, np.uint8)
         for number, (image, classes) in enumerate(zip(anatomy, label, strict=True)):
-            plane = planes[0] + number
             canvas = _Canvas(image[mesh], classes[mesh], (reach[0][0], reach[1][0]))
-            out[number] = self._intensities(self._plane(canvas, plane, rows, columns))
+            blended, imposed[number] = self._plane(canvas, planes[0] + number, rows, columns)
+            out[number] = self._intensities(blended)
         filling = self._filling
         write_block(filling.target, "s0", region, out, filling.options)
-        whole = self._volume.read("label", region)
-        write_block(filling.target, f"labels/{filling.label}/s0", region, whole, filling.options)
+        write_block(filling.target, f"labels/{filling.label}/s0", region, imposed, filling.options)
         return {
             "region": [list(span) for span in region],
             "tiles": len(out) * len(down) * len(across),
             "sha256": hashlib.sha256(out.tobytes()).hexdigest(),
+            "label_voxels": np.bincount(imposed.ravel(), minlength=self._volume.classes).tolist(),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
 
-    def _plane(self, canvas: _Canvas, plane: int, rows: Range, columns: Range) -> np.ndarray:
-        """The blended image (y, x) in [-1, 1] of one plane of a block."""
+    def _plane(self, canvas: _Canvas, plane: int, rows: Range, columns: Range) -> tuple[np.ndarray, np.ndarray]:
+        """Of one plane of a block, the blended image (y, x) in [-1, 1] and the label that was imposed on it."""
         layout, filling = self._filling.layout, self._filling
         blended = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+        resized = layout.shape != (layout.rows.edge, layout.columns.edge)
+        shares = np.zeros((self._volume.classes if resized else 0, *blended.shape), np.float32)
         cells = itertools.product(layout.rows.touching(rows), layout.columns.touching(columns))
         for batch in _batches(cells, filling.batch_size):
             cut = [self._cut(canvas, cell, filling.ranges[plane]) for cell in batch]
-            made, _ = self._replica.generate(
-                np.stack([image for image, _ in cut]), np.stack([label for _, label in cut]), filling.seed
+            made, _ = self._generator.generate(
+                np.stack([image for image, _ in cut]),
+                np.stack([label for _, label in cut]),
+                filling.seed,
+                organs=[filling.organ] * len(cut),
             )
-            for cell, levels in zip(batch, made, strict=True):
+            for cell, levels, (_, label) in zip(batch, made, cut, strict=True):
                 image = levels.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)
                 self._add(blended, image, cell, (rows, columns))
-        return blended
+                # Most classes are in few tiles, and what is in none adds nothing.
+                for number in np.unique(label) if resized else ():
+                    self._add(shares[number], (label == number).astype(np.float32), cell, (rows, columns))
+        # Enlarged and blended as the image is: each voxel is of the class that has most weight there.
+        return blended, shares.argmax(axis=0) if resized else canvas.part(rows, columns)
 
     def _cut(self, canvas: _Canvas, cell: Range, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
         """Anatomy in [-1, 1] and label of one tile, as in training: resized first, then normalised."""
@@ -164,10 +205,28 @@ class _Canvas:
     label: np.ndarray
     first: tuple[int, int]
 
+    def part(self, rows: Range, columns: Range) -> np.ndarray:
+        """The label (y, x) of a part of the plane."""
+        spans = zip((rows, columns), self.first, strict=True)
+        return self.label[tuple(slice(start - first, stop - first) for (start, stop), first in spans)]
+
 
 def _batches(cells: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while batch := list(itertools.islice(cells, size)):
         yield batch
+
+
+def _replica(filling: Filling) -> Replica:
+    replica = Replica(
+        filling.model,
+        None,
+        device=filling.device,
+        precision=filling.precision,
+        threads=filling.threads,
+        options=filling.options,
+    )
+    _keep_what_generates(replica)
+    return replica
 
 
 def _keep_what_generates(replica: Replica) -> None:

@@ -61,6 +61,7 @@ class Part:
     pixels: np.ndarray
     anatomy: np.ndarray
     label: np.ndarray
+    organs: list[str | None]
     tumour: np.ndarray | None = None
     dice: np.ndarray | None = None
     precision: str = ""
@@ -177,6 +178,7 @@ class ComposeStage:
             np.stack([tile.pixels for tile in composed]),
             np.stack([tile.anatomy for tile in composed]),
             np.stack([tile.label for tile in composed]),
+            composer.organs(composed),
         )
 
 
@@ -212,7 +214,9 @@ def generate_part(replica: Replica, part: Part, settings: Synthesis) -> tuple[np
         batch = slice(first, first + settings.batch_size)
         origin = part.origins[first]
         seed = (origin["seed"] + origin["sample"]) % 2**63
-        made, found = replica.generate(part.anatomy[batch], part.label[batch], seed, settings.samples > 1)
+        made, found = replica.generate(
+            part.anatomy[batch], part.label[batch], seed, settings.samples > 1, part.organs[batch]
+        )
         images.append(made)
         dice.append(found)
     return np.concatenate(images), np.concatenate(dice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,19 @@ class Model:
                     f"generator's own tiles {own}; use tiles that hold it out as well"
                 )
 
+    def check_organs(self, organs: Iterable[str | None], field: str) -> None:
+        """UserError, beginning with `field`, for an organ that the generator was not told of, where it was of several.
+
+        None and "" are no organ.
+        """
+        known = self.recipe.method.organs
+        unknown = sorted({organ or "no organ" for organ in organs} - set(known))
+        if len(known) > 1 and unknown:
+            raise UserError(
+                f"{field}: {', '.join(unknown)} is none of the organs that the generator was trained on, which are "
+                f"{', '.join(known)}"
+            )
+
     def check_generates(self, shape: tuple[int, ...], settings: Synthesis) -> None:
         """Try the generator on one tile: UserError when the label changes nothing, or the tile does not fit.
 
@@ -89,7 +103,10 @@ class Model:
         """
         method, _ = load_method(self.uri, self.options)
         random = torch.Generator().manual_seed(0)
-        batch = {"anatomy": torch.rand((1, 1, *shape), generator=random) * 2 - 1}
+        batch = {
+            "anatomy": torch.rand((1, 1, *shape), generator=random) * 2 - 1,
+            "organ": torch.zeros(1, dtype=torch.long),
+        }
         empty = torch.zeros((1, *shape), dtype=torch.long)
         full = torch.ones_like(empty)
         try:

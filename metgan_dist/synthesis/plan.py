@@ -81,7 +81,7 @@ class Sources:
         anatomies, labels = (Pool.of(np.flatnonzero(mask), codes[mask], organs) for mask in (chosen, labelled))
         if real and not len(labels.rows):
             raise UserError("synthesis.organs: same: no label is of an organ that has anatomy; use any")
-        if settings.merged and labels.sizes.max() < 2:
+        if _shares(settings)[KINDS.index("merged")] and labels.sizes.max() < 2:
             raise UserError("synthesis.merged: there is only one label to merge; set it to 0")
         return Sources(anatomies, labels)
 
@@ -110,9 +110,9 @@ def plan_tiles(sources: Sources, settings: Synthesis, drawings: int = 0) -> pd.D
     Always the same for the same source tiles and settings; `count` only cuts it off.
     """
     count, most = settings.count, settings.merge_most
-    shares = np.array([settings.real, settings.merged, settings.transformed, settings.drawn])
+    shares = _shares(settings)
     last = int(np.flatnonzero(shares)[-1])
-    kind = np.minimum(np.searchsorted(np.cumsum(shares) / shares.sum(), _uniform(settings, _KIND), side="right"), last)
+    kind = np.minimum(np.searchsorted(np.cumsum(shares), _uniform(settings, _KIND), side="right"), last)
     merged, drawn = kind == KINDS.index("merged"), kind == KINDS.index("drawn")
     first, group = _first_labels(sources.labels, _uniform(settings, _LABEL), merged)
     sizes = sources.labels.sizes[group] if len(sources.labels.rows) else np.ones(count, np.int64)
@@ -134,6 +134,13 @@ def plan_tiles(sources: Sources, settings: Synthesis, drawings: int = 0) -> pd.D
     table = table.loc[np.repeat(np.arange(count), settings.samples)].reset_index(drop=True)
     table["sample"] = np.tile(np.arange(settings.samples), count)
     return table
+
+
+def _shares(settings: Synthesis) -> np.ndarray:
+    """The fraction of all labels that each of KINDS has."""
+    others = settings.real + settings.merged + settings.drawn
+    rest = (1 - settings.transformed) / others if others else 0.0
+    return np.array([rest * settings.real, rest * settings.merged, settings.transformed, rest * settings.drawn])
 
 
 def _first_labels(labels: Pool, uniform: np.ndarray, merged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

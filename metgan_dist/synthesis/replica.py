@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metgan_dist.synthesis.gate import label_dice
+from metgan_dist.tiles.organs import organ_numbers
 from metgan_dist.trained import load_method
 from metgan_dist.training.precision import autocast_dtype, lay_out, resolved
 
@@ -55,7 +57,12 @@ class Replica:
 
     @torch.no_grad()
     def generate(
-        self, anatomy: np.ndarray, label: np.ndarray, seed: int, sampled: bool = False
+        self,
+        anatomy: np.ndarray,
+        label: np.ndarray,
+        seed: int,
+        sampled: bool = False,
+        organs: Sequence[str | None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Images of a batch, and how well the segmentor finds their labels.
 
@@ -64,6 +71,7 @@ class Replica:
             label: uint8 (N, [D,] H, W).
             seed: of whatever the method draws (latents, dropout).
             sampled: draw a latent vector for each tile, instead of taking its mean.
+            organs: of the tiles, for a method that was told of them in training.
 
         Returns:
             (N, [D,] H, W) uint16, see LEVELS; (N,) Dice, NaN without a segmentor.
@@ -75,6 +83,8 @@ class Replica:
                 "anatomy": torch.from_numpy(anatomy).to(self.device, non_blocking=True).unsqueeze(1),
                 "label": torch.from_numpy(label).to(self.device, non_blocking=True).long(),
             }
+            if self.method.organs and organs is not None:
+                batch["organ"] = torch.from_numpy(organ_numbers(organs, self.method.organs)).to(self.device)
             image = self._images(batch, seed, sampled).float().clamp(-1, 1)
             levels = ((image + 1) * (LEVELS / 2)).round()
             dice = np.full(len(anatomy), np.nan)

@@ -1,8 +1,9 @@
 """The planes of a volume as a generator was trained to see them, read slab by slab, and their intensity ranges.
 
-A model trained on projections sees, for each plane of its output, the maximum over `depth` planes centred on it, labels
-likewise; one trained on slices sees the plane itself. Beyond its first and last plane a volume is continued by
-reflection, which adds nothing to a maximum over planes that are in it already.
+A model trained on projections sees, for each plane of its output, the maximum of the anatomy over `depth` planes
+centred on it; one trained on slices sees the plane itself. Labels are imposed plane by plane (see `filling`). Beyond
+its first and last plane a volume is continued by reflection, which adds nothing to a maximum over planes that are in it
+already.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from metgan_dist.tiles.blocks import pieces
 from metgan_dist.tiles.geometry import target_factors
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
 from metgan_dist.volumes.ome_zarr_writer import chunks_and_shards, regions
 from metgan_dist.volumes.volume import Range, Region
 
@@ -57,15 +58,15 @@ class Layout:
         )
 
 
-def projected(volume: LabelledVolume, role: Role, region: Region, depth: int) -> np.ndarray:
-    """Planes (z, y, x) of a region, each the maximum over `depth` planes centred on it: one more before, if even.
+def projected(volume: LabelledVolume, region: Region, depth: int) -> np.ndarray:
+    """Anatomy (z, y, x) of a region: of each plane the maximum over `depth` centred on it, one more before, if even.
 
     Beside the result, holds a piece of the source: PIECE_BYTES, or one of its chunks.
     """
     (first, last), rows, columns = region
     below = depth // 2
     source = max(0, first - below), min(volume.shape[0], last - 1 - below + depth)
-    dtype = volume.dtypes[role]
+    dtype = volume.dtypes["anatomy"]
     # Below all voxels, so that the first one read takes its place in the maximum.
     lowest = np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
     planes = np.full((last - first, rows[1] - rows[0], columns[1] - columns[0]), lowest, dtype)
@@ -75,7 +76,7 @@ def projected(volume: LabelledVolume, role: Role, region: Region, depth: int) ->
         return max(first, plane + below - depth + 1) - first, min(last, plane + below + 1) - first
 
     for piece in pieces((source, rows, columns), volume.chunks, dtype.itemsize, PIECE_BYTES):
-        voxels = volume.read(role, piece)
+        voxels = volume.read("anatomy", piece)
         y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(piece[1:], (rows, columns), strict=True))
         # Planes that the same outputs see are joined first: most of them, where a projection is deep.
         for (low, high), together in itertools.groupby(range(*piece[0]), key=seen_from):
@@ -97,28 +98,27 @@ class SurveyJob:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of some planes: a histogram of all, a range for each, and how many voxels each label class has."""
+    """Of some planes: a histogram of all, and a range for each."""
 
     planes: Range
     histogram: Histogram
     ranges: list[tuple[float, float]]
-    classes: np.ndarray
 
 
 def survey_planes(job: SurveyJob) -> Measured:
     """Measure the anatomy as the generator will see it, and check every label value; UserError for a wrong one."""
     volume = job.ref.open()
     by_plane: list[list[Histogram]] = [[] for _ in range(*job.planes)]
-    classes = np.zeros(volume.classes, np.int64)
     for _, rows, columns in regions((1, *volume.shape[1:]), chunks_and_shards(volume.shape)[1]):
         region = job.planes, rows, columns
-        for listed, plane in zip(by_plane, projected(volume, "anatomy", region, job.depth), strict=True):
+        for listed, plane in zip(by_plane, projected(volume, region, job.depth), strict=True):
             listed.append(Histogram.of_tiles([plane]))
-        classes += np.bincount(volume.read("label", region).ravel(), minlength=volume.classes)
+        # Read for its check alone: a wrong value is told before anything is generated.
+        volume.read("label", region)
     planes = [Histogram.merge(listed) for listed in by_plane]
     # Histograms are kept for the volume alone; of each plane two numbers are enough, however many there are.
     ranges = [range_of(histogram, job.tiles) for histogram in planes]
-    return Measured(job.planes, Histogram.merge(planes), ranges, classes)
+    return Measured(job.planes, Histogram.merge(planes), ranges)
 
 
 class Survey:
@@ -127,14 +127,12 @@ class Survey:
     def __init__(self, tiles: Tiles) -> None:
         self._tiles = tiles
         self.histogram: Histogram | None = None
-        self.classes = np.zeros(0, np.int64)
         self._ranges: list[tuple[float, float]] = []
 
     def add(self, part: Measured) -> None:
         """Take the next planes in."""
         known = [] if self.histogram is None else [self.histogram]
         self.histogram = Histogram.merge([*known, part.histogram])
-        self.classes = part.classes if not len(self.classes) else self.classes + part.classes
         self._ranges += part.ranges
 
     @property

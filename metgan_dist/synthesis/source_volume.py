@@ -54,6 +54,7 @@ class SourceVolume:
         ref = _reference(recipe, data.anatomy, data.classes)
         volume = ref.open()
         layout = Layout.of(tiles, volume, settings.overlap)
+        model.check_organs([settings.volume_organ], "synthesis.volume_organ")
         model.check_generates(layout.shape, settings.model_copy(update={"samples": 1}))
         training = TileSet.open(settings.tiles or model.own_tiles(), options)
         model.check_tiles(training)
@@ -100,6 +101,7 @@ class SourceVolume:
             },
             "settings": {
                 "overlap": settings.overlap,
+                "organ": settings.volume_organ,
                 "seed": settings.seed,
                 "batch_size": settings.batch_size,
                 "precision": self.recipe.training.precision,
@@ -108,6 +110,7 @@ class SourceVolume:
             },
             "layout": {
                 "planes_seen": layout.depth,
+                "planes_imposed": 1,  # of the label
                 "tile_voxels": [layout.rows.edge, layout.columns.edge],
                 "tile_pixels": list(layout.shape),
                 "shared_voxels": [layout.rows.shared, layout.columns.shared],

@@ -31,7 +31,8 @@ from metgan_dist.tiles.tile_set import TileSet, begin_set, finished_fingerprint
 from metgan_dist.trained import checkpoint_digest
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
-NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures", "volume", "volume_label", "overlap"}
+OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap"}
+NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures"} | OF_VOLUMES
 MOST_PART_BYTES = 2**30
 
 
@@ -70,6 +71,7 @@ class TileSynthesis:
         model.check_tiles(tiles)
         sources = Sources.of(tiles, settings)
         model.check_held_out(tiles, np.union1d(sources.anatomies.rows, sources.labels.rows), options)
+        model.check_organs(tiles.index["organ"].iloc[sources.anatomies.rows], f"synthesis.tiles: {tiles.uri}")
         if part_bytes(settings, tiles.shape) > MOST_PART_BYTES:
             most = settings.shard * MOST_PART_BYTES // part_bytes(settings, tiles.shape)
             raise UserError(

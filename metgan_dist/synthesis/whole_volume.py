@@ -124,7 +124,6 @@ class _Work:
             "over": survey.over,
             "tumour": list(source.tumour_range),
             "dtype": source.tumour_dtype,
-            "classes": survey.classes.tolist(),
         }
         ome.create_image(self.target, self.levels, plan["dtype"], source.label_name, self.options)
         write_whole(uri, json.dumps(plan).encode(), self.options)
@@ -132,27 +131,11 @@ class _Work:
 
     def filled(self, plan: dict[str, Any], crew: Crew) -> list[dict[str, Any]]:
         """The finest level; what was noted of each block, in the order of their regions."""
-        source, settings, regions = self.source, self.source.recipe.synthesis, self._regions(self.levels[0])
+        source, regions = self.source, self._regions(self.levels[0])
         layout = source.layout
         tiles = len(layout.rows.starts) * len(layout.columns.starts) * source.volume.shape[0]
         say(f"volume: {source.volume.shape} voxels in {len(regions)} blocks, {tiles} tiles; {crew}")
-        filling = Filling(
-            source.ref,
-            source.model["uri"],
-            source.tiles,
-            layout,
-            tuple((low, high) for low, high in plan["ranges"]),
-            (plan["tumour"][0], plan["tumour"][1]),
-            plan["dtype"],
-            self.target,
-            source.label_name,
-            settings.batch_size,
-            settings.seed,
-            source.recipe.training.precision,
-            settings.threads,
-            crew.device,
-            self.options,
-        )
+        filling = Filling.of(source, plan, self.target, crew.device)
         blocks = list(self._pass("synthesis").fill(filling, regions, crew))
         return sorted(blocks, key=lambda block: block["region"])
 
@@ -204,7 +187,7 @@ class _Work:
                 "anatomy": {"over": plan["over"], "low": [min(lows), max(lows)], "high": [min(highs), max(highs)]},
                 "tumour": {"low": low, "high": high, "from": "median of the training tiles"},
             },
-            "label_voxels": plan["classes"],
+            "label_voxels": np.sum([block["label_voxels"] for block in blocks], axis=0).tolist(),
             "voxels_sha256": digest,
             "code": code_version(),
         }
@@ -225,13 +208,14 @@ class _Work:
             (max(0, (length - PREVIEW_EDGE) // 2), min(length, (length + PREVIEW_EDGE) // 2)) for length in (y, x)
         )
         written = ome.open_level(self.target, "s0", self.options)
+        imposed = ome.open_level(self.target, f"labels/{self.source.label_name}/s0", self.options)
         pictures: dict[str, list[np.ndarray]] = {"anatomy": [], "label": [], "generated": []}
         planes = sorted({round(at) for at in np.linspace(0, z - 1, PREVIEW_PLANES + 2)[1:-1]})
         for plane in planes:
             region, depth = ((plane, plane + 1), rows, columns), self.source.layout.depth
-            anatomy = projected(volume, "anatomy", region, depth)[0]
+            anatomy = projected(volume, region, depth)[0]
             pictures["anatomy"].append(normalise(anatomy, *plan["ranges"][plane], clip=True))
-            pictures["label"].append(projected(volume, "label", region, depth)[0])
+            pictures["label"].append(np.asarray(imposed[ome.where(region)])[0])
             generated = np.asarray(written[ome.where(region)])[0, 0]
             pictures["generated"].append(normalise(generated, *plan["tumour"], clip=True))
         return image_grid(pictures, rows=[f"plane {plane}" for plane in planes])

@@ -10,6 +10,8 @@ import numpy as np
 from metgan_dist.tiles.augment import augment
 from metgan_dist.tiles.tile_set import TileReader
 
+NUMBERS = {"tile", "organ"}
+
 
 class Load:
     """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
@@ -22,11 +24,16 @@ class Load:
         return self.stack({key: values[place] for key, values in batch.items()} for place in range(count))
 
     def stack(self, planned: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Planned tiles as a batch: each role (N, ...) and `tile` (N,), their rows; augmented if there is a seed."""
-        loaded, numbers = [], []
+        """Planned tiles as a batch: each role (N, ...) and the numbers (N,) `tile` and, if known, `organ`.
+
+        Augmented if there is a seed.
+        """
+        loaded = []
+        numbers: dict[str, list[int]] = {}
         for tile in planned:
             pixels = self._reader.load(tile)
             loaded.append(pixels if self._seed is None else augment(pixels, self._seed, int(tile["image"])))
-            numbers.append(int(tile["tile"]))
+            for name in NUMBERS & tile.keys():
+                numbers.setdefault(name, []).append(int(tile[name]))
         stacked = {role: np.stack([pixels[role] for pixels in loaded]) for role in loaded[0]}
-        return {**stacked, "tile": np.array(numbers)}
+        return {**stacked, **{name: np.array(values) for name, values in numbers.items()}}

@@ -14,6 +14,7 @@ from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.storage import Options
 from metgan_dist.tiles.geometry import AXES
 from metgan_dist.tiles.intensity import Histogram
+from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits
@@ -66,6 +67,7 @@ def finish_set(
         "data": data.model_dump(mode="json", exclude={"path"}),
         "tiles": recipe.tiles.model_dump(mode="json"),
         "normalisation": {"clip": recipe.tiles.clip, "over": recipe.tiles.normalise_over},
+        "organs": organ_names(index),
         "padding": _padding(index, recipe.tiles),
         "volumes": volumes,
         "counts": _counts(index, cut, facts),

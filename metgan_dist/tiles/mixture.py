@@ -20,6 +20,7 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, absolute, exists, join
+from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.tile_set import MANIFEST, SPLITS, TileSet
 
 # Multiples of it, modulo 1, leave at most three different gaps however many there are (Steinhaus), and never repeat.
@@ -56,22 +57,26 @@ def chosen_real(tiles: TileSet, rows: np.ndarray, amount: float, field: str) -> 
     return np.sort(by_foreground[spread_order(len(rows))[:count]])
 
 
-def chosen_synthetic(sets: Sequence[TileSet], count: int, start: float, field: str) -> list[np.ndarray]:
-    """Rows of each synthetic set, `count` in all in equal parts, each ascending; tiles that a gate dropped stay out.
+def chosen_synthetic(
+    sets: Sequence[TileSet], usable: Sequence[np.ndarray], count: int, start: float, field: str
+) -> list[np.ndarray]:
+    """Rows of each synthetic set, `count` in all in equal parts, each ascending.
 
     Args:
+        usable: rows of each set that may be taken, ascending.
         start: in [0, 1), different for every fold, so that folds take different tiles where there are enough.
         field: of the recipe, for messages.
 
     Raises UserError when a set has fewer tiles than its part.
     """
     chosen = []
-    for number, part in enumerate(sets):
+    for number, (part, rows) in enumerate(zip(sets, usable, strict=True)):
         share = count // len(sets) + (number < count % len(sets))
-        rows = part.positions("train")
         if share > len(rows):
+            left_out = len(part.positions("train")) - len(rows)
+            why = f" for this fold: {left_out} more are made from tiles that validate it" if left_out else ""
             raise UserError(
-                f"{field}: {share} of {count} synthetic tiles are to come from {part.uri}, which has {len(rows)}; "
+                f"{field}: {share} of {count} synthetic tiles are to come from {part.uri}, which has {len(rows)}{why}; "
                 "ask for fewer, or synthesise more"
             )
         chosen.append(np.sort(rows[spread_order(len(rows), start)[:share]]))
@@ -123,6 +128,7 @@ def write_mixture(
     manifest = {
         "fingerprint": identity,
         **{name: real.manifest[name] for name in ("roles", "tile_shape", "data", "tiles", "normalisation", "volumes")},
+        "organs": organ_names(index),
         "counts": {split: int((index["split"] == split).sum()) for split in SPLITS},
         "parts": parts,
     }

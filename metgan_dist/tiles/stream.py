@@ -21,7 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from metgan_dist.cluster.progress import quiet
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.tiles.load import Load
+from metgan_dist.tiles.load import NUMBERS, Load
+from metgan_dist.tiles.organs import organ_numbers
 from metgan_dist.tiles.tile_set import TileSet
 
 EXECUTION_BYTES = 256 * 2**20
@@ -52,7 +53,7 @@ def tile_stream(
 
     Args:
         tiles: the set.
-        recipe: `training.seed` and `training.augment` are used.
+        recipe: `training.seed`, `training.augment` and `method.organs` are used.
         split: whose tiles.
         rank, world: this worker and their number.
         batch_size: images on this rank in one batch.
@@ -62,7 +63,9 @@ def tile_stream(
         here: tiles are read in this process, by a thread, without Ray.
 
     Yields:
-        anatomy, tumour: float32 (N, 1, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows.
+        anatomy, tumour: float32 (N, 1, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows;
+        organ: int64 (N,), places in `method.organs`, or in the set's list of organs where that is empty; -1 for another
+        organ or none; left out where both are empty.
 
     Raises UserError when the split has no tiles.
     """
@@ -77,7 +80,7 @@ def tile_stream(
 
     def planned(part: np.ndarray) -> list[dict[str, Any]]:
         """The tiles of a part of the stream."""
-        return _plan(tiles, planned_rows(rows, part, seed), part)
+        return _plan(tiles, planned_rows(rows, part, seed), part, recipe.method.organs)
 
     if here:
         yield from _read_here(load, map(planned, parts), batch_size)
@@ -111,12 +114,17 @@ def _read_here(load: Load, planned: Iterable[list[dict[str, Any]]], batch_size: 
             yield _tensors(coming.result())
 
 
-def tile_batches(tiles: TileSet, rows: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[Batch]:
-    """Batches of the given tiles in the given order, read in this process, never augmented; as `tile_stream`."""
+def tile_batches(
+    tiles: TileSet, rows: Sequence[int] | np.ndarray, batch_size: int, organs: Sequence[str] = ()
+) -> Iterator[Batch]:
+    """Batches of the given tiles in the given order, read in this process, never augmented; as `tile_stream`.
+
+    organs: the list that `organ` counts in, as a method knows it; empty: the set's own.
+    """
     load = Load(tiles.reader, None)
     for first in range(0, len(rows), batch_size):
         part = np.asarray(rows[first : first + batch_size])
-        yield _tensors(load.stack(_plan(tiles, part, np.zeros_like(part))))
+        yield _tensors(load.stack(_plan(tiles, part, np.zeros_like(part), organs)))
 
 
 def rank_positions(start: int, stop: int, rank: int, world: int, batch_size: int) -> np.ndarray:
@@ -138,10 +146,14 @@ def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int) -> np.ndarr
     return planned
 
 
-def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Any]]:
-    """What a task must know of each tile: where it lies, its row, its place in the stream."""
+def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray, organs: Sequence[str]) -> list[dict[str, Any]]:
+    """What a task must know of each tile: where it lies, its row, its place in the stream, its organ."""
     numbers = zip(rows.tolist(), images.tolist(), tiles.addresses(rows), strict=True)
-    return [{"tile": row, "image": image, **address} for row, image, address in numbers]
+    planned = [{"tile": row, "image": image, **address} for row, image, address in numbers]
+    if names := organs or tiles.organs:
+        for tile, organ in zip(planned, organ_numbers(tiles.index["organ"].iloc[rows], names).tolist(), strict=True):
+            tile["organ"] = organ
+    return planned
 
 
 def _parts(positions: np.ndarray, per_task: int, most: int) -> list[np.ndarray]:
@@ -205,7 +217,7 @@ def _tiles_per_task(tiles: TileSet, batch_size: int) -> int:
 
 def _tensors(batch: dict[str, np.ndarray]) -> Batch:
     """Torch tensors of their own memory: what Ray hands out is shared and read-only."""
-    kinds = {"label": torch.int64, "tile": torch.int64}
+    kinds = dict.fromkeys(("label", *NUMBERS), torch.int64)
     return {
         role: torch.tensor(np.array(values), dtype=kinds.get(role, torch.float32)) for role, values in batch.items()
     }

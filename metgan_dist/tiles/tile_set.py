@@ -15,6 +15,7 @@ import pandas as pd
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.storage import Options, absolute, exists, filesystem, join, read_bytes, storage_errors, write_whole
 from metgan_dist.tiles.intensity import invert, normalise
+from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.shards import read_tile, remove_shards
 
 FORMAT = 1
@@ -141,6 +142,12 @@ class TileSet:
         """What records call the set: what it is, and the beginning of its digest."""
         kind = "mixed" if self.parts else "synthetic" if "synthesis" in self.manifest else "tiles"
         return f"{kind}-{self.digest[:8]}"
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """The organs that the tiles are of, in the order of their numbers in batches; none where they name none."""
+        known = self.manifest.get("organs")
+        return tuple(organ_names(self.index) if known is None else known)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class Validator:
             return {}, None
         with stepper.inference() as method:
             scorer = _scorer(self.tiles, self.judge)
-            for batch in tile_batches(self.tiles, self.rows[self.rank :: self.world], BATCH):
+            for batch in tile_batches(self.tiles, self.rows[self.rank :: self.world], BATCH, method.organs):
                 batch = _to(batch, self.device)
                 output = method.translate(batch)
                 scorer.add(batch, output, method.cycle(batch, output))
@@ -84,7 +84,7 @@ def grid(method: Method, tiles: TileSet, rows: np.ndarray, device: torch.device)
     """PNG of the method's pictures (anatomy, label, generated, real, cycled), a tile a row."""
     columns: dict[str, list[np.ndarray]] = {}
     with torch.no_grad():
-        for batch in tile_batches(tiles, rows, 1):
+        for batch in tile_batches(tiles, rows, 1, method.organs):
             for name, images in method.pictures(_to(batch, device)).items():
                 columns.setdefault(name, []).append(images[0].float().cpu().numpy())
     return image_grid(columns)
@@ -104,7 +104,7 @@ def score_with_references(
     scorers = {name: _scorer(tiles, judge) for name in ("generated", "identity", "affine")}
     scorers["real"] = _scorer(tiles, judge, images=())
     with torch.no_grad():
-        for batch in tile_batches(tiles, rows, BATCH):
+        for batch in tile_batches(tiles, rows, BATCH, method.organs):
             batch = _to(batch, device)
             generated = method.translate(batch)
             scorers["generated"].add(batch, generated, method.cycle(batch, generated))

@@ -10,6 +10,7 @@ import ray
 import tifffile
 import yaml
 from servers import free_port
+from tile_sets import write_set
 from user import refused, run, run_here
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -154,6 +155,14 @@ def test_more_workers_than_the_cluster_has(tmp_path):
 
 def test_tile_that_the_networks_cannot_halve(tmp_path):
     refused(run_here("train_metgan", tmp_path, tiles__size=96, tiles__stride=32), "tiles.size", "96")
+
+
+def test_global_classes_without_organs_before_anything_is_trained(tmp_path):
+    tiles = write_set(tmp_path / "tiles")
+    fields = {"data__path": tiles.uri, "method__name": "redgan", "method__global_classes": 4}
+    done = run_here("train_metgan", tmp_path, tiny=False, **fields)
+    refused(done, "method.global_classes: 4 classes, but", tiles.uri)
+    assert "training a segmentor" not in done.out
 
 
 def test_unreachable_tracking_server(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from tile_sets import write_set
 from user import run_here
 
+from metgan_dist.lineage import Tissue
 from metgan_dist.segmentation import datasets
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -32,7 +33,7 @@ def sets(tmp_path_factory):
     """(storage, real tiles, synthetic tiles)."""
     storage = tmp_path_factory.mktemp("folds")
     real = write_set(storage / "real", unseen=3)
-    return storage, real, write_set(storage / "made", train=12, val=0, test=0, synthesis={}, seed=1)
+    return storage, real, write_set(storage / "made", train=36, val=0, test=0, synthesis={}, source=real, seed=1)
 
 
 def mixed(storage, real, made, **fields):
@@ -41,7 +42,8 @@ def mixed(storage, real, made, **fields):
     amounts = {"segmentation__real": 0.5, "segmentation__synthetic": 8}
     with pytest.MonkeyPatch.context() as patch:
         # These tiles were written by a test, not by a run whose chain could be followed.
-        patch.setattr(datasets, "check_untouched", lambda *_: None)
+        trained_on = Tissue.of(real, real.positions("train")[::2])
+        patch.setattr(datasets, "check_untouched", lambda *_: (trained_on,))
         return run_here("segment_folds", storage / "runs", **{**SMALL, **chosen, **amounts, **fields})
 
 
@@ -87,6 +89,8 @@ def test_files_hold_what_was_found(finished):
     text = Path(artefacts["report_md"]).read_text()
     assert text.strip() in finished.out
     assert "on 6 test tiles of 4 volume(s), 2 fold(s); trained on 9 real and 8 synthetic tiles" in text
+    assert "validate it: 27 (fold 0), 27 (fold 2)." in text
+    assert "generator was trained on: 6 of 6 (fold 0), 6 of 6 (fold 2)." in text
     for split in ("test", "unseen"):
         assert Path(artefacts[f"overlays-{split}_png"]).read_bytes()[:4] == b"\x89PNG"
 
@@ -127,7 +131,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(sets):
         ({"segmentation__real": 0, "segmentation__synthetic": 0}, "segmentation.real", "nothing to train on"),
         ({"segmentation__datasets": storage / "gone"}, "segmentation.datasets", "gone"),
         ({"segmentation__datasets": other.uri}, other.uri, "data.classes"),
-        ({"segmentation__synthetic": 13}, "segmentation.synthetic", "which has 12"),
+        ({"segmentation__synthetic": 10}, "segmentation.synthetic", "which has 9 for this fold"),
         ({"segmentation__real": 19}, "segmentation.real", "has 18"),
         ({"data__path": nothing.uri}, "data.path", "no test tiles"),
         ({"segmentation__width": 0.06}, "tracking.run", "segmentation.width"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.untouched import check_untouched, overlapping
+from metgan_dist.lineage.tissue import overlapping
+from metgan_dist.lineage.untouched import check_untouched
 from metgan_dist.lineage.volumes import KnownVolume
 from metgan_dist.tracking.server import connect
 
@@ -24,7 +25,8 @@ def refusal(test, synthetic, store=None) -> str:
 
 
 def test_a_sound_pedigree_is_accepted_with_or_without_a_tracking_uri(study):
-    check_untouched(FIELD, study.real, study.made, study.store)
+    (trained_on,) = check_untouched(FIELD, study.real, study.made, study.store)
+    assert trained_on.rows["volume"].unique().tolist() == ["v0", "v1", "v2"]
     check_untouched(FIELD, study.real, study.made)  # the store is found through the runs' folders
 
 

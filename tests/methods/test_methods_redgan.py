@@ -139,7 +139,6 @@ def test_global_class_tells_images_of_one_label_apart():
     first, second, third = method.translate({"label": label, "organ": torch.arange(3)})
     assert not torch.allclose(first, second, atol=1e-3)
     assert not torch.allclose(second, third, atol=1e-3)
-    torch.testing.assert_close(method.translate({"label": label})[2], first)  # without organ: class 0
     image = method.translate(data)
     assert torch.equal(image, method.translate(data))
     assert image.abs().max() <= 1
@@ -152,6 +151,10 @@ def test_organs_that_do_not_fit_are_refused_with_the_field_and_one_class_needs_n
         data["organ"] = torch.tensor([0, organ])
         with pytest.raises(UserError, match=r"^method\.global_classes: organs .* do not fit 3 classes"):
             build().translate(data)
+    assert build(global_classes=1).translate(data).shape == (2, 1, 64, 64)
+    del data["organ"]
+    with pytest.raises(UserError, match=r"^method\.global_classes: 3 classes, but the tiles name no organ"):
+        build().translate(data)
     assert build(global_classes=1).translate(data).shape == (2, 1, 64, 64)
 
 

@@ -12,6 +12,16 @@ from metgan_dist.volumes.dataset import Description
     ("tree", "line"),
     [
         ({"method": {"alpha1": -3}}, "method.alpha1: -3: input should be greater than or equal to 0"),
+        ({"synthesis": {"transformed": 2}}, "synthesis.transformed: 2: input should be less than or equal to 1"),
+        (
+            {"synthesis": {"real": 0, "merged": 0}},
+            "synthesis: one of real, merged and drawn must be above 0, or transformed be 1",
+        ),
+        ({"method": {"organs": "lung,lung"}}, "method: organs must be names that differ"),
+        (
+            {"method": {"organs": "lung,liver,heart", "global_classes": 2}},
+            "method: organs are 3, but global_classes is 2",
+        ),
         ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help lists them all"),
         (
             {"training": {"epochs": 0}, "method": {"alpha1": -3}},

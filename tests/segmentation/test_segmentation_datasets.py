@@ -46,11 +46,14 @@ def test_real_tiles_are_no_dataset(tmp_path):
 def test_every_dataset_is_checked_to_fit_and_to_have_seen_no_test_tile(tmp_path, monkeypatch):
     real, one, two = write_set(tmp_path / "real"), synthetic(tmp_path / "a"), synthetic(tmp_path / "b")
     asked = []
-    monkeypatch.setattr(
-        module, "check_untouched", lambda field, test, other, uri: asked.append((field, test, other, uri))
-    )
+
+    def untouched(*given):
+        asked.append(given)
+        return (len(asked),)
+
+    monkeypatch.setattr(module, "check_untouched", untouched)
     given = recipe(tmp_path)
-    check_datasets([one, two], real, given)
+    assert check_datasets([one, two], real, given) == (1, 2)
     store = f"sqlite:///{tmp_path / 'runs'}"
     assert [entry[:3] for entry in asked] == [("segmentation.datasets", real, part) for part in (one, two)]
     assert all(entry[3].startswith(store) for entry in asked)

@@ -1,13 +1,16 @@
 """What folds train on: as much as was asked, never what they validate with, and a refusal in one line otherwise."""
 
+import json
+
 import numpy as np
 import pytest
 from tile_sets import write_set
 
 from metgan_dist.errors import UserError
+from metgan_dist.lineage import Tissue
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
-from metgan_dist.segmentation.folds import fold_recipe, planned_folds
+from metgan_dist.segmentation.folds import fold_recipe, planned_folds, seen_by_generators
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -30,6 +33,43 @@ def test_folds_validate_on_real_tiles_that_they_do_not_train_on(tmp_path):
         assert set(tiles.index["split"].iloc[[*fold.train, *fold.val]]) == {"train"}
     everywhere = np.concatenate([fold.val for fold in folds])
     assert sorted(everywhere) == tiles.positions("train").tolist()
+
+
+def test_no_synthetic_tile_of_a_fold_has_an_anatomy_or_a_label_from_its_validation_tiles(tmp_path):
+    tiles = write_set(tmp_path)
+    made = synthetic(tmp_path / "s", source=tiles)
+    for fold in planned_folds(tiles, [made], recipe(synthetic=10)):
+        # Tile k is made from training tiles k, k + 1 and k + 2, which lie in three of four folds.
+        assert fold.samples["synthetic"] == 10
+        assert set(fold.synthetic[0] % 4) == {(fold.number + 1) % 4}
+        assert fold.left_out == 30
+        for row in fold.synthetic[0]:
+            origin = [origin["tile"] for origin in json.loads(made.index["label_sources"].iloc[row])]
+            assert not {tiles.positions("train")[row % 24], *origin} & set(fold.val)
+    with pytest.raises(UserError, match=r"11 of 11 .* has 10 for this fold: 30 more are made from tiles that validate"):
+        planned_folds(tiles, [made], recipe(synthetic=11))
+
+
+def test_a_source_that_overlaps_a_validation_tile_is_as_bad(tmp_path):
+    """The anatomies are from a set of the same volumes, cut half a tile further along y."""
+    tiles = write_set(tmp_path)
+    moved = tiles.index.assign(y0=tiles.index["y0"] + 32, y1=tiles.index["y1"] + 32)
+    source = TileSet.write(str(tmp_path / "moved"), moved, tiles.manifest)
+    made = synthetic(tmp_path / "s", source=source)
+    assert [fold.left_out for fold in planned_folds(tiles, [made], recipe(synthetic=10))] == [30] * 4
+    apart = tiles.index.assign(y0=tiles.index["y0"] + 64, y1=tiles.index["y1"] + 64)
+    source = TileSet.write(str(tmp_path / "apart"), apart, tiles.manifest)
+    made = synthetic(tmp_path / "t", source=source)
+    assert [fold.left_out for fold in planned_folds(tiles, [made], recipe(synthetic=10))] == [0] * 4
+
+
+def test_validation_tiles_that_the_generator_was_trained_on_are_counted(tmp_path):
+    tiles = write_set(tmp_path)
+    fold = planned_folds(tiles, [], recipe(folds=[1]))[0]
+    seen = [Tissue.of(tiles, fold.val[:2]), Tissue.of(tiles, np.append(fold.val[1:3], fold.train))]
+    assert seen_by_generators(fold, tiles, seen) == 3
+    assert seen_by_generators(fold, tiles, [Tissue.of(tiles, fold.train)]) == 0
+    assert seen_by_generators(fold, tiles, []) == 0
 
 
 def test_a_fold_trains_on_the_same_tiles_whatever_other_folds_are_asked(tmp_path):

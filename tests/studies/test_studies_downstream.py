@@ -87,7 +87,9 @@ def report(tmp_path, capsys):
     """(open run, files that were logged, what was said) of a study with a row of each kind and one that failed."""
     opened = logged_run(tmp_path, Recipe())
     study = load_study("downstream").restricted(["s100", "s240", "r100", "r25_s500"])
-    rows = {"s100": result(0.5, 0, 100), "r100": result(0.7, 219.4, 0), "r25_s500": result(0.8, 55, 500)}
+    made = result(0.5, 0, 100)
+    made["artefacts"]["origins"] = [{"fold": 0, "left_out": 9, "validation": 6, "seen_by_generator": 2}]
+    rows = {"s100": made, "r100": result(0.7, 219.4, 0), "r25_s500": result(0.8, 55, 500)}
     downstream_report.report_rows(opened, study, rows, {"s240": "out of memory"}, "downstream")
     return opened, opened.kept, capsys.readouterr().out
 
@@ -109,6 +111,11 @@ def test_the_table_has_the_papers_numbers_beside_ours(report, tmp_path):
     recalls = next(line for line in table if line == ["100 synthetic", "0.500", "0.250", "0.500", "0.250"])
     assert recalls
     assert "10 lesions of 7 test tiles" in text
+    assert "100 synthetic: Synthetic tiles left out of a fold, made from anatomy or labels that validate it: 9" in text
+    assert (
+        "100 synthetic: Validation tiles that the synthetic tiles' generator was trained on: 2 of 6 (fold 0)." in text
+    )
+    assert "100 % real: Synthetic" not in text
 
 
 def test_numbers_for_other_programs(report):
@@ -149,7 +156,7 @@ def test_rows_that_ask_for_more_than_there_is_are_refused_by_name(tmp_path, monk
     real = write_set(tmp_path / "real")
     other = write_set(tmp_path / "s", train=150, val=0, test=0, synthesis={}, seed=1)
     asked = []
-    monkeypatch.setattr(datasets, "check_untouched", lambda *arguments: asked.append(arguments[2].uri))
+    monkeypatch.setattr(datasets, "check_untouched", lambda *arguments: asked.append(arguments[2].uri) or ())
     given = ["--data.path", real.uri, "--segmentation.datasets", other.uri]
     assert list(planned(tmp_path, *given, rows=["s100", "s120", "r25"]).recipes) == ["s100", "s120", "r25"]
     assert asked == [other.uri]

@@ -9,6 +9,7 @@ import ray
 from PIL import Image
 
 from metgan_dist.errors import UserError
+from metgan_dist.methods.redgan import RedGan
 from metgan_dist.recipe import Recipe
 from metgan_dist.synthesis import compose
 from metgan_dist.synthesis.compose import Composer, StoredTiles, planned_tiles
@@ -133,6 +134,24 @@ def test_a_synthetic_set_is_a_tile_set_with_origins(whole, source):
         assert {"angle", "scale", "elastic"} <= facts.keys() or origin["kind"] != "transformed"
     (batch,) = tile_batches(made, [0, 1, 2], 3)
     assert batch["tumour"].shape == (3, 1, 64, 64)
+
+
+def test_the_generator_is_told_of_the_organ_of_each_anatomy(checkpoint, write_source, tmp_path, monkeypatch):
+    """Organs that the generator counts in another order than the tiles' list."""
+    tiles, told = write_source(), []
+    method = {"name": "redgan", "width": 1 / 16, "segmentor_width": 1 / 16, "organs": ["lung", "spleen", "liver"]}
+    model = checkpoint("redgan", tiles=tiles, method=method)
+    synthesis = planned(model)
+    translate = RedGan.translate
+    monkeypatch.setattr(
+        RedGan, "translate", lambda self, batch: told.extend(batch["organ"].tolist()) or translate(self, batch)
+    )
+    made = make_here(synthesis, tmp_path / "made")[0]
+    assert [method["organs"][place] for place in told] == made.index["organ"].tolist()
+    assert len(set(told)) == 2
+    assert made.organs == ("liver", "lung")
+    with pytest.raises(UserError, match=r"synthesis.tiles: .*: brain, no organ is none of the organs .* lung, spleen,"):
+        planned(model, tiles=write_source(organs=("brain", "")).uri)
 
 
 def test_images_are_the_generators_on_these_labels(whole, model):

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Synthesis
@@ -40,7 +41,7 @@ def test_only_training_tiles_give_anatomy_and_labels(write_source):
 
 
 def test_shares_and_numbers_of_merged_labels(write_source):
-    table = plan(write_source(SPLITS), 3, count=4000, real=1, merged=2, transformed=0, drawn=1, labels="x")
+    table = plan(write_source(SPLITS), 3, count=4000, real=1, merged=2, drawn=1, labels="x")
     fractions = table["kind"].value_counts(normalize=True)
     expected = {"real": 0.25, "merged": 0.5, "drawn": 0.25}
     for kind, share in expected.items():
@@ -54,10 +55,35 @@ def test_shares_and_numbers_of_merged_labels(write_source):
     assert np.mean(merged) == pytest.approx(2.5, abs=0.1)
 
 
+def test_labels_are_laid_as_they_are_or_merged_unless_bending_is_asked(write_source):
+    """Paper 1, section 4.3.3: real non-zero labels or combinations thereof."""
+    tiles = write_source(SPLITS)
+    kinds = plan(tiles, count=4000)["kind"].value_counts(normalize=True)
+    assert kinds.to_dict() == {KINDS.index(kind): pytest.approx(0.5, abs=0.03) for kind in ("real", "merged")}
+    bent = plan(tiles, count=4000, transformed=0.2, merged=3)["kind"].value_counts(normalize=True)
+    expected = {"real": 0.2, "merged": 0.6, "transformed": 0.2}
+    assert bent.to_dict() == {KINDS.index(kind): pytest.approx(share, abs=0.03) for kind, share in expected.items()}
+    assert set(plan(write_source(("train",) * 2), count=50, transformed=1)["kind"]) == {KINDS.index("transformed")}
+    assert len(plan(write_source(("train", "val")), count=50, transformed=1)) == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"transformed": 1.5}, "transformed\n.*less than or equal to 1"),
+        ({"transformed": -0.1}, "transformed\n.*greater than or equal to 0"),
+        ({"real": 0, "merged": 0, "transformed": 0.5}, "one of real, merged and drawn must be above 0"),
+    ],
+)
+def test_shares_that_make_no_whole_are_refused(settings, culprit):
+    with pytest.raises(ValidationError, match=culprit):
+        Synthesis.model_validate(settings)
+
+
 def test_every_pair_of_labels_is_as_likely_as_any_other(write_source):
     tiles = write_source(("train",) * 4)
     pairs = pd.Series(
-        [tuple(rows) for rows in sources_of(plan(tiles, count=6000, real=0, transformed=0, merge_most=2))]
+        [tuple(rows) for rows in sources_of(plan(tiles, count=6000, real=0, merge_most=2))]
     ).value_counts()
     assert len(pairs) == 12
     assert pairs.min() > 400
@@ -106,9 +132,7 @@ def test_refusals(write_source):
         plan(write_source(("train", "test")))
     with pytest.raises(UserError, match=r"synthesis.organs: same: .*name no organ"):
         plan(write_source(organs=("",)), organs="same")
-    assert (
-        len(plan(write_source(labelled=False), 2, count=4, real=0, merged=0, transformed=0, drawn=1, labels="x")) == 4
-    )
+    assert len(plan(write_source(labelled=False), 2, count=4, real=0, merged=0, drawn=1, labels="x")) == 4
 
 
 def test_a_million_tiles_are_planned_in_seconds(write_source):

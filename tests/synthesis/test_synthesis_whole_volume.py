@@ -1,5 +1,6 @@
 """Whole volumes: tiles that join without seams, slabs as the generator was trained to see them, blocks made once."""
 
+import importlib
 import itertools
 import shutil
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from metgan_dist.volumes.volume import Spacing, whole
 
 SHAPE = (20, 96, 200)
 EDGE = 64
+SMALL_REDGAN = {"name": "redgan", "width": 1 / 16, "segmentor_width": 1 / 16}
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)
 
 
@@ -71,8 +74,8 @@ def training(write_source):
 def generator(checkpoint, training, volume):
     """generator(constant=, name=, **tiles) -> a checkpoint trained on such tiles, as its recipe claims."""
 
-    def write(constant=None, name="metgan", **tiles):
-        folder = Path(checkpoint(name, tiles=training))
+    def write(constant=None, name="metgan", method=None, **tiles):
+        folder = Path(checkpoint(name, tiles=training, **({"method": method} if method else {})))
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
         recipe["tiles"] |= {"kind": "slice", **tiles}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -122,6 +125,19 @@ def volume(tmp_path_factory):
     )
     tifffile.imwrite(folder / "lesions.tif", label, photometric="minisblack", metadata={"axes": "ZYX"})
     return anatomy, label, str(folder / "brain.ome.tif"), str(folder / "lesions.tif")
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory):
+    """(hand-made label, the field of a recipe that names it)."""
+    label = np.zeros(SHAPE, np.uint8)
+    z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    label[((z - 9) / 3) ** 2 + ((y - 40) / 11) ** 2 + ((x - 60) / 13) ** 2 < 1] = 1
+    label[14, 70:90, 130:180] = 1
+    label[2, 20, 150] = 1
+    path = str(tmp_path_factory.mktemp("lesions") / "hand-made.tif")
+    tifffile.imwrite(path, label, photometric="minisblack", metadata={"axes": "ZYX"})
+    return label, {"volume_label": path}
 
 
 @pytest.fixture(scope="module")
@@ -187,19 +203,17 @@ def test_projections_are_maxima_over_planes_centred_on_each(volume, generator, r
     region = (5, 17), (10, 90), (40, 200)
     cut = tuple(slice(*span) for span in region)
     for depth in (1, 2, 5, 16, 40):
-        for role, voxels in (("anatomy", volume[0]), ("label", volume[1])):
-            windows = [voxels[max(0, z - depth // 2) : z - depth // 2 + depth].max(axis=0) for z in range(SHAPE[0])]
-            np.testing.assert_array_equal(projected(opened, role, region, depth), np.stack(windows)[cut])
+        windows = [volume[0][max(0, z - depth // 2) : z - depth // 2 + depth].max(axis=0) for z in range(SHAPE[0])]
+        np.testing.assert_array_equal(projected(opened, region, depth), np.stack(windows)[cut])
 
 
-def test_survey_measures_planes_and_counts_label_voxels(volume, generator, recipe_of, tmp_path):
+def test_survey_measures_planes(volume, generator, recipe_of, tmp_path):
     source = SourceVolume.of(recipe_of(generator(), tmp_path))
     rules = source.tiles.model_copy(update={"normalise_over": "plane"})
     measured = survey_planes(SurveyJob(source.ref, (3, 9), rules, 1))
     for plane, limits in zip(range(3, 9), measured.ranges, strict=True):
         assert limits == tuple(np.percentile(volume[0][plane], rules.percentiles, method="inverted_cdf"))
     assert measured.histogram.pixels == 6 * 96 * 200
-    np.testing.assert_array_equal(measured.classes, np.bincount(volume[1][3:9].ravel()))
 
 
 def image_with_steps(step, borders):
@@ -338,6 +352,7 @@ def test_a_constant_generator_gives_a_constant_volume_whatever_the_tiles(generat
     assert told["intensities"]["anatomy"]["over"] == "plane"
     assert told["layout"] == {
         "planes_seen": 6,
+        "planes_imposed": 1,
         "tile_voxels": [100, 100],
         "tile_pixels": [64, 64],
         "shared_voxels": [75, 75],
@@ -366,6 +381,10 @@ def test_what_does_not_fit_is_one_line(generator, recipe_of, volume, checkpoint,
     refused("synthesis.model: .*trained on 3D crops", model=generator(kind="crop"))
     refused("synthesis.model: .*trained on views along y", model=generator(views=["y"]))
     refused("synthesis.model: .*trained on cardiac-ct tiles", model=generator(modality="cardiac-ct"))
+    several = generator(name="redgan", method={**SMALL_REDGAN, "organs": ["lung", "liver"]})
+    refused("synthesis.volume_organ: no organ is none of .*trained on, which are lung, liver", model=several)
+    refused("synthesis.volume_organ: brain is none of the organs", model=several, volume_organ="brain")
+    VolumeSynthesis.planned(recipe_of(several, tmp_path, volume_organ="liver"))
     refused("tiles.spacing: volume 'classes' has no voxel spacing", model=generator(spacing=[1, 1, 1]), volume=classes)
     refused("synthesis.tiles: .*no finished run", model=checkpoint("metgan"))
     recipe = recipe_of(model, tmp_path, volume_label=classes)
@@ -374,24 +393,8 @@ def test_what_does_not_fit_is_one_line(generator, recipe_of, volume, checkpoint,
 
 
 def filling_of(source, target):
-    limits = ((500.0, 5000.0),) * SHAPE[0]
-    return Filling(
-        source.ref,
-        source.model["uri"],
-        source.tiles,
-        source.layout,
-        limits,
-        source.tumour_range,
-        "uint16",
-        target,
-        "lesions",
-        5,
-        0,
-        "fp32",
-        1,
-        "cpu",
-        {},
-    )
+    limits = [(500.0, 5000.0)] * source.volume.shape[0]
+    return Filling.of(source, {"ranges": limits, "tumour": source.tumour_range, "dtype": "uint16"}, target)
 
 
 def test_voxels_do_not_depend_on_the_blocks_beside(generator, recipe_of, tmp_path, monkeypatch):
@@ -415,3 +418,36 @@ def test_voxels_do_not_depend_on_the_blocks_beside(generator, recipe_of, tmp_pat
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01
     assert pd.unique(made["whole"].ravel()).size > 100
+
+
+def test_the_written_label_is_what_a_generator_shows_that_paints_its_label(
+    generator, recipe_of, lesions, tmp_path, monkeypatch
+):
+    """A ball, a plate of one plane and a speck of one voxel, seen by generators of slices and of projections."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("whole_volume")
+    label, paths = lesions
+    for depth in (1, 5, 16):
+        source = SourceVolume.of(recipe_of(generator(kind="projection", depth=depth, size=[EDGE]), tmp_path, **paths))
+        assert source.layout.depth == depth
+        image, written = benchmark.painted(source, str(tmp_path / f"{depth}.zarr"), ((0, 20), (0, 96), (0, 200)))
+        for plane in range(SHAPE[0]):
+            np.testing.assert_array_equal(image[plane] > 600, written[plane] > 0, f"depth {depth}, plane {plane}")
+        np.testing.assert_array_equal(written, label)
+        assert benchmark.dice(image > 600, written > 0) == 1.0
+
+
+@pytest.mark.parametrize("edge", [48, 81, 100])
+def test_a_label_that_is_resized_for_the_generator_is_written_as_it_was_imposed(
+    generator, recipe_of, lesions, tmp_path, monkeypatch, edge
+):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("whole_volume")
+    label, paths = lesions
+    model = generator(kind="projection", depth=5, size=[edge], resize=EDGE)
+    source = SourceVolume.of(recipe_of(model, tmp_path, **paths))
+    image, written = benchmark.painted(source, str(tmp_path / "out.zarr"), ((0, 20), (0, 96), (0, 200)))
+    # Half of the range is where rounding decides.
+    assert ((image > 600) == (written > 0))[image != 600].all()
+    assert not written[~label.any(axis=(1, 2))].any()
+    assert 0.9 < benchmark.dice(written > 0, label > 0) <= 1.0

@@ -54,23 +54,27 @@ def synthetic_sets(tmp_path, *sizes, **settings):
     ]
 
 
+def usable(sets):
+    return [part.positions("train") for part in sets]
+
+
 def test_synthetic_tiles_come_in_equal_parts_nested_and_different_for_every_fold(tmp_path):
     sets = synthetic_sets(tmp_path, 100, 60)
     for few, many in ((7, 20), (20, 21), (21, 120)):
-        less, more = (chosen_synthetic(sets, count, 0.2, "f") for count in (few, many))
+        less, more = (chosen_synthetic(sets, usable(sets), count, 0.2, "f") for count in (few, many))
         assert [len(rows) for rows in less] == [few // 2 + few % 2, few // 2]
         for one, other in zip(less, more, strict=True):
             assert set(one) <= set(other)
-    folds = [set(chosen_synthetic(sets, 40, fold / 5, "f")[0]) for fold in range(5)]
+    folds = [set(chosen_synthetic(sets, usable(sets), 40, fold / 5, "f")[0]) for fold in range(5)]
     assert set.union(*folds) == set(range(100))
     assert all(len(one & other) == 0 for one in folds for other in folds if one is not other)
-    assert chosen_synthetic([], 0, 0.0, "f") == []
+    assert chosen_synthetic([], [], 0, 0.0, "f") == []
 
 
 def test_more_synthetic_tiles_than_passed_the_gate_are_refused(tmp_path):
     sets = synthetic_sets(tmp_path, 100, 60)
     with pytest.raises(UserError, match=r"^segmentation.synthetic: 61 of 122 synthetic .* /.*s1, which has 60"):
-        chosen_synthetic(sets, 122, 0.0, "segmentation.synthetic")
+        chosen_synthetic(sets, usable(sets), 122, 0.0, "segmentation.synthetic")
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def mixed(tmp_path):
     real = write_set(tmp_path / "real", unseen=2, shuffled=True)
     sets = synthetic_sets(tmp_path, 10, 8)
     train, val = fold_split(real.index, 1)
-    chosen = chosen_synthetic(sets, 9, 0.0, "f")
+    chosen = chosen_synthetic(sets, usable(sets), 9, 0.0, "f")
     mixture = write_mixture(str(tmp_path / "mix"), real, train[::2], val, sets, chosen, None)
     return real, sets, (train[::2], val, chosen), mixture
 

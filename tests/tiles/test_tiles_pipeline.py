@@ -222,7 +222,9 @@ def test_separate_images_keep_names_organs_and_patients(tmp_path):
             "tiles": {"kind": "slice", "size": 32},
         }
     )
-    index = make_tiles(recipe, str(tmp_path / "set"), silent).index
+    made = make_tiles(recipe, str(tmp_path / "set"), silent)
+    index = made.index
+    assert made.manifest["organs"] == list(made.organs) == ["liver", "lung"]
     assert index["name"].tolist() == [f"i{number}.tif" for number in range(12)]
     assert index["patient"].tolist() == [f"m{number // 2}" for number in range(12)]
     assert (index.groupby("patient")["split"].nunique() == 1).all()

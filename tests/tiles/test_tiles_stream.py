@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tile_sets import write_set
 
 from metgan_dist.errors import DamagedFile, UserError, understood
+from metgan_dist.recipe import Recipe
 from metgan_dist.tiles import stream
 from metgan_dist.tiles.augment import augment
 from metgan_dist.tiles.pipeline import make_tiles
@@ -155,3 +157,22 @@ def test_a_shard_that_cannot_be_read_is_named(tiles_and_recipe):
     with pytest.raises(Exception, match="cannot be read") as caught:
         next(tile_stream(tiles, recipe, stop=4))
     assert isinstance(understood(caught.value), DamagedFile)
+
+
+def test_batches_say_of_which_organ_each_tile_is(tmp_path, ray_cluster):
+    tiles = write_set(tmp_path / "set", organs=("lung", "liver", ""), volumes=3)
+    assert tiles.organs == ("liver", "lung")
+    expected = np.array([1, 0, -1])
+    (batch,) = tile_batches(tiles, range(6), 6)
+    assert batch["organ"].dtype == torch.int64
+    assert batch["organ"].tolist() == [1, 0, -1, 1, 0, -1]
+    for organs, places in (((), expected), (("lung", "heart"), np.array([0, -1, -1]))):
+        recipe = Recipe.model_validate({"method": {"name": "redgan", "organs": organs}})
+        for here in (True, False):
+            batches = list(tile_stream(tiles, recipe, batch_size=4, stop=16, here=here))
+            assert len(batches) == 4
+            for batch in batches:
+                assert batch["organ"].tolist() == places[batch["tile"] % 3].tolist()
+    nameless = write_set(tmp_path / "nameless")
+    (batch,) = tile_batches(nameless, range(2), 2)
+    assert "organ" not in batch

@@ -1,0 +1,23 @@
+"""The organs of a tile set by number: the list that its manifest holds, and the tiles' places in such a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+UNKNOWN = -1
+
+
+def organ_names(index: pd.DataFrame) -> list[str]:
+    """The organs that an index names, in alphabetical order; none where it names none."""
+    if "organ" not in index:
+        return []
+    return sorted({str(name) for name in index["organ"].dropna()} - {""})
+
+
+def organ_numbers(organs: Iterable[str | None], names: Sequence[str]) -> np.ndarray:
+    """int64 (N,): the place of each organ in `names`; UNKNOWN for one that is not there, and for none."""
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(organ or "", UNKNOWN) for organ in organs], np.int64)
