@@ -91,7 +91,8 @@ def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, seed_offset: int
         assignment = assign(opened, tiles, role, segmentor_recipe(opened.recipe, seed_offset, network))
         trained = run_training(assignment, say)
     opened.result.artefacts[role] = trained.best
-    opened.result.scores[role] = {"dice": trained.score}
+    if trained.score is not None:
+        opened.result.scores[role] = {"dice": trained.score}
     return trained
 
 
@@ -138,7 +139,8 @@ def train_method(opened: OpenRun) -> None:
     }
     result.resources = trained.resources
     name, _ = method_class(recipe.method.name).criterion(recipe)
-    result.scores["validation"] = {name: trained.score}
+    if trained.score is not None:
+        result.scores["validation"] = {name: trained.score}
     with result.phase("scores"):
         _score(opened, tiles, trained.best, judge)
 

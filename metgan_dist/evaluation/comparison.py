@@ -57,9 +57,10 @@ def compare(scored: Mapping[str, Scored], volumes: pd.Series, reference: str, se
     values = {}
     for label in methods:
         plain = _values(scored[label], volumes, columns, settings)
-        values[label] = {c.name: replace(plain[c.name], mark=mark(tests, label, c, settings)) for c in columns}
-    real = scored[REAL].per_tile
-    ceiling = pooled_dice(real) if "dice" in real else None
+        values[label] = {
+            c.name: replace(plain[c.name], mark=mark(tests, label, c, settings)) for c in columns if c.name in plain
+        }
+    ceiling = scored[REAL].summary().get("label_fidelity")
     return Comparison(per_tile, values, tests, columns, reference, ceiling)
 
 
@@ -102,7 +103,10 @@ def _columns(names: Sequence[str], scored: Scored) -> list[Column]:
 
 
 def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
-    """A method's values; intervals by resampling tiles, or volumes where these are what is compared."""
+    """A method's values; intervals by resampling tiles, or volumes where these are what is compared.
+
+    There is no label fidelity where no class occurs.
+    """
     groups = volumes.loc[scored.per_tile["tile"]].to_numpy() if settings.group == "volume" else None
     values = {}
     for name in (column.name for column in columns):
@@ -110,7 +114,8 @@ def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], setti
             values[name] = Value(scored.of_set[name])
         elif name == "label_fidelity":
             counts = stacked_counts(scored.per_tile if groups is None else scored.per_tile.groupby(groups).sum())
-            values[name] = Value(pooled_dice(scored.per_tile), *_pooled_interval(counts, settings))
+            if not np.isnan(pooled := pooled_dice(scored.per_tile)):
+                values[name] = Value(pooled, *_pooled_interval(counts, settings))
         else:
             scores = scored.per_tile[name]
             if groups is not None:
@@ -134,7 +139,7 @@ def _pooled_interval(counts: np.ndarray, settings: Scores, seed: int = 0) -> tup
         for _ in range(settings.resamples)
     ]
     tail = 50 * (1 - settings.confidence)
-    low, high = np.percentile(drawn, [tail, 100 - tail])
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])  # a draw without any class has no Dice
     return float(low), float(high)
 
 

@@ -11,7 +11,7 @@ from metgan_dist.evaluation.comparison import Comparison, mark, tests_against
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
-from metgan_dist.evaluation.tables import aligned
+from metgan_dist.evaluation.tables import ABSENT, aligned
 from metgan_dist.methods import check_tile_size
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
@@ -133,7 +133,11 @@ def differences(comparison: Comparison, against: Mapping[str, str], settings: Sc
         tests = tests_against(both, other, settings)
         cells = []
         for column in comparison.columns:
-            change = comparison.values[one][column.name].value - comparison.values[other][column.name].value
+            first, second = (comparison.values[label].get(column.name) for label in (one, other))
+            if first is None or second is None:
+                cells.append(ABSENT)
+                continue
+            change = first.value - second.value
             sign = mark(tests, one, column, settings).replace("*", r"\*")
             cells.append(f"{change:+.{column.digits}f}{sign}")
         rows.append([f"{one} - {other}", *cells])

@@ -112,3 +112,13 @@ def test_a_tile_without_a_score_is_not_left_out_of_the_mean(group):
     assert np.isnan(result.values["a"]["mae"].value)
     assert result.values["a"]["mae"].low is None
     assert np.isfinite(result.values["b"]["mae"].value)
+
+
+def test_without_any_class_there_is_no_label_fidelity():
+    nothing = {"dice": np.nan, "overlap_1": 0, "size_1": 0}
+    chosen = Scores.model_validate({"names": ["mae", "label_fidelity"], "resamples": 200})
+    methods = {"a": scored(**nothing), "b": scored(0.1, **{**nothing, "size_1": 2})}
+    result = compare({REAL: scored(**nothing), **methods}, VOLUMES, "a", chosen)
+    assert result.ceiling is None
+    assert result.values["a"].keys() == {"mae"}
+    assert result.values["b"]["label_fidelity"].value == 0  # found where nothing is
