@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 BLIND = 0.05  # Dice on real images: below it the judge finds next to nothing of what is there
 
 
@@ -15,3 +17,13 @@ def doubt(real: float | None) -> str | None:
             "nothing; let it learn longer (method.segmentor_epochs) or name another (method.judge)"
         )
     return None
+
+
+def share_of_real(fidelity: float | None, real: float | None) -> float | None:
+    """Label fidelity as the share of what the same judge finds on real images; None where one of them says nothing.
+
+    What exceeds 1 is no better than 1: the judge finds more than in real images, which were taken of these very labels.
+    """
+    if fidelity is None or real is None or math.isnan(fidelity) or real < BLIND:
+        return None
+    return fidelity / real

@@ -138,7 +138,8 @@ def differences(comparison: Comparison, against: Mapping[str, str], settings: Sc
                 cells.append(ABSENT)
                 continue
             change = first.value - second.value
-            sign = mark(tests, one, column, settings).replace("*", r"\*")
+            tied = column.tie(first.value, second.value)
+            sign = "" if tied else mark(tests, one, column, settings).replace("*", r"\*")
             cells.append(f"{change:+.{column.digits}f}{sign}")
         rows.append([f"{one} - {other}", *cells])
     return [aligned([header, *rows])]

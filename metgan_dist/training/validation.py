@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metgan_dist.figures import image_grid
 from metgan_dist.methods.method import Method
-from metgan_dist.scores.fidelity import doubt
+from metgan_dist.scores.fidelity import doubt, share_of_real
 from metgan_dist.scores.reference import References, fit_references
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tiles.stream import tile_batches
@@ -121,8 +121,9 @@ def evaluate_splits(
     """The method beside the trivial predictions on the test tiles, and on volumes that no split ever touched.
 
     Returns, by split, `{"tiles": n, "generated": {...}, "identity": {...}, "affine": {...}, "real": {"label_fidelity":
-    d}}`, and the same for each volume under `per_volume` where there are several. Label fidelity
-    is left out where no class occurs; `say` gets a line for that, and one for a judge that is blind.
+    d}}`, and the same for each volume under `per_volume` where there are several. Beside label fidelity the others have
+    `label_fidelity_of_real`, its share of d. It is left out where no class occurs; `say` gets a line for that, and one
+    for a judge that is blind.
     """
     trivial = references(tiles)
     results: dict[str, Any] = {}
@@ -143,12 +144,23 @@ def evaluate_splits(
 
 
 def _summaries(scored: dict[str, Scored], rows: np.ndarray) -> dict[str, Any]:
-    return {"tiles": len(rows), **{name: one.of(rows).summary() for name, one in scored.items()}}
+    summaries = {name: one.of(rows).summary() for name, one in scored.items()}
+    real = summaries["real"].get("label_fidelity")
+    for name, scores in summaries.items():
+        share = share_of_real(scores.get("label_fidelity"), real)
+        if name != "real" and share is not None:
+            scores["label_fidelity_of_real"] = share
+    return {"tiles": len(rows), **summaries}
 
 
 def _line(split: str, scores: dict[str, Any]) -> str:
     parts = [f"{name} MAE {scores[name]['mae']:.4f}" for name in ("generated", "identity", "affine")]
     found = {name: scores[name].get("label_fidelity") for name in ("generated", "real", "identity")}
-    dice = [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
+    shares = {name: scores[name].get("label_fidelity_of_real") for name in found}
+    dice = [
+        f"{name} {value:.3f}" + (f" ({share:.0%} of real)" if (share := shares[name]) is not None else "")
+        for name, value in found.items()
+        if value is not None
+    ]
     fidelity = f"; label fidelity {', '.join(dice)}" if dice else ""
     return f"{split}: {scores['tiles']} tiles; {', '.join(parts)}{fidelity}"

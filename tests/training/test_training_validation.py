@@ -110,6 +110,9 @@ def test_a_volumes_scores_are_those_of_its_tiles_which_are_made_once(tiles):
         assert "cycle_mae" in result["generated"]
         assert "cycle_mae" not in result["identity"]
         assert result["real"].keys() == {"label_fidelity"}
+        real = result["real"]["label_fidelity"]
+        for name in ("generated", "identity", "affine"):
+            assert result[name]["label_fidelity_of_real"] == pytest.approx(result[name]["label_fidelity"] / real)
         assert any(line.startswith(f"{split}: {result['tiles']} tiles; generated MAE ") for line in said)
     assert results["test"]["generated"]["mae"] != results["unseen"]["generated"]["mae"]
 
