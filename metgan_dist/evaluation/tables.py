@@ -53,7 +53,7 @@ COLUMNS = {
         Column("msd", "MSD", "min", 4),
         Column("ssim", "SSIM", "max"),
         Column("psnr", "PSNR", "max", 2),
-        Column("correlation", "Correlation", "max"),
+        Column("correlation", "Cross-correlation", "max"),
         Column("fid", "FID", "min", 1),
         Column("kid", "KID", "min", 4),
         Column("lpips", "LPIPS", "min"),
