@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from metgan_dist.methods import METHODS, build_method, method_class
-from metgan_dist.methods.segmentor import segmentor_recipe
+from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe, recipe_tree
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, tile_batches
@@ -42,15 +42,15 @@ def main() -> None:
     args = _arguments()
     recipe = _recipe(args, "metgan")
     tiles = _tiles(recipe, args.folder)
-    segmentor = _segmentor(recipe, tiles, 0, "unet")
+    segmentor = _segmentor(segmentor_recipe(recipe), tiles)
     networks = {"unet": segmentor.method.networks["segmentor"]}
-    judge = _segmentor(recipe, tiles, 1, "unet")
+    judge = _segmentor(judge_recipe(recipe), tiles)
     rows, missed = [], False
     for name in args.methods:
         mine = _recipe(args, name)
         kind = mine.method.segmentor_network
         if method_class(name).needs_segmentor(mine) and kind not in networks:
-            networks[kind] = _segmentor(mine, tiles, 0, kind).method.networks["segmentor"]
+            networks[kind] = _segmentor(segmentor_recipe(mine), tiles).method.networks["segmentor"]
         row, learned = _learns(mine, tiles, networks.get(kind), judge, args)
         rows.append(row)
         missed = missed or not learned
@@ -95,8 +95,7 @@ def _train(stepper: Stepper, tiles: TileSet, steps: int, batch: int, seed: int) 
         stepper.step([{name: value.to(DEVICE) for name, value in tile_batch.items()}])
 
 
-def _segmentor(recipe: Recipe, tiles: TileSet, seed_offset: int, network: str) -> Stepper:
-    plan = segmentor_recipe(recipe, seed_offset, network)
+def _segmentor(plan: Recipe, tiles: TileSet) -> Stepper:
     stepper = Stepper(build_method(plan), DEVICE)
     _train(stepper, tiles, 300, 4, plan.training.seed)
     stepper.method.eval().requires_grad_(False)

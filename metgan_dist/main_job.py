@@ -12,15 +12,16 @@ import torch
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import check_tile_size, method_class
-from metgan_dist.methods.segmentor import segmentor_recipe
+from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.storage import join
 from metgan_dist.tiles.pipeline import make_tiles
+from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import check_segmentor, load_method
-from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.assignment import PARTS, Assignment, Part
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
@@ -72,7 +73,7 @@ def _need(tiles: TileSet, *roles: str) -> None:
 
 def pretrain_segmentor(opened: OpenRun) -> None:
     """Tiles, then one segmentor, for itself."""
-    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor", 0)
+    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor")
     opened.result.artefacts |= {
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
@@ -82,17 +83,30 @@ def pretrain_segmentor(opened: OpenRun) -> None:
     opened.result.resources = trained.resources
 
 
-def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, seed_offset: int) -> Trained:
-    """Train a segmentor on the real training tiles; `role` is its name in the run."""
+def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, part: Part | None = None) -> Trained:
+    """Train a segmentor on the real training tiles; `role` is its name in the run.
+
+    Without a `part` it learns from all of them. The frozen segmentor and the judge of a method learn each from a part
+    of their own, that label fidelity may not be what one network says of another's work; on places too few to be parted
+    both learn from all, which a line says.
+    """
     _need(tiles, "tumour", "label")
     check_tile_size(opened.recipe, tiles.shape)
-    say(f"{role}: training a segmentor on {len(tiles.positions('train'))} tiles")
+    own = judge_recipe(opened.recipe) if part == "judge" else segmentor_recipe(opened.recipe)
+    count = len(tiles.positions("train"))
+    if part is not None:
+        parts = dict(zip(PARTS, map(len, segmentor_and_judge(tiles.index)), strict=True))
+        if all(parts.values()):
+            count = parts[part]
+        else:
+            say(f"{role}: the training tiles lie at too few places to keep segmentor and judge apart; all are used")
+            part = None
+    say(f"{role}: training a segmentor ({own.method.segmentor_network}) on {count} tiles")
     with opened.result.phase(role):
-        network = "unet" if role == "judge" else None
-        assignment = assign(opened, tiles, role, segmentor_recipe(opened.recipe, seed_offset, network))
-        trained = run_training(assignment, say)
+        trained = run_training(replace(assign(opened, tiles, role, own), part=part), say)
     opened.result.artefacts[role] = trained.best
-    opened.result.scores[role] = {"dice": trained.score}
+    if trained.score is not None:
+        opened.result.scores[role] = {"dice": trained.score}
     return trained
 
 
@@ -117,9 +131,9 @@ def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     _need(tiles, "anatomy", "tumour", "label")
     if line := never_trained(with_organs(recipe, tiles), tiles):
         say(line)
-    for seed_offset, role in enumerate(("segmentor", "judge")):
+    for role in PARTS:
         if role in wanted and role not in ready:
-            ready[role] = train_segmentor(opened, tiles, role, seed_offset).best
+            ready[role] = train_segmentor(opened, tiles, role, role).best
     return Prepared(tiles, ready.get("segmentor"), ready["judge"])
 
 
@@ -141,7 +155,8 @@ def train_method(opened: OpenRun) -> None:
     }
     result.resources = trained.resources
     name, _ = method_class(recipe.method.name).criterion(recipe)
-    result.scores["validation"] = {name: trained.score}
+    if trained.score is not None:
+        result.scores["validation"] = {name: trained.score}
     with result.phase("scores"):
         _score(opened, tiles, trained.best, judge)
 

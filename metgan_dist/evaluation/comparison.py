@@ -11,12 +11,15 @@ import pandas as pd
 from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Value
 from metgan_dist.recipe import Scores
+from metgan_dist.scores.fidelity import BLIND
 from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored
 from metgan_dist.scores.significance import compare_methods, mean_interval
 
 UNVERIFIED = "_unverified"
-_TESTED_AS = {"label_fidelity": "dice"}
+OF_REAL = "label_fidelity_of_real"
+_UP_TO_REAL = "dice_up_to_real"
+_TESTED_AS = {"label_fidelity": _UP_TO_REAL}
 _SHOWN_TESTS = ("difference", "p_t_holm", "p_wilcoxon_holm", "d_z", "rank_biserial")
 
 
@@ -52,14 +55,22 @@ def compare(scored: Mapping[str, Scored], volumes: pd.Series, reference: str, se
     """Put together what `score_methods` gave; `volumes` names the volume of each tile by its row number."""
     methods = [label for label in scored if label != REAL]
     per_tile = pd.concat([_labelled(label, scored[label].per_tile, volumes) for label in methods], ignore_index=True)
+    ceiling = scored[REAL].summary().get("label_fidelity")
+    if "dice" in per_tile:
+        per_tile[_UP_TO_REAL] = _up_to_real(per_tile, scored[REAL].per_tile)
     tests = tests_against(per_tile, reference, settings)
-    columns = _columns(settings.names, scored[methods[0]])
-    values = {}
-    for label in methods:
-        plain = _values(scored[label], volumes, columns, settings)
-        values[label] = {c.name: replace(plain[c.name], mark=mark(tests, label, c, settings)) for c in columns}
-    real = scored[REAL].per_tile
-    ceiling = pooled_dice(real) if "dice" in real else None
+    columns = _columns(settings.names, scored[methods[0]], ceiling)
+    plain = {label: _values(scored[label], volumes, columns, settings) for label in methods}
+    if ceiling is not None and ceiling >= BLIND:
+        columns = _with_share(columns, plain, ceiling)
+    values = {
+        label: {
+            c.name: replace(own[c.name], mark="" if _tie(c, own, plain[reference]) else mark(tests, label, c, settings))
+            for c in columns
+            if c.name in own
+        }
+        for label, own in plain.items()
+    }
     return Comparison(per_tile, values, tests, columns, reference, ceiling)
 
 
@@ -67,7 +78,7 @@ def tests_against(per_tile: pd.DataFrame, reference: str, settings: Scores) -> p
     """Paired tests of every other method of a table of scores against one of them; empty where there is no other."""
     if per_tile["method"].nunique() < 2:
         return pd.DataFrame()
-    scores = [name for name in per_tile if name in IMAGE_SCORES or name == "dice" or name.startswith("lpips")]
+    scores = [name for name in per_tile if name in IMAGE_SCORES or name == _UP_TO_REAL or name.startswith("lpips")]
     return compare_methods(
         per_tile,
         reference,
@@ -89,20 +100,49 @@ def _labelled(label: str, per_tile: pd.DataFrame, volumes: pd.Series) -> pd.Data
     return pd.DataFrame(origin).join(per_tile.drop(columns="tile"))
 
 
-def _columns(names: Sequence[str], scored: Scored) -> list[Column]:
-    """The columns that there are values for; scores of other than the published weights say so in their title."""
+def _up_to_real(per_tile: pd.DataFrame, real: pd.DataFrame) -> pd.Series:
+    """Dice of each tile, at most what its real image has: to exceed that makes up for no other tile."""
+    return per_tile["dice"].clip(upper=per_tile["tile"].map(real.set_index("tile")["dice"]))
+
+
+def _columns(names: Sequence[str], scored: Scored, ceiling: float | None) -> list[Column]:
+    """The columns that there are values for; scores of other than the published weights say so in their title.
+
+    Label fidelity of `ceiling`, what the real images have, is enough.
+    """
     columns = []
     for name in names:
         if f"{name}{UNVERIFIED}" in {*scored.per_tile, *scored.of_set}:
             title = f"{COLUMNS[name].title} (unverified weights)"
             columns.append(replace(COLUMNS[name], name=f"{name}{UNVERIFIED}", title=title))
-        elif name in {*scored.per_tile, *scored.of_set} or (name == "label_fidelity" and "dice" in scored.per_tile):
+        elif name == "label_fidelity" and "dice" in scored.per_tile:
+            columns.append(replace(COLUMNS[name], enough=ceiling))
+        elif name in {*scored.per_tile, *scored.of_set}:
             columns.append(COLUMNS[name])
     return columns
 
 
+def _with_share(columns: Sequence[Column], values: Mapping[str, dict[str, Value]], real: float) -> list[Column]:
+    """The columns with one more beside label fidelity, its share of what real images have, put into `values`."""
+    for own in values.values():
+        if (whole := own.get("label_fidelity")) is not None:
+            low, high = (None if end is None else end / real for end in (whole.low, whole.high))
+            own[OF_REAL] = Value(whole.value / real, low, high)
+    share = replace(COLUMNS[OF_REAL], enough=1.0)
+    return [part for column in columns for part in ((column, share) if column.name == "label_fidelity" else (column,))]
+
+
+def _tie(column: Column, own: Mapping[str, Value], others: Mapping[str, Value]) -> bool:
+    """Whether two methods are equally good because both reach what is enough."""
+    name = column.name
+    return name in own and name in others and column.tie(own[name].value, others[name].value)
+
+
 def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
-    """A method's values; intervals by resampling tiles, or volumes where these are what is compared."""
+    """A method's values; intervals by resampling tiles, or volumes where these are what is compared.
+
+    There is no label fidelity where no class occurs.
+    """
     groups = volumes.loc[scored.per_tile["tile"]].to_numpy() if settings.group == "volume" else None
     values = {}
     for name in (column.name for column in columns):
@@ -110,7 +150,8 @@ def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], setti
             values[name] = Value(scored.of_set[name])
         elif name == "label_fidelity":
             counts = stacked_counts(scored.per_tile if groups is None else scored.per_tile.groupby(groups).sum())
-            values[name] = Value(pooled_dice(scored.per_tile), *_pooled_interval(counts, settings))
+            if not np.isnan(pooled := pooled_dice(scored.per_tile)):
+                values[name] = Value(pooled, *_pooled_interval(counts, settings))
         else:
             scores = scored.per_tile[name]
             if groups is not None:
@@ -134,7 +175,7 @@ def _pooled_interval(counts: np.ndarray, settings: Scores, seed: int = 0) -> tup
         for _ in range(settings.resamples)
     ]
     tail = 50 * (1 - settings.confidence)
-    low, high = np.percentile(drawn, [tail, 100 - tail])
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])  # a draw without any class has no Dice
     return float(low), float(high)
 
 

@@ -18,6 +18,7 @@ from metgan_dist.figures import image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.fidelity import doubt
 from metgan_dist.scores.scored import Scored
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.validation import picture_rows
@@ -84,7 +85,9 @@ def compare_entries(
 
 
 def _place(column: Column, settings: Scores) -> int:
-    return next(k for k, name in enumerate(settings.names) if column.name in (name, f"{name}{UNVERIFIED}"))
+    return next(
+        k for k, name in enumerate(settings.names) if column.name in (name, f"{name}{UNVERIFIED}", f"{name}_of_real")
+    )
 
 
 def costs(entries: Sequence[Entry]) -> str:
@@ -141,8 +144,11 @@ def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[
     if comparison.ceiling is not None:
         notes.append(
             "Label fidelity: pooled Dice of one judge, a segmentor that no training used, against the imposed labels; "
-            f"on the real images it reaches {comparison.ceiling:.3f}. The judge: {_shown(subject.judge)}."
+            f"on the real images it reaches {comparison.ceiling:.3f}, beyond which all are equally good. The judge: "
+            f"{_shown(subject.judge)}."
         )
+    if "label_fidelity" in settings.names and (reason := doubt(comparison.ceiling)) is not None:
+        notes.append(f"{reason[0].upper()}{reason[1:]}.")
     trivial = first.result.get("scores", {}).get("test", {})
     if {"identity", "affine"} <= trivial.keys() and "mae" in settings.names:
         notes.append(

@@ -19,12 +19,26 @@ _TICK = "✓"
 
 @dataclass(frozen=True)
 class Column:
-    """A score: its name, title, which direction is better, digits shown."""
+    """A score: its name, title, which direction is better, digits shown.
+
+    `enough`: values that reach it are equally good, such as what real images score themselves.
+    """
 
     name: str
     title: str
     better: Literal["min", "max"]
     digits: int = 3
+    enough: float | None = None
+
+    def capped(self, value: float) -> float:
+        """A value as far as it counts."""
+        if self.enough is None:
+            return value
+        return max(value, self.enough) if self.better == "min" else min(value, self.enough)
+
+    def tie(self, one: float, other: float) -> bool:
+        """Whether two values count as equal because both reach what is enough."""
+        return self.enough is not None and self.capped(one) == self.capped(other) == self.enough
 
     @property
     def arrow(self) -> str:
@@ -39,11 +53,12 @@ COLUMNS = {
         Column("msd", "MSD", "min", 4),
         Column("ssim", "SSIM", "max"),
         Column("psnr", "PSNR", "max", 2),
-        Column("correlation", "Correlation", "max"),
+        Column("correlation", "Cross-correlation", "max"),
         Column("fid", "FID", "min", 1),
         Column("kid", "KID", "min", 4),
         Column("lpips", "LPIPS", "min"),
         Column("label_fidelity", "Label fidelity", "max"),
+        Column("label_fidelity_of_real", "of real", "max", 2),
     )
 }
 
@@ -85,8 +100,8 @@ class Table:
     subject: str = "Method"
 
     def best(self, column: Column) -> float | None:
-        """The best value of a column, None where it has none."""
-        values = [line.values[column.name].value for line in self.lines if column.name in line.values]
+        """The best value of a column as far as it counts, None where it has none."""
+        values = [column.capped(line.values[column.name].value) for line in self.lines if column.name in line.values]
         finite = [value for value in values if not math.isnan(value)]
         if not finite:
             return None
@@ -150,7 +165,7 @@ class Table:
             if value is None:
                 cells.append(_Cell("failed" if line.failed else ABSENT))
             else:
-                best = value.value == self.best(column)
+                best = column.capped(value.value) == self.best(column)
                 cells.append(_Cell(f"{value.value:.{column.digits}f}", best, value.mark))
             if column.name in self._in_paper:
                 printed = line.paper.get(column.name)

@@ -198,10 +198,20 @@ def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
     )
 
 
+def judge_recipe(recipe: Recipe) -> Recipe:
+    """The recipe that trains the judge of `recipe`: as its segmentor, but another network from another seed.
+
+    What a segmentor cannot see, a generator that was trained to please it need not draw; a judge of the same family
+    would see as little.
+    """
+    network = "unet" if recipe.method.segmentor_network == "dynunet" else "dynunet"
+    return segmentor_recipe(recipe, seed_offset=1, network=network)
+
+
 def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None = None) -> Recipe:
     """The recipe that pretrains the segmentor of `recipe` (MetGAN's release: Adam 1e-4, batch 4, 40 epochs).
 
-    `network` overrides `method.segmentor_network`: the judge is the same for every method.
+    `network` overrides `method.segmentor_network`.
     """
     method = recipe.method
     changes = {"name": "segmentor", "segmentor_network": network or method.segmentor_network}

@@ -6,6 +6,7 @@ the same pydantic models then give validation, help text and YAML in one place.
 """
 
 from metgan_dist.recipe.data import Data, Phantom, VolumeEntry
+from metgan_dist.recipe.layers import layered
 from metgan_dist.recipe.method import METHOD_DEFAULTS, METHOD_NAMES, MethodRecipe
 from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
 from metgan_dist.recipe.section import Section
@@ -35,6 +36,7 @@ __all__ = [
     "Training",
     "Tuning",
     "VolumeEntry",
+    "layered",
     "recipe_names",
     "recipe_tree",
 ]

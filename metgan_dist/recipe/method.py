@@ -23,6 +23,21 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "sean_vae": _SPADE,
     "redgan": {**_SPADE, "perceptual": 0.0, "segmentor_network": "resnet-34"},
 }
+# Likewise of `training`, for the rows of a study; other papers have MetGAN's batch of 1 at a rate of 2e-4.
+METHOD_TRAINING: dict[str, dict[str, Any]] = {"sifa": {"batch_size": 8}}
+# Fields that hold for one method: its paper found them for it.
+METHOD_SETTINGS = frozenset(
+    {
+        *("alpha1", "alpha2", "alpha3", "alpha4", "identity", "feature_matching", "perceptual", "kl", "latent"),
+        *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution"),
+    }
+)
+# Methods that are another one with a part added or left out. They share its settings: rows of an ablation are to differ
+# in that part alone.
+_VARIANTS = {
+    **dict.fromkeys(("metgan_minus", "metgen_cycle", "metgen_cond", "metgen_cond_seg"), "metgan"),
+    **{"pix2pix_seg": "pix2pix", "cyclegan_seg": "cyclegan", "spade_vae": "spade", "sean_vae": "sean"},
+}
 METHOD_NAMES = (
     "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "
     "spade, spade_vae, sean, sean_vae, sifa, redgan"
@@ -32,8 +47,9 @@ METHOD_NAMES = (
 class MethodRecipe(Section):
     """Which method, how wide, and its loss weights (paper 1, equation 4).
 
-    Fields that are left out take the defaults below, or what the method's own paper sets (METHOD_DEFAULTS). A weight of
-    a term that the method does not have is ignored.
+    Fields that are left out take the defaults below, or what the method's own paper sets (METHOD_DEFAULTS); a recipe's
+    METHOD_SETTINGS hold for the method that it names alone (recipe/layers.py). A weight of a term that the method does
+    not have is ignored.
     """
 
     name: str = Field("metgan", description=f"method: {METHOD_NAMES}")
@@ -111,3 +127,13 @@ class MethodRecipe(Section):
         if self.global_classes != "auto" and len(self.organs) > self.global_classes:
             raise ValueError(f"organs are {len(self.organs)}, but global_classes is {self.global_classes}")
         return self
+
+
+def base_method(name: str) -> str:
+    """The method that `name` is a variant of, with a part added or left out; itself where it is none."""
+    return _VARIANTS.get(name, name)
+
+
+def settings_of(name: str) -> frozenset[str]:
+    """Fields that a method does not take over from a recipe that was written for another one."""
+    return METHOD_SETTINGS | METHOD_DEFAULTS.get(name, {}).keys()

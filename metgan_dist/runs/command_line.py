@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
+from metgan_dist.recipe import Recipe, layered, recipe_names, recipe_tree
 from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
 
 
@@ -51,14 +51,12 @@ class Command:
     own: dict[str, list[str]] = field(default_factory=dict)
 
     def varied(self, changes: dict[str, Any]) -> Recipe:
-        """The recipe with `changes` (a tree) between preset and command line: what the user set stays set.
+        """The recipe with `changes` (a study's row) between preset and command line: what the user set stays set.
 
+        Where another method than the preset's comes out, it has its own paper's settings (see `layered`).
         Raises UserError naming the field that is wrong.
         """
-        try:
-            return Recipe.model_validate(_merged(_merged(self.preset, changes), self.given))
-        except ValidationError as error:
-            raise UserError(first_mistake(error)) from error
+        return _validated(layered(self.preset, changes, self.given, compared=True))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,23 +68,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _RecipeSettings(Recipe, BaseSettings):
-    """The recipe as pydantic-settings wants it: flags over the preset, and nothing from the environment."""
+    """The recipe as pydantic-settings wants it, to make flags of its fields."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed in; pydantic-settings itself puts the flags before it."""
-        return (init_settings,)
 
 
 def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequence[JobFlag] = ()) -> Command:
     """Resolve the command line of `job`, which has the flags `own` beside the recipe's fields, into a Command.
 
-    Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields. A preset's own data set
-    (its volumes, channels and classes) yields to what the data set that ``--data.path`` names says of itself.
+    Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields; a method that a flag
+    names takes no loss weights from a recipe for another one (see `layered`). A preset's own data set (its volumes,
+    channels and classes) yields to what the data set that ``--data.path`` names says of itself.
     Raises UserError, in one line that names the field, its value and what is allowed.
     """
     chosen: dict[str, Any] = {}
@@ -111,21 +103,19 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
         raise UserError(f"command line: {uncapitalised(str(error))}; see --help for an example") from error
     given = source()
     tree = _with_given_size(recipe_tree(chosen["recipe"]), given)
-    recipe = _recipe(source, tree)
+    recipe = _validated(layered(tree, given))
     if chosen["recipe"] in recipe_names() and "path" in given.get("data", {}):
         tree = _for_given_data(tree, recipe)
-        recipe = _recipe(source, tree)
+        recipe = _validated(layered(tree, given))
     values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
     return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, given, values)
 
 
-def _recipe(source: CliSettingsSource[Any], tree: dict[str, Any]) -> Recipe:
-    """The flags over a recipe's tree, validated."""
+def _validated(tree: dict[str, Any]) -> Recipe:
     try:
-        settings = _RecipeSettings(_cli_settings_source=source, **tree)
+        return Recipe.model_validate(tree)
     except ValidationError as error:
         raise UserError(first_mistake(error)) from error
-    return Recipe.model_validate(settings.model_dump(include=set(Recipe.model_fields)))
 
 
 def _with_given_size(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -152,15 +142,6 @@ def _values(flag: JobFlag, given: Any) -> list[str]:
     if flag.positional:
         return [given]
     return [part.strip() for text in given for part in text.split(",") if part.strip()]
-
-
-def _merged(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`tree` with the values of `over` in place of its own, section by section."""
-    both = dict(tree)
-    for name, value in over.items():
-        mine = both.get(name)
-        both[name] = _merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
-    return both
 
 
 def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.ArgumentParser:

@@ -35,7 +35,9 @@ def image_scores(generated: Tensor, real: Tensor) -> dict[str, np.ndarray]:
         - ``msd``: mean squared difference, 0 to 4.
         - ``ssim``: structural similarity, Gaussian window of 11 pixels (sigma 1.5), data range 2, mean over channels.
         - ``psnr``: peak signal-to-noise ratio in dB for a peak of 2; infinite for identical tiles.
-        - ``correlation``: Pearson's, over all pixels of the tile; 0 where either tile is constant.
+        - ``correlation``: normalised cross-correlation at no shift, that is Pearson's coefficient over all values of a
+          tile, -1 to 1, whatever the scale of either (CCoeff in the supplement of Horvath et al.'s preprint, table 3);
+          0 where either tile is constant.
 
     Raises:
         ValueError: the shapes differ or are not those of a batch of images.
@@ -93,7 +95,10 @@ def _tile_scores(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation; a constant image has no direction to agree with, so it scores 0, not NaN."""
+    """Normalised cross-correlation at no shift: sum (a - mean a)(b - mean b) / (n std a std b).
+
+    A constant image has no direction to agree with, so it scores 0, not NaN.
+    """
     # Asked of the range, not of the variance, which rounding keeps a little above 0.
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0

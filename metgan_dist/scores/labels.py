@@ -1,6 +1,7 @@
 """How well a label map is met: Dice per tile, and Dice pooled over a set.
 
-Labels are integers 0..classes-1 with 0 the background. Two empty masks agree perfectly: their Dice is 1.
+Labels are integers 0..classes-1 with 0 the background. A class that neither map holds has no Dice and is left out of
+the mean over classes: there was nothing to find, and nothing was found. Where that leaves no class, the Dice is NaN.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from torch import Tensor
 
 
 def dice(predicted: Tensor, label: Tensor, classes: int = 2) -> np.ndarray:
-    """Dice of each tile, the mean over the foreground classes.
+    """Dice of each tile, the mean over the foreground classes that one of the maps holds.
 
     Args:
         predicted, label: integer label maps (N, H, W) or (N, D, H, W), values 0..classes-1.
         classes: number of classes, background included.
 
     Returns:
-        (N,) float64 in [0, 1]. A class that both maps lack counts as 1: on sparse labels prefer `pooled_dice`.
+        (N,) float64 in [0, 1]; NaN where both maps are empty. On sparse labels prefer `pooled_dice`.
     """
     overlap, size = _class_counts(predicted, label, classes)
-    return _ratio(overlap, size).mean(axis=1)
+    return mean_dice(np.stack([overlap, size], axis=-1))
 
 
 def tile_counts(predicted: Tensor, label: Tensor, classes: int = 2) -> dict[str, np.ndarray]:
@@ -47,14 +48,18 @@ def stacked_counts(per_tile: pd.DataFrame) -> np.ndarray:
 
 
 def mean_dice(sums: np.ndarray) -> np.ndarray:
-    """Dice of pooled counts (..., classes - 1, 2), the mean over classes (...); 1 for a class that neither side has."""
-    return _ratio(sums[..., 0], sums[..., 1]).mean(axis=-1)
+    """Dice of pooled counts (..., classes - 1, 2), the mean over classes that one side has (...); NaN without."""
+    overlap, size = sums[..., 0], sums[..., 1]
+    classes = (size > 0).sum(axis=-1)
+    # The maxima keep what is not used from dividing by 0; a class that neither side has adds 0 to the sum.
+    mean = (2 * overlap / np.maximum(size, 1)).sum(axis=-1) / np.maximum(classes, 1)
+    return np.where(classes > 0, mean, np.nan)
 
 
 def pooled_dice(per_tile: pd.DataFrame) -> float:
     """Dice of all tiles of a table with the columns of `tile_counts`: counts are added first, and divided once.
 
-    Tiles without foreground then neither lift nor lower it, except by false positives.
+    Tiles without foreground then neither lift nor lower it, except by false positives. NaN where no class occurs.
     """
     return float(mean_dice(stacked_counts(per_tile).sum(axis=0)))
 
@@ -70,8 +75,3 @@ def _class_counts(predicted: Tensor, label: Tensor, classes: int) -> tuple[np.nd
         overlap.append((in_predicted & in_label).sum(dim=1))
         size.append(in_predicted.sum(dim=1) + in_label.sum(dim=1))
     return torch.stack(overlap, dim=1).cpu().numpy(), torch.stack(size, dim=1).cpu().numpy()
-
-
-def _ratio(overlap: np.ndarray, size: np.ndarray) -> np.ndarray:
-    # np.where works out both sides: the maximum keeps the one that is not taken from dividing by 0.
-    return np.where(size > 0, 2 * overlap / np.maximum(size, 1), 1.0)

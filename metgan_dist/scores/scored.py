@@ -66,12 +66,13 @@ class Scored:
     def summary(self, dice_name: str = "label_fidelity") -> dict[str, float]:
         """Mean and spread over the tiles of each score of an image; Dice pooled over the tiles under `dice_name`.
 
-        A score that is NaN on a tile is NaN.
+        A score that is NaN on a tile is NaN. There is no Dice where no class occurs, neither labelled nor found.
         """
         counts = count_columns(self.per_tile)
         images = [name for name in self.per_tile if name not in ("tile", "dice", *counts)]
         scores = summarise({name: self.per_tile[name].to_numpy() for name in images})
-        return {**scores, dice_name: pooled_dice(self.per_tile)} if counts else scores
+        pooled = pooled_dice(self.per_tile) if counts else np.nan
+        return scores if np.isnan(pooled) else {**scores, dice_name: pooled}
 
 
 @dataclass

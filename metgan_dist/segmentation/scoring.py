@@ -51,7 +51,9 @@ class FoldScores:
         rows = self.tiles[self.tiles["fold"] == fold]
         counts = LesionCounts(*(int(rows[name].sum()) for name in COUNTS))
         own = {name: float(getattr(counts, name)) for name in ("dice", "precision", "recall", "jaccard")}
-        return {**own, "voxel_dice": pooled_dice(rows), **{name: float(getattr(counts, name)) for name in COUNTS}}
+        # As the lesions' scores: 1 where there is nothing to find, and nothing was found.
+        own["voxel_dice"] = float(np.nan_to_num(pooled_dice(rows), nan=1.0))
+        return {**own, **{name: float(getattr(counts, name)) for name in COUNTS}}
 
     def per_tile(self) -> pd.Series:
         """Voxel-wise Dice of each tile, the mean over folds; tiles without lesion and prediction stay out."""

@@ -44,7 +44,7 @@ def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> StudyInputs:
     base = prepare_tiles(opened)
     check_enough(base, opened.recipe.scores)
     _check_organs({name: recipe for name, recipe in recipes.items() if _cut(recipe) == _cut(opened.recipe)}, base)
-    judge = given or train_segmentor(opened, base, "judge", 1).best
+    judge = given or train_segmentor(opened, base, "judge", "judge").best
     opened.result.artefacts["judge"] = judge
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
@@ -77,7 +77,7 @@ def _prepare_group(opened: OpenRun, base: TileSet, judge: str, recipes: Mapping[
     if digest_of_test(tiles) != digest_of_test(base):
         raise UserError(f"--study: row {name} has other test tiles than the study's recipe; all rows must share them")
     sharing = [row for row, recipe in recipes.items() if _shares_segmentor(recipe, opened.recipe)]
-    segmentor = train_segmentor(part, tiles, f"segmentor{tail}", 0).best if sharing else None
+    segmentor = train_segmentor(part, tiles, f"segmentor{tail}", "segmentor").best if sharing else None
     if not own:
         result = opened.result
         result.artefacts |= {**part.result.artefacts, f"tiles{tail}": tiles.uri, "tiles": base.uri}

@@ -11,7 +11,8 @@ from metgan_dist.evaluation.comparison import Comparison, mark, tests_against
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
-from metgan_dist.evaluation.tables import aligned
+from metgan_dist.evaluation.tables import ABSENT, aligned
+from metgan_dist.methods import check_tile_size
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
@@ -19,19 +20,21 @@ from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
-from metgan_dist.studies.study import Row, Study, asked_study
+from metgan_dist.studies.study import Row, Study, asked_study, own_settings
 
 
 def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
     """The study that the command names, after everything that can be checked before a cluster is touched.
 
-    `jobs` is the folder of the scripts that its rows run. UserError in one line for what does not fit.
+    `jobs` is the folder of the scripts that its rows run. A dry run prints what the rows have of their own.
+    UserError in one line for what does not fit.
     """
     name, study = asked_study(command)
-    script = jobs / f"{study.job}.py"
-    if study.job == "segment_folds":
-        return DownstreamRun.planned(name, study, command, script)
-    return StudyRun.planned(name, study, command, script)
+    kind: type[DownstreamRun] | type[StudyRun] = DownstreamRun if study.job == "segment_folds" else StudyRun
+    planned = kind.planned(name, study, command, jobs / f"{study.job}.py")
+    if command.dry_run:
+        print(own_settings(planned.recipes, command.recipe))
+    return planned
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
+        check_tile_size(complete, complete.tiles.shape)
     except UserError as error:
         raise UserError(f"--study: row {row.name}: {error}") from error
     for section in ("data", "tiles"):
@@ -129,8 +133,13 @@ def differences(comparison: Comparison, against: Mapping[str, str], settings: Sc
         tests = tests_against(both, other, settings)
         cells = []
         for column in comparison.columns:
-            change = comparison.values[one][column.name].value - comparison.values[other][column.name].value
-            sign = mark(tests, one, column, settings).replace("*", r"\*")
+            first, second = (comparison.values[label].get(column.name) for label in (one, other))
+            if first is None or second is None:
+                cells.append(ABSENT)
+                continue
+            change = first.value - second.value
+            tied = column.tie(first.value, second.value)
+            sign = "" if tied else mark(tests, one, column, settings).replace("*", r"\*")
             cells.append(f"{change:+.{column.digits}f}{sign}")
         rows.append([f"{one} - {other}", *cells])
     return [aligned([header, *rows])]

@@ -6,10 +6,11 @@ Studies are data, as recipes are: the YAML files beside this module, or a file o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from metgan_dist.errors import UserError
@@ -104,6 +105,8 @@ class Study(Section):
     def recipes(self, command: Command) -> dict[str, Recipe]:
         """The recipe of every row by name: the preset, the row's fields, then the command line's.
 
+        A preset's settings of a method are not those of a row with another one, which has its own paper's.
+
         Raises UserError naming the row for a field that does not exist or a method that is not known.
         """
         from metgan_dist.methods import method_class  # loads torch, for which `--help` need not wait
@@ -116,6 +119,17 @@ class Study(Section):
             except UserError as error:
                 raise UserError(f"--study: row {row.name}: {error}") from error
         return recipes
+
+
+def own_settings(recipes: Mapping[str, Recipe], base: Recipe) -> str:
+    """What each row's recipe has otherwise than `base`, the study's own, as YAML: row, section, field."""
+    common = base.model_dump(mode="json")
+    rows: dict[str, dict[str, Any]] = {}
+    for name, recipe in recipes.items():
+        sections = recipe.model_dump(mode="json").items()
+        own = {part: {k: v for k, v in fields.items() if v != common[part][k]} for part, fields in sections}
+        rows[name] = {part: fields for part, fields in own.items() if fields}
+    return yaml.safe_dump({"rows": rows}, sort_keys=False)
 
 
 def study_names() -> list[str]:

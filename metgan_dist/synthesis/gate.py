@@ -15,14 +15,7 @@ def label_dice(found: Tensor, label: Tensor, classes: int) -> np.ndarray:
 
     found, label: integer label maps (N, [D,] H, W). Returns (N,) float64; 1 where both are empty.
     """
-    scores, present = [], []
-    for k in range(1, classes):
-        in_found, in_label = (found == k).long(), (label == k).long()
-        scores.append(dice(in_found, in_label))
-        present.append(((in_found + in_label).flatten(1) > 0).any(dim=1).cpu().numpy())
-    weights = np.stack(present)
-    count = weights.sum(axis=0)
-    return np.where(count > 0, (np.stack(scores) * weights).sum(axis=0) / np.maximum(count, 1), 1.0)
+    return np.nan_to_num(dice(found, label, classes), nan=1.0)
 
 
 def splits(gate_dice: np.ndarray, gate: float) -> np.ndarray:

@@ -10,6 +10,8 @@ split or "auto"), foreground (pixels), z0, z1, y0, y1, x0, x1 (source voxels), s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -54,8 +56,23 @@ def fold_split(index: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
 
     Training tiles within the gap of a validation tile of the same volume are left out.
     """
-    val = (index["fold"] == fold).to_numpy()
-    train = ((index["fold"] >= 0) & (index["fold"] != fold)).to_numpy()
+    return _parted(index, [fold])
+
+
+def segmentor_and_judge(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Training rows of the frozen segmentor and of the judge, about half each: the lower folds and the upper ones.
+
+    They are of different volumes, or of blocks of one that lie apart by the gap. One of the two is empty where the
+    training tiles lie at too few places, or belong to no folds.
+    """
+    folds = int(index["fold"].max()) + 1
+    return _parted(index, range((folds + 1) // 2, folds))
+
+
+def _parted(index: pd.DataFrame, folds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of the other folds, rows of `folds`), the former without tiles within the gap of the latter's."""
+    val = index["fold"].isin(folds).to_numpy()
+    train = ((index["fold"] >= 0) & ~val).to_numpy()
     for (_, axis), rows in index.groupby(["volume", "slab_axis"]):
         where = np.isin(np.arange(len(index)), index.index.get_indexer(rows.index))
         if axis and (val & where).any():

@@ -37,6 +37,7 @@ def tile_stream(
     recipe: Recipe,
     *,
     split: str = "train",
+    rows: np.ndarray | None = None,
     rank: int = 0,
     world: int = 1,
     batch_size: int = 1,
@@ -55,6 +56,7 @@ def tile_stream(
         tiles: the set.
         recipe: `training.seed`, `training.augment` and `method.organs` are used.
         split: whose tiles.
+        rows: these alone, rows of the set, instead of a split's.
         rank, world: this worker and their number.
         batch_size: images on this rank in one batch.
         start, stop: images of the run.
@@ -69,7 +71,7 @@ def tile_stream(
 
     Raises UserError when the split has no tiles.
     """
-    rows = tiles.positions(split)
+    rows = tiles.positions(split) if rows is None else rows
     if not len(rows):
         raise UserError(f"{tiles.uri}: no tiles in split {split}; make the tiles with other tiles.test, val or gap")
     seed = recipe.training.seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ray.util.queue import Queue
 
@@ -15,14 +15,18 @@ from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whol
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
 
+Part = Literal["segmentor", "judge"]
+PARTS: tuple[Part, ...] = get_args(Part)  # as `tiles.splits.segmentor_and_judge` gives them
+
 
 @dataclass(frozen=True)
 class Assignment:
     """One training of a run, as its workers need it; `role` names it within the run (segmentor, judge, metgan).
 
-    `start_from`: a checkpoint folder to begin from where the training has none of its own. `keep_last`: so many of the
-    latest checkpoints are kept; without it, the best and the last. `review` sees each report and may end the training.
-    `queue` takes lines for a person; without one, the training opens its own.
+    `part`: whose part of the training tiles it learns from (see `tiles.splits.segmentor_and_judge`); without one, from
+    all of them. `start_from`: a checkpoint folder to begin from where the training has none of its own. `keep_last`: so
+    many of the latest checkpoints are kept; without it, the best and the last. `review` sees each report and may end
+    the training. `queue` takes lines for a person; without one, the training opens its own.
     """
 
     role: str
@@ -35,6 +39,7 @@ class Assignment:
     spool: str
     segmentor: str | None = None
     judge: str | None = None
+    part: Part | None = None
     start_from: str | None = None
     keep_last: int | None = None
     review: Review | None = None

@@ -21,6 +21,7 @@ from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whol
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.entry import enter
 from metgan_dist.training.process_group import ReachableTorchConfig
+from metgan_dist.training.snapshot import NO_SCORE
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 
@@ -31,15 +32,15 @@ RESOURCES = ("seconds", "images_per_second", "peak_rss_bytes", "peak_gpu_bytes")
 class Trained:
     """Where a finished training left its checkpoints, the validation score of the best, and what it took.
 
-    `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
-    `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
-    `stopped_early`: `training.patience` ended it before its length did. `last_scores`: what the workers reported with
-    the last checkpoint.
+    `score` is None, and the best checkpoint the last, where validation gave none. `resources`, of the first worker:
+    `seconds` of the training, validations and checkpoints included; `images_per_second` of all workers without them,
+    since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`. `stopped_early`: `training.patience` ended it
+    before its length did. `last_scores`: what the workers reported with the last checkpoint.
     """
 
     best: str
     last: str
-    score: float
+    score: float | None
     images: int
     resources: dict[str, float] = field(default_factory=dict)
     stopped_early: bool = False
@@ -154,4 +155,5 @@ def _trained(assignment: Assignment, made: Checkpoints) -> Trained:
     resources = {name: ending[name] for name in RESOURCES if name in ending}
     early = bool(ending.get("stopped_early", False))
     scores = {name: value for name, value in ending.items() if isinstance(value, int | float)}
-    return Trained(best, last, metrics["score"], int(ending["images"]), resources, early, scores)
+    score = None if abs(metrics["score"]) == NO_SCORE else metrics["score"]
+    return Trained(best, last, score, int(ending["images"]), resources, early, scores)

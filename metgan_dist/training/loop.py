@@ -21,10 +21,9 @@ from metgan_dist.methods.method import Best
 from metgan_dist.recipe import Recipe, Training
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
 from metgan_dist.training.logs import Log
+from metgan_dist.training.snapshot import NO_SCORE
 from metgan_dist.training.step import Batch, Stepper
 
-# Worse than any score, yet a number: infinity is none in JSON.
-NO_SCORE = 1e30
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
 
 
@@ -197,6 +196,11 @@ def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best)
     state.worse = 0 if better else state.worse + 1
     if better:
         state.best, state.best_images = state.score, state.images
+    if state.score is None and state.worse == 1:  # the first of its kind; the others would say the same
+        lack = f"no {name} on the validation tiles" if scores else "no validation tiles"
+        around.say(f"{around.title}: {lack} to choose a checkpoint by: the last one is kept")
+    if not scores:
+        return
     around.log.metrics({f"validation/{key}": value for key, value in scores.items()}, state.images)
     if picture:
         around.log.png(picture, f"grids/{around.title}-{state.images:08d}.png")

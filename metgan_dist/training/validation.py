@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metgan_dist.figures import image_grid
 from metgan_dist.methods.method import Method
+from metgan_dist.scores.fidelity import doubt, share_of_real
 from metgan_dist.scores.reference import References, fit_references
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tiles.stream import tile_batches
@@ -48,7 +49,8 @@ class Validator:
     def __call__(self, stepper: Stepper) -> tuple[dict[str, float], bytes | None]:
         """Scores over all ranks and, on rank 0, a PNG grid; nothing where there are no validation tiles.
 
-        A translation gets the image scores and `label_fidelity` (the judge's Dice), a segmentation `dice`.
+        A translation gets the image scores and `label_fidelity` (the judge's Dice), a segmentation `dice`; neither
+        where no class occurs.
         """
         if not len(self.rows):
             return {}, None
@@ -119,7 +121,9 @@ def evaluate_splits(
     """The method beside the trivial predictions on the test tiles, and on volumes that no split ever touched.
 
     Returns, by split, `{"tiles": n, "generated": {...}, "identity": {...}, "affine": {...}, "real": {"label_fidelity":
-    d}}`, and the same for each volume under `per_volume` where there are several.
+    d}}`, and the same for each volume under `per_volume` where there are several. Beside label fidelity the others have
+    `label_fidelity_of_real`, its share of d. It is left out where no class occurs; `say` gets a line for that, and one
+    for a judge that is blind.
     """
     trivial = references(tiles)
     results: dict[str, Any] = {}
@@ -134,14 +138,29 @@ def evaluate_splits(
         if len(names) > 1:
             results[split]["per_volume"] = {name: _summaries(scored, rows[volumes == name]) for name in names}
         say(_line(split, results[split]))
+        if (reason := doubt(results[split]["real"].get("label_fidelity"))) is not None:
+            say(f"{split}: {reason}")
     return results
 
 
 def _summaries(scored: dict[str, Scored], rows: np.ndarray) -> dict[str, Any]:
-    return {"tiles": len(rows), **{name: one.of(rows).summary() for name, one in scored.items()}}
+    summaries = {name: one.of(rows).summary() for name, one in scored.items()}
+    real = summaries["real"].get("label_fidelity")
+    for name, scores in summaries.items():
+        share = share_of_real(scores.get("label_fidelity"), real)
+        if name != "real" and share is not None:
+            scores["label_fidelity_of_real"] = share
+    return {"tiles": len(rows), **summaries}
 
 
 def _line(split: str, scores: dict[str, Any]) -> str:
     parts = [f"{name} MAE {scores[name]['mae']:.4f}" for name in ("generated", "identity", "affine")]
-    dice = [f"{name} {scores[name]['label_fidelity']:.3f}" for name in ("generated", "real", "identity")]
-    return f"{split}: {scores['tiles']} tiles; {', '.join(parts)}; label fidelity {', '.join(dice)}"
+    found = {name: scores[name].get("label_fidelity") for name in ("generated", "real", "identity")}
+    shares = {name: scores[name].get("label_fidelity_of_real") for name in found}
+    dice = [
+        f"{name} {value:.3f}" + (f" ({share:.0%} of real)" if (share := shares[name]) is not None else "")
+        for name, value in found.items()
+        if value is not None
+    ]
+    fidelity = f"; label fidelity {', '.join(dice)}" if dice else ""
+    return f"{split}: {scores['tiles']} tiles; {', '.join(parts)}{fidelity}"

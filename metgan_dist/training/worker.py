@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -17,11 +18,12 @@ from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
+from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
 from metgan_dist.trained import load_method
-from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.assignment import PARTS, Assignment
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.precision import autocast_dtype
@@ -31,7 +33,6 @@ from metgan_dist.training.team import Team
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.weights import weights_path
 
-SEGMENTORS = ("segmentor", "judge")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resident memory in
 
 
@@ -65,13 +66,14 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     stepper = _stepper(assignment, device, rank, world)
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = TileSet.open(assignment.tiles, assignment.options)
-    length = Length.of(recipe.training, len(tiles.positions("train")), world, assignment.plan.workers)
+    rows = _training_rows(assignment, tiles)
+    length = Length.of(recipe.training, len(rows), world, assignment.plan.workers)
     logger = _logger(assignment, say) if rank == 0 else None
     watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment, team) as folder:
         around = Surroundings(
             rank=rank,
-            stream=_stream(assignment, tiles, rank, world),
+            stream=_stream(assignment, tiles, rows, rank, world),
             validate=_validator(assignment, tiles, rank, world, device),
             keep=lambda kept, name, metrics: _keep(assignment, team, review, kept, name, {**metrics, **watch.report()}),
             agree=lambda reason: _agree(reason, world),
@@ -92,11 +94,19 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
                 logger.close()
 
 
-def _stream(assignment: Assignment, tiles: TileSet, rank: int, world: int) -> Callable[[int, int], Iterator[Batch]]:
+def _training_rows(assignment: Assignment, tiles: TileSet) -> np.ndarray:
+    if assignment.part is None:
+        return tiles.positions("train")
+    return segmentor_and_judge(tiles.index)[PARTS.index(assignment.part)]
+
+
+def _stream(
+    assignment: Assignment, tiles: TileSet, rows: np.ndarray, rank: int, world: int
+) -> Callable[[int, int], Iterator[Batch]]:
     return lambda start, stop: tile_stream(
         tiles,
         assignment.recipe,
-        split="train",
+        rows=rows,
         rank=rank,
         world=world,
         batch_size=assignment.recipe.training.batch_size,
@@ -133,7 +143,7 @@ def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
 def _log(assignment: Assignment, logger: RunLogger | None) -> Log:
     if logger is None:
         return Log()
-    prefix = f"{assignment.role}/" if assignment.role in SEGMENTORS else ""
+    prefix = f"{assignment.role}/" if assignment.role in PARTS else ""
     return RunLog(logger, prefix, assignment.run_folder, assignment.options)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from metgan_dist.evaluation.comparison import compare
 from metgan_dist.evaluation.scoring import REAL
-from metgan_dist.evaluation.tables import BETTER, WORSE
+from metgan_dist.evaluation.tables import BETTER, WORSE, Line, Table
 from metgan_dist.recipe import Scores
 from metgan_dist.scores.scored import Scored
 
@@ -112,3 +112,56 @@ def test_a_tile_without_a_score_is_not_left_out_of_the_mean(group):
     assert np.isnan(result.values["a"]["mae"].value)
     assert result.values["a"]["mae"].low is None
     assert np.isfinite(result.values["b"]["mae"].value)
+
+
+def test_without_any_class_there_is_no_label_fidelity():
+    nothing = {"dice": np.nan, "overlap_1": 0, "size_1": 0}
+    chosen = Scores.model_validate({"names": ["mae", "label_fidelity"], "resamples": 200})
+    methods = {"a": scored(**nothing), "b": scored(0.1, **{**nothing, "size_1": 2})}
+    result = compare({REAL: scored(**nothing), **methods}, VOLUMES, "a", chosen)
+    assert result.ceiling is None
+    assert result.values["a"].keys() == {"mae"}
+    assert result.values["b"]["label_fidelity"].value == 0  # found where nothing is
+
+
+def bold(result, name):
+    """The methods whose value of a column a table prints in bold."""
+    table = Table("T", result.columns, [Line(label, values) for label, values in result.values.items()])
+    (place,) = (k for k, column in enumerate(result.columns) if column.name == name)
+    rows = [line.split("|") for line in table.markdown().splitlines() if line.startswith("| ")][1:]
+    return {row[1].strip() for row in rows if "**" in row[place + 2]}
+
+
+def test_label_fidelity_above_that_of_real_images_is_no_better_than_theirs():
+    """The judge finds 8 of 16 pixels in real images, 8 in `as_real`, 12 in `above`, 6 in `below`."""
+    chosen = Scores.model_validate({"names": ["mae", "label_fidelity"], "resamples": 200})
+    methods = {"as_real": scored(overlap=8), "above": scored(overlap=12), "below": scored(overlap=6)}
+    for reference, marks in (
+        ("as_real", {"as_real": "", "above": "", "below": WORSE}),
+        ("above", {"as_real": "", "above": "", "below": WORSE}),
+        ("below", {"as_real": BETTER, "above": BETTER, "below": ""}),
+    ):
+        result = compare({REAL: scored(overlap=8), **methods}, VOLUMES, reference, chosen)
+        assert {name: values["label_fidelity"].mark for name, values in result.values.items()} == marks
+    assert result.values["above"]["label_fidelity"].value > result.ceiling  # told as it is
+    assert bold(result, "label_fidelity") == bold(result, "label_fidelity_of_real") == {"as_real", "above"}
+    shares = {name: values["label_fidelity_of_real"].value for name, values in result.values.items()}
+    assert shares == pytest.approx({"as_real": 1, "above": 1.5, "below": 0.75})
+    assert [column.name for column in result.columns] == ["mae", "label_fidelity", "label_fidelity_of_real"]
+
+
+def test_what_exceeds_real_on_one_tile_makes_up_for_no_other():
+    far = np.where(TILES % 4 == 0, 1.0, np.where(TILES % 4 == 2, 0.4, np.nan))  # the mean is above 0.5, yet it misses
+    result = compare(
+        {REAL: scored(overlap=8), "even": scored(overlap=8), "uneven": scored(overlap=6, dice=far)},
+        VOLUMES,
+        "even",
+        Scores.model_validate({"names": ["label_fidelity"], "resamples": 200}),
+    )
+    assert result.values["uneven"]["label_fidelity"].mark == WORSE
+
+
+def test_a_blind_judge_gives_no_share_of_real():
+    chosen = Scores.model_validate({"names": ["label_fidelity"], "resamples": 200})
+    result = compare({REAL: scored(overlap=0), "a": scored(overlap=0), "b": scored()}, VOLUMES, "a", chosen)
+    assert [column.name for column in result.columns] == ["label_fidelity"]

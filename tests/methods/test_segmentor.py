@@ -6,7 +6,14 @@ import pytest
 import torch
 from turns import batch, dice, optimisers, play_all
 
-from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, normalise_by_local_maximum, one_versus_rest
+from metgan_dist.methods.segmentor import (
+    Segmentor,
+    SegmentorNetwork,
+    judge_recipe,
+    normalise_by_local_maximum,
+    one_versus_rest,
+    segmentor_recipe,
+)
 from metgan_dist.recipe import Recipe
 
 
@@ -152,3 +159,12 @@ def test_dynunet_is_built_again_for_its_tiles():
     again.networks.load_state_dict(method.networks.state_dict())
     data = batch(edges=(32, 32))
     assert torch.equal(again.eval().translate(data), method.eval().translate(data))
+
+
+@pytest.mark.parametrize(("frozen", "judge"), [("unet", "dynunet"), ("resnet-34", "dynunet"), ("dynunet", "unet")])
+def test_the_judge_is_of_another_family_than_the_frozen_segmentor(frozen, judge):
+    recipe = Recipe.model_validate({"method": {"segmentor_network": frozen, "segmentor_width": 0.25}})
+    own, theirs = judge_recipe(recipe), segmentor_recipe(recipe)
+    assert (own.method.segmentor_network, theirs.method.segmentor_network) == (judge, frozen)
+    assert own.training.seed != theirs.training.seed
+    assert own.method.segmentor_width == theirs.method.segmentor_width

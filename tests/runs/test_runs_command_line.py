@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from metgan_dist.errors import UserError
+from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
 from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.runs.open_run import resolved
@@ -47,6 +48,13 @@ def test_metastases_is_the_paper():
     assert recipe.tiles.size == (300,)
     assert recipe.tiles.resize == 256
     assert recipe.tiles.kind == "projection"
+
+
+def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
+    recipe = Recipe.model_validate(recipe_tree("nerves"))
+    assert recipe.method.name == "metgen_cycle"  # the best row of paper 1's table 3
+    assert not method_class(recipe.method.name).needs_segmentor(recipe)
+    assert recipe.tiles.kind == "slice"
 
 
 @pytest.mark.parametrize(

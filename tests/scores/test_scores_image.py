@@ -38,6 +38,13 @@ def test_identical_tiles_are_perfect_and_a_negative_is_anticorrelated():
     np.testing.assert_allclose(image_scores(-real, real)["correlation"], -1)
 
 
+def test_cross_correlation_is_the_mean_product_of_standard_scores_on_any_scale():
+    one, other = noise(1, 2, 16, 16), noise(1, 2, 16, 16, seed=1) + noise(1, 2, 16, 16)
+    a, b = ((part - part.mean()) / part.std(correction=0) for part in (one.double(), other.double()))
+    assert image_scores(one, other)["correlation"][0] == pytest.approx(float((a * b).mean()))
+    assert image_scores(one / 2 + 0.5, other)["correlation"][0] == pytest.approx(float((a * b).mean()), abs=1e-6)
+
+
 def test_constant_tile_has_correlation_zero_instead_of_nan():
     real = noise(1, 1, 16, 16)
     assert image_scores(torch.zeros_like(real), real)["correlation"].tolist() == [0]

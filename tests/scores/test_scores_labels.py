@@ -1,5 +1,6 @@
 """Dice by hand counts, and the corner cases that change a table."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +14,7 @@ LABEL = torch.tensor([[[1, 1, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0]]])
 
 
 def test_dice_per_tile_equals_the_count_by_hand():
-    assert dice(PREDICTED, LABEL).tolist() == pytest.approx([4 / 7, 1.0])
+    assert dice(PREDICTED, LABEL).tolist() == pytest.approx([4 / 7, np.nan], nan_ok=True)
 
 
 def pooled(*pairs, classes=2):
@@ -27,16 +28,25 @@ def test_empty_tiles_do_not_lift_the_pooled_dice_but_false_positives_lower_it():
     assert pooled((PREDICTED, LABEL), wrong) == pytest.approx(4 / 10)
 
 
-def test_pooled_dice_of_nothing_at_all_is_one():
+def test_nothing_at_all_has_no_pooled_dice():
     nothing = torch.zeros(1, 4, 4, dtype=torch.long)
-    assert pooled((nothing, nothing)) == 1
+    assert np.isnan(pooled((nothing, nothing)))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_who_finds_nothing_of_the_one_class_that_is_there_scores_nothing(classes):
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    label[0, 0] = 1
+    nothing = torch.zeros_like(label)
+    assert pooled((nothing, label), classes=classes) == 0
+    assert dice(nothing, label, classes).tolist() == [0]
 
 
 def test_classes_are_not_confused_with_each_other():
     predicted, label = torch.tensor([[[1, 2, 2, 0]]]), torch.tensor([[[1, 1, 2, 0]]])
     counts = stacked_counts(pd.DataFrame(tile_counts(predicted, label, 4)))
     assert counts.tolist() == [[[1, 3], [1, 3], [0, 0]]]
-    by_hand = pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    by_hand = pytest.approx(2 / 3)  # nobody has the third class
     assert pooled((predicted, label), classes=4) == by_hand
     assert dice(predicted, label, classes=4)[0] == by_hand
 

@@ -95,10 +95,10 @@ def test_empty_labels_have_no_dice_but_their_false_positives_count():
     assert scored.summary()["label_fidelity"] < filled.summary()["label_fidelity"]
 
 
-def test_nothing_found_where_nothing_is_is_perfect_in_the_pool_and_no_dice_of_a_tile():
+def test_nothing_found_where_nothing_is_has_no_dice():
     scored = score([0, 3], output=LABEL, cycled=None)
     assert scored.per_tile["dice"].isna().all()
-    assert scored.summary("dice") == {"dice": 1.0}
+    assert scored.summary("dice") == {}
 
 
 def test_label_maps_are_compared_with_the_label_and_nothing_else():
@@ -138,4 +138,4 @@ def test_counts_of_a_table_are_those_of_the_classes():
     predicted, label = torch.tensor([[[1, 2, 2, 0]], [[0, 0, 0, 0]]]), torch.tensor([[[1, 1, 2, 0]], [[0, 0, 2, 0]]])
     table = pd.DataFrame({"tile": [4, 9], **tile_counts(predicted, label, classes=4)})
     assert stacked_counts(table).tolist() == [[[1, 3], [1, 3], [0, 0]], [[0, 0], [0, 1], [0, 0]]]
-    assert pooled_dice(table) == pytest.approx((2 / 3 + 2 / 4 + 1) / 3)
+    assert pooled_dice(table) == pytest.approx((2 / 3 + 2 / 4) / 2)

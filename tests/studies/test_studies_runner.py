@@ -1,16 +1,21 @@
 """How many rows train at once, and what changes between two of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from metgan_dist.cluster.resources import plan_resources
+from metgan_dist.errors import UserError
 from metgan_dist.evaluation.comparison import compare
 from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.recipe import Scaling, Scores
 from metgan_dist.runs.child_runs import trainings_at_once
+from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.scores.scored import Scored
-from metgan_dist.studies.runner import differences
+from metgan_dist.studies.runner import differences, planned_study
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,30 @@ def test_differences_are_those_of_the_pairs_that_were_scored():
     assert float(mae.removesuffix(r"\*")) == pytest.approx(0.25, abs=0.02)
     assert float(fid) == pytest.approx(0.2, abs=0.11)
     assert differences(comparison, {"failed": "clean"}, settings) == []
+
+
+def command(*arguments):
+    return parse_command("run_study.py", "Studies.", arguments, [JobFlag(name, "X", "") for name in ("study", "rows")])
+
+
+def test_a_dry_run_shows_what_rows_have_of_their_own(capsys):
+    asked = ("--study", "image-synthesis", "--recipe", "cells", "--scores.missing_weights", "skip")
+    planned_study(command(*asked, "--rows", "pix2pix,metgan,sifa", "--dry-run"), Path("jobs"))
+    rows = yaml.safe_load(capsys.readouterr().out)["rows"]
+    assert rows["metgan"] == {}
+    assert rows["pix2pix"] == {
+        "method": {
+            **{"name": "pix2pix", "alpha1": 1, "alpha2": 10, "alpha3": 100, "alpha4": 100},
+            **{"backbone": "unet-256", "adversarial": "log", "pool": 0},
+        },
+        "training": {"batch_size": 1, "learning_rate": 2e-4},
+    }
+    assert rows["sifa"]["training"] == {"batch_size": 8, "learning_rate": 2e-4}
+
+
+def test_a_row_that_its_own_job_would_refuse_is_refused_before_any_work():
+    asked = ("--study", "nerves", "--recipe", "cells", "--tiles.size", "64", "--scores.missing_weights", "skip")
+    with pytest.raises(UserError, match=r"row pix2pix: tiles\.size: a batch of one tile of 64 pixels") as refusal:
+        planned_study(command(*asked), Path("jobs"))
+    assert "\n" not in str(refusal.value)
+    planned_study(command(*asked, "--training.batch_size", "2"), Path("jobs"))

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from metgan_dist.errors import UserError
+from metgan_dist.evaluation.tables import COLUMNS
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.recipe import recipe_names
 from metgan_dist.runs.command_line import JobFlag, parse_command
@@ -35,6 +36,14 @@ def test_the_studies_of_methods_have_the_papers_rows():
     ]
     assert methods["nerves"] == ["pix2pix", "cyclegan", "metgen_cond", "metgen_cycle"]
     assert methods["robustness"] == [name for name in ("pix2pix", "cyclegan", "metgan") for _ in range(2)]
+
+
+def test_the_nerves_study_has_table_3_with_the_supplements_cross_correlation():
+    study = load_study("nerves")
+    assert study.scores == ("mae", "msd", "ssim", "correlation", "label_fidelity")
+    printed = {row.name: study.paper(row)["correlation"] for row in study.rows}
+    assert printed == {"pix2pix": 0.85, "cyclegan": 0.851, "metgen_cond": 0.848, "metgen_cycle": 0.872}
+    assert COLUMNS["correlation"].title == "Cross-correlation"
 
 
 def test_the_downstream_study_has_table_4():

@@ -7,7 +7,7 @@ import pytest
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Tiles
 from metgan_dist.tiles.geometry import plan_tiles
-from metgan_dist.tiles.splits import assign_splits, fold_split
+from metgan_dist.tiles.splits import assign_splits, fold_split, segmentor_and_judge
 
 
 def index_of(volumes, shape, tiles, **columns):
@@ -67,6 +67,38 @@ def test_no_neighbours_on_two_sides_of_a_slab_split_or_fold(seed):
         }
         check_apart(split, axis, tiles.gap, sides)
         assert (split["split"].to_numpy()[np.concatenate([train, val])] == "train").all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_segmentor_and_judge_learn_from_places_apart(seed):
+    shape, tiles = random_plan(seed)
+    split = assign_splits(index_of([("a", "", "", "auto")], shape, tiles), tiles)
+    split = split.iloc[:: max(1, len(split) // 150)]
+    parts = segmentor_and_judge(split)
+    sides = {
+        name: pd.Series(np.isin(np.arange(len(split)), rows), index=split.index)
+        for name, rows in zip(("segmentor", "judge"), parts, strict=True)
+    }
+    check_apart(split, split["slab_axis"].iloc[0], tiles.gap, sides)
+    assert (split["split"].to_numpy()[np.concatenate(parts)] == "train").all()
+    folds = [set(split["fold"].to_numpy()[rows]) for rows in parts]
+    assert not folds[0] & folds[1]
+
+
+def test_segmentor_and_judge_share_no_volume_and_halve_them():
+    tiles = Tiles(kind="slice", size=(30,), split_by="volume", folds=5)
+    volumes = [(f"v{k}", "", "", "auto") for k in range(12)]
+    split = assign_splits(index_of(volumes, (2, 30, 30), tiles), tiles)
+    theirs, own = (set(split["volume"].to_numpy()[rows]) for rows in segmentor_and_judge(split))
+    assert not theirs & own
+    assert theirs | own == set(split["volume"][split["split"] == "train"])
+    assert (len(theirs), len(own)) == (6, 3)
+
+
+def test_where_all_tiles_lie_at_one_place_nobody_is_apart():
+    index = pd.DataFrame({"fold": [0, 0, -1], "volume": "a", "slab_axis": "", "gap": 0})
+    assert [len(rows) for rows in segmentor_and_judge(index)] == [2, 0]
+    assert [len(rows) for rows in segmentor_and_judge(index.assign(fold=-1))] == [0, 0]
 
 
 @pytest.mark.parametrize(("counts", "expected"), [([9, 1, 1, 1, 9], [0, 1, 2, 3, 4]), ([9, 1, 1], [0, 1, 2])])

@@ -1,6 +1,7 @@
 """Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -13,8 +14,8 @@ from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
 from metgan_dist.tracking import start_run
 from metgan_dist.training import in_process
 from metgan_dist.training.assignment import Assignment
-from metgan_dist.training.launch import run_training
-from metgan_dist.training.snapshot import Snapshot, read_snapshot
+from metgan_dist.training.launch import Checkpoints, _trained, run_training
+from metgan_dist.training.snapshot import NO_SCORE, Snapshot, read_snapshot
 
 TRAINING = Training(
     batch_size=2, epochs=100, max_steps=9, checkpoint_every=6, validate_every=8, validate_tiles=3, ema_half_life=8
@@ -153,3 +154,11 @@ def test_the_best_and_the_last_checkpoints_are_listed(order, most, expected, tmp
     assert snapshot.latest.name == "d"
     snapshot.write(str(tmp_path), {})
     assert read_snapshot(str(tmp_path), {}) == snapshot
+
+
+def test_a_training_without_a_score_has_none_instead_of_a_stand_in():
+    nothing = {"score": NO_SCORE, "images": 8, "seconds": 1.0}
+    trained = _trained(SimpleNamespace(recipe=Recipe()), Checkpoints([("first", nothing)], ("first", nothing)))
+    assert (trained.score, trained.best) == (None, "first")
+    scored = {**nothing, "score": 0.25}
+    assert _trained(SimpleNamespace(recipe=Recipe()), Checkpoints([("a", scored)], ("b", nothing))).score == 0.25

@@ -231,3 +231,17 @@ def test_too_few_images_for_the_normalisation_are_the_recipes_mistake(tmp_path):
     around = dataclasses.replace(small.around(), stream=lambda _start, _stop: iter([tile]))
     with pytest.raises(UserError, match=r"^training.batch_size: a step of 1 image.*tiles.size"):
         train(plan, stepper(plan), Length(1, 10), around)
+
+
+@pytest.mark.parametrize(("scores", "lack"), [({}, "no validation tiles"), ({"ssim": 0.5}, "no mae on the validation")])
+def test_a_validation_without_a_score_says_so_once_and_logs_nothing_that_is_none(tmp_path, scores, lack):
+    plan, kept = recipe(), Kept(tmp_path)
+    around = dataclasses.replace(kept.around(), validate=lambda _stepper: (scores, None))
+    train(plan, stepper(plan), Length(1, 10), around)
+    said = [line for line in kept.said if "to choose a checkpoint by" in line]
+    assert len(said) == 1
+    assert lack in said[0]
+    assert "the last one is kept" in said[0]
+    validations = [line for line in kept.said if "validation at" in line]
+    assert len(validations) == (3 if scores else 0)
+    assert not any("validation/mae" in values for _, values in kept.logged)

@@ -110,6 +110,9 @@ def test_a_volumes_scores_are_those_of_its_tiles_which_are_made_once(tiles):
         assert "cycle_mae" in result["generated"]
         assert "cycle_mae" not in result["identity"]
         assert result["real"].keys() == {"label_fidelity"}
+        real = result["real"]["label_fidelity"]
+        for name in ("generated", "identity", "affine"):
+            assert result[name]["label_fidelity_of_real"] == pytest.approx(result[name]["label_fidelity"] / real)
         assert any(line.startswith(f"{split}: {result['tiles']} tiles; generated MAE ") for line in said)
     assert results["test"]["generated"]["mae"] != results["unseen"]["generated"]["mae"]
 
@@ -129,3 +132,35 @@ def test_chosen_rows_are_few_spread_and_stable():
     chosen = chosen_rows(rows, 4)
     assert chosen.tolist() == [100, 133, 166, 199]
     assert chosen_rows(rows, 1000).tolist() == rows.tolist()
+
+
+def said_of(tiles, judge):
+    """The results of `Plain` and the lines that are said, with `judge` finding what it does."""
+    said = []
+    return evaluate_splits(Plain(), tiles, judge, CPU, said.append), said
+
+
+class Blind(Plain):
+    """A judge that finds nothing."""
+
+    def translate(self, batch):
+        return super().translate(batch) * 0
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_a_judge_that_finds_nothing_scores_nothing_and_draws_a_warning(tmp_path, classes):
+    tiles = write_set(tmp_path, test=6, edge=16, classes=classes)
+    results, said = said_of(tiles, Blind(labels=True))
+    assert {results["test"][name]["label_fidelity"] for name in ("generated", "real", "identity", "affine")} == {0}
+    (warning,) = (line for line in said if "warning" in line)
+    assert "test: warning: the judge finds next to nothing on the real images (Dice 0.000)" in warning
+
+
+def test_tiles_without_any_label_have_no_label_fidelity_and_a_line_says_why(tmp_path):
+    tiles = write_set(tmp_path, train=2, val=0, test=1, edge=16)  # every third tile is empty
+    results, said = said_of(tiles, Blind(labels=True))
+    assert results["test"]["real"] == {}
+    assert "label_fidelity" not in results["test"]["generated"]
+    assert "mae" in results["test"]["generated"]
+    assert "label fidelity" not in said[0]
+    assert said[1] == "test: no label fidelity: no class occurs in these tiles, neither labelled nor found"

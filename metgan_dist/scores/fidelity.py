@@ -1,0 +1,29 @@
+"""What label fidelity, a judge's Dice on images against the labels imposed on them, can and cannot say."""
+
+from __future__ import annotations
+
+import math
+
+BLIND = 0.05  # Dice on real images: below it the judge finds next to nothing of what is there
+
+
+def doubt(real: float | None) -> str | None:
+    """Why label fidelity says little, from the judge's Dice on the real images (None: no class occurs); or None."""
+    if real is None:
+        return "no label fidelity: no class occurs in these tiles, neither labelled nor found"
+    if real < BLIND:
+        return (
+            f"warning: the judge finds next to nothing on the real images (Dice {real:.3f}), so label fidelity says "
+            "nothing; let it learn longer (method.segmentor_epochs) or name another (method.judge)"
+        )
+    return None
+
+
+def share_of_real(fidelity: float | None, real: float | None) -> float | None:
+    """Label fidelity as the share of what the same judge finds on real images; None where one of them says nothing.
+
+    What exceeds 1 is no better than 1: the judge finds more than in real images, which were taken of these very labels.
+    """
+    if fidelity is None or real is None or math.isnan(fidelity) or real < BLIND:
+        return None
+    return fidelity / real

@@ -1,0 +1,112 @@
+"""Every method at its own paper's settings, whatever recipe it trains with: a recipe speaks for the method it names."""
+
+import pytest
+
+from metgan_dist.methods import METHODS
+from metgan_dist.recipe import Recipe, layered, recipe_names
+from metgan_dist.runs.command_line import parse_command
+
+METGAN = {
+    **{"alpha1": 1, "alpha2": 10, "alpha3": 100, "alpha4": 10, "identity": 0, "pool": 50, "segmentor_network": "unet"},
+    **{"backbone": "metgen", "adversarial": "least-squares", "segmentation_loss": "wbce"},
+}
+PIX2PIX = {"alpha1": 1, "alpha4": 100, "backbone": "unet-256", "adversarial": "log", "pool": 0}
+CYCLEGAN = {
+    **{"alpha1": 1, "alpha2": 10, "identity": 5, "pool": 50},
+    **{"backbone": "unet-256", "adversarial": "least-squares"},
+}
+SPADE = {"alpha1": 1, "feature_matching": 10, "perceptual": 10, "adversarial": "hinge"}
+VAE = {**SPADE, "kl": 0.05, "latent": 256}
+# Horvath et al. 2022, section 4.2, for MetGAN and its ablations; Isola et al. 2017; Zhu et al. 2017, with the U-Net of
+# Horvath et al.; Park et al. 2019; Zhu et al. 2020 (SEAN); Qasim et al. 2020 (RedGAN); Chen et al. 2020 (SIFA).
+PAPERS = {
+    **dict.fromkeys(("metgan", "metgan_minus", "metgen_cycle", "metgen_cond", "metgen_cond_seg"), METGAN),
+    "pix2pix": PIX2PIX,
+    "pix2pix_seg": {**PIX2PIX, "alpha3": 100, "segmentation_loss": "wbce"},
+    "cyclegan": CYCLEGAN,
+    "cyclegan_seg": {**CYCLEGAN, "alpha3": 100, "segmentation_loss": "wbce"},
+    "spade": SPADE,
+    "spade_vae": VAE,
+    "sean": SPADE,
+    "sean_vae": VAE,
+    "redgan": {**SPADE, "perceptual": 0, "segmentor_network": "resnet-34"},
+    "sifa": {"alpha1": 1, "alpha2": 10, "adversarial": "least-squares", "pool": 50},
+}
+# SPADE, SEAN and RedGAN: 1e-4 and 4e-4, half and twice this rate (methods/label_to_image.py).
+BATCH_SIZE, LEARNING_RATE = dict.fromkeys(PAPERS, 1) | {"sifa": 8}, 2e-4
+# What presets set for MetGAN.
+PRESETS = {
+    "cells": {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20},
+    "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
+}
+PRESET_TRAINING = {"cells": (4, 1e-3), "vessels": (2, 2e-3), "quickstart": (2, 2e-3)}
+
+
+def command(*arguments):
+    return parse_command("job.py", "A job.", arguments)
+
+
+def settings(recipe, names):
+    return {name: getattr(recipe.method, name) for name in names}
+
+
+def test_the_papers_are_those_of_all_methods():
+    assert set(PAPERS) | {"segmentor"} == set(METHODS)
+
+
+@pytest.mark.parametrize("preset", recipe_names())
+def test_every_method_has_its_papers_settings_on_a_preset(preset):
+    asked = command("--recipe", preset)
+    for method, paper in PAPERS.items():
+        flag, row = {"method": {"name": method}}, asked.varied({"method": {"name": method}})
+        expected = {**paper, **PRESETS.get(preset, {})} if paper is METGAN else paper
+        assert settings(Recipe.model_validate(layered(asked.preset, flag)), paper) == expected, method
+        assert settings(row, paper) == expected, method
+        training = (BATCH_SIZE[method], LEARNING_RATE)
+        if paper is METGAN:
+            training = PRESET_TRAINING.get(preset, training)
+        assert (row.training.batch_size, row.training.learning_rate) == training, method
+
+
+def test_a_flag_wins_whatever_the_method():
+    asked = command(
+        "--recipe", "cells", "--method.name", "pix2pix", "--method.alpha4", "3", "--training.batch_size", "2"
+    )
+    assert (asked.recipe.method.alpha4, asked.recipe.method.alpha1) == (3, 1)
+    row = asked.varied({"method": {"name": "sifa"}, "training": {"learning_rate": 1e-5}})
+    assert (row.method.name, row.method.alpha4) == ("pix2pix", 3)
+    sifa = command("--recipe", "cells", "--training.batch_size", "2").varied(
+        {"method": {"name": "sifa"}, "training": {"learning_rate": 1e-5}}
+    )
+    assert (sifa.training.batch_size, sifa.training.learning_rate) == (2, 1e-5)
+
+
+def test_a_file_of_the_users_own_speaks_for_the_method_that_it_names(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: {name: pix2pix, alpha4: 50, width: 0.5, segmentor_epochs: 3}\n")
+
+    def method(name):
+        return command("--recipe", str(path), "--method.name", name).recipe.method
+
+    assert [method(name).alpha4 for name in ("pix2pix", "pix2pix_seg", "metgan")] == [50, 50, 10]
+    # How large networks are and how long the segmentors learn is nothing that a method's paper found for it alone.
+    assert [(method(name).width, method(name).segmentor_epochs) for name in ("pix2pix", "metgan")] == [(0.5, 3)] * 2
+
+
+def test_a_whole_recipe_as_runs_keep_it_is_a_recipe_for_its_method(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(command("--recipe", "cells").recipe.to_yaml())
+    assert command("--recipe", str(path), "--method.name", "cyclegan").recipe.method == (
+        command("--recipe", "cells", "--method.name", "cyclegan").recipe.method
+    )
+
+
+def test_a_layer_that_returns_to_the_first_method_finds_its_settings_again():
+    first, row, flags = {"method": {"alpha4": 7}}, {"method": {"name": "pix2pix", "alpha4": 8}}, {"method": {}}
+    assert Recipe.model_validate(layered(first, row, flags)).method.alpha4 == 8
+    flags = {"method": {"name": "metgan"}}
+    assert Recipe.model_validate(layered(first, row, flags)).method.alpha4 == 7
+
+
+def test_what_no_recipe_can_be_is_left_to_validation():
+    assert layered({"method": 3}, {"training": []}, {"method": {"name": 4}}, compared=True)["training"] == []

@@ -1,0 +1,62 @@
+"""Who learns from what in the main job: the judge shares neither tiles nor network with the frozen segmentor."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tile_sets import write_set
+
+from metgan_dist import main_job
+from metgan_dist.recipe import Recipe
+from metgan_dist.training.launch import Trained
+from metgan_dist.training.worker import _training_rows
+
+
+@pytest.fixture
+def train(monkeypatch, capsys):
+    """train(tiles, role, part) -> (its network, the rows of its training, what was said); no training starts."""
+    seen = []
+
+    def assign(opened, tiles, role, recipe):
+        return main_job.Assignment(role, recipe, tiles.uri, "", None, "", "", "")
+
+    def run_training(assignment, report):
+        seen.append(assignment)
+        return Trained("best", "last", None, 8)
+
+    monkeypatch.setattr(main_job, "assign", assign)
+    monkeypatch.setattr(main_job, "run_training", run_training)
+
+    def start(tiles, *role_and_part):
+        result = SimpleNamespace(phase=lambda _: nullcontext(), artefacts={}, scores={})
+        recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": {"batch_size": 2}})
+        main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part)
+        assert result.scores == {}  # nothing that stands in for a score
+        return seen[-1].recipe.method.segmentor_network, _training_rows(seen[-1], tiles), capsys.readouterr().out
+
+    return start
+
+
+def test_judge_and_segmentor_have_networks_and_volumes_of_their_own(tmp_path, train):
+    tiles = write_set(tmp_path)
+    network, rows, said = train(tiles, "segmentor", "segmentor")
+    other, others, _ = train(tiles, "judge", "judge")
+    assert (network, other) == ("unet", "dynunet")
+    volume = tiles.index["volume"].to_numpy()
+    assert set(volume[rows]) == {"v0", "v1"}
+    assert set(volume[others]) == {"v2", "v3"}
+    assert f"training a segmentor (unet) on {len(rows)} tiles" in said
+
+
+def test_a_segmentor_for_itself_learns_from_all_training_tiles(tmp_path, train):
+    tiles = write_set(tmp_path)
+    assert np.array_equal(train(tiles, "segmentor")[1], tiles.positions("train"))
+
+
+def test_where_they_cannot_be_kept_apart_both_learn_from_all_and_a_line_says_so(tmp_path, train):
+    tiles = write_set(tmp_path, volumes=1)
+    for role in ("segmentor", "judge"):
+        _, rows, said = train(tiles, role, role)
+        assert np.array_equal(rows, tiles.positions("train"))
+        assert f"{role}: the training tiles lie at too few places to keep segmentor and judge apart" in said
