@@ -71,7 +71,7 @@ MAY_KNOW = {
         "main_job.py",
         "evaluation/scoring.py",
         "runs/open_run.py",
-        "segmentation/scoring.py",
+        "segmentation/cells.py",
         "synthesis/gate.py",
         "synthesis/model.py",
         "synthesis/replica.py",

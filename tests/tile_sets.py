@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.recipe import Data, Tiles
+from metgan_dist.tiles.cut import cut_volume
+from metgan_dist.tiles.cut import finish as finish_tile
+from metgan_dist.tiles.geometry import plan_tiles
 from metgan_dist.tiles.shards import write_shard
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -72,9 +75,8 @@ def write_set(
             "volume": [f"v{k}" for k in volume],
             "organ": [organs[k % len(organs)] for k in volume],
             "patient": "",
-            "z0": rows,
-            "z1": rows + 1,
-            **{f"{axis}{end}": end * edge for axis in "yx" for end in (0, 1)},
+            "name": "",
+            **flat(rows, edge),
             "shard": np.where(rows < half, "a", "b"),
             "position": np.where(rows < half, rows, rows - half),
             "split": split,
@@ -108,6 +110,53 @@ def write_set(
         **({} if synthesis is None else {"synthesis": synthesis}),
     }
     return finish(folder, index, manifest)
+
+
+def write_cut(folder: Path | str, tumour: np.ndarray, label: np.ndarray, tiles: Tiles, classes: int = 2) -> TileSet:
+    """Test tiles of a volume (z, y, x) as they are cut from it: images of 0 to HIGH, in [-1, 1] as they are loaded."""
+    plans = plan_tiles(tiles, "v0", (tumour.shape[0], tumour.shape[1], tumour.shape[2]))
+    cut = cut_volume(plans, {"tumour": tumour.astype(np.uint16), "label": label.astype(np.uint8)})
+    stacks = {
+        role: np.stack(
+            [finish_tile(tile, plan, is_label=role == "label") for tile, plan in zip(own, plans, strict=True)]
+        )
+        for role, own in cut.items()
+    }
+    write_shard(str(folder), "a", {**stacks, "anatomy": stacks["tumour"]}, {}, {"rows": []}, None)
+    rows = np.arange(len(plans))
+    region = {f"{axis}{end}": [plan.region[k][end] for plan in plans] for k, axis in enumerate("zyx") for end in (0, 1)}
+    pads = {f"pad_{axis}{end}": [plan.pad[k][end] for plan in plans] for k, axis in enumerate("zyx") for end in (0, 1)}
+    columns = {"volume": "v0", "organ": "", "patient": "", "name": "", "shard": "a", "split": "test", "slab_axis": ""}
+    index = pd.DataFrame(
+        {
+            **{name: [value] * len(plans) for name, value in columns.items()},
+            **{"view": [plan.view for plan in plans], "plane": [plan.plane for plan in plans]},
+            **region,
+            **pads,
+            **{
+                f"{role}_{end}": float(end == "high") * HIGH
+                for role in ("anatomy", "tumour")
+                for end in ("low", "high")
+            },
+            **{"position": rows, "label_row": rows, "gap": 0, "fold": -1},
+            "foreground": np.count_nonzero(stacks["label"].reshape(len(plans), -1), axis=1),
+        }
+    )
+    manifest = {
+        "tile_shape": list(tiles.shape),
+        "data": Data(tumour="tumour", label="label", classes=classes).model_dump(mode="json", exclude={"path"}),
+        "tiles": tiles.model_dump(mode="json"),
+        "volumes": [{"id": "v0", "shape": list(tumour.shape)}],
+        "counts": {"train": 0, "val": 0, "test": len(plans), "unseen": 0},
+    }
+    return finish(folder, index, manifest)
+
+
+def flat(planes: np.ndarray, edge: int) -> dict[str, object]:
+    """Columns of an index whose tiles are one plane each, at the corner of its volume."""
+    pads = {f"pad_{axis}{end}": 0 for axis in "zyx" for end in (0, 1)}
+    region = {"z0": planes, "z1": planes + 1} | {f"{axis}{end}": end * edge for axis in "yx" for end in (0, 1)}
+    return {"view": "z", "plane": planes, **region, **pads}
 
 
 def finish(folder: Path | str, index: pd.DataFrame, manifest: dict) -> TileSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,8 @@ from metgan_dist.recipe import Scores
 from metgan_dist.scores.fidelity import BLIND
 from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored
-from metgan_dist.scores.significance import compare_methods, mean_interval
+from metgan_dist.scores.significance import compare_methods, least_pairs
+from metgan_dist.tiles.independence import Units
 
 UNVERIFIED = "_unverified"
 OF_REAL = "label_fidelity_of_real"
@@ -28,13 +29,15 @@ class Comparison:
     """Methods side by side.
 
     Attributes:
-        per_tile: a row per method and tile: method, tile (row number), volume, every score of a single tile, the
-            judge's Dice (NaN without foreground) and its counts.
-        values: by method and score.
-        tests: `compare_methods` against the reference; empty for a single method.
+        per_tile: a row per method and tile: method, tile (row number), volume, unit, alone (see
+            `tiles.independence`), every score of a single tile, the judge's Dice (NaN without foreground) and its
+            counts.
+        values: by method and score: of all tiles, with intervals that draw units.
+        tests: `compare_methods` of the units against the reference; empty for a single method or unit.
         columns: the scores in the order of the table.
         reference: the method that the others are tested against.
         ceiling: the judge's pooled Dice on the real images, where label fidelity was asked for.
+        units: what is independent of each other.
     """
 
     per_tile: pd.DataFrame
@@ -43,6 +46,15 @@ class Comparison:
     columns: list[Column]
     reference: str
     ceiling: float | None
+    units: Units
+
+    @property
+    def labelled_units(self) -> int | None:
+        """Units with a label to find, which is what tests of label fidelity rest on; None where it is not scored."""
+        if "dice" not in self.per_tile:
+            return None
+        tested = self.per_tile[self.per_tile["alone"] & self.per_tile["dice"].notna()]
+        return int(tested["unit"].nunique())
 
     def test_numbers(self, method: str) -> dict[str, float]:
         """The tests of one method as flat numbers ``<score>_<what>``."""
@@ -51,16 +63,16 @@ class Comparison:
         return {f"{row['score']}_{name}": float(row[name]) for row in rows for name in _SHOWN_TESTS}
 
 
-def compare(scored: Mapping[str, Scored], volumes: pd.Series, reference: str, settings: Scores) -> Comparison:
-    """Put together what `score_methods` gave; `volumes` names the volume of each tile by its row number."""
+def compare(scored: Mapping[str, Scored], units: Units, reference: str, settings: Scores) -> Comparison:
+    """Put together what `score_methods` gave for the tiles of `units`."""
     methods = [label for label in scored if label != REAL]
-    per_tile = pd.concat([_labelled(label, scored[label].per_tile, volumes) for label in methods], ignore_index=True)
+    per_tile = pd.concat([_labelled(label, scored[label].per_tile, units) for label in methods], ignore_index=True)
     ceiling = scored[REAL].summary().get("label_fidelity")
     if "dice" in per_tile:
         per_tile[_UP_TO_REAL] = _up_to_real(per_tile, scored[REAL].per_tile)
     tests = tests_against(per_tile, reference, settings)
     columns = _columns(settings.names, scored[methods[0]], ceiling)
-    plain = {label: _values(scored[label], volumes, columns, settings) for label in methods}
+    plain = {label: _values(scored[label], units, columns, settings) for label in methods}
     if ceiling is not None and ceiling >= BLIND:
         columns = _with_share(columns, plain, ceiling)
     values = {
@@ -71,33 +83,38 @@ def compare(scored: Mapping[str, Scored], volumes: pd.Series, reference: str, se
         }
         for label, own in plain.items()
     }
-    return Comparison(per_tile, values, tests, columns, reference, ceiling)
+    return Comparison(per_tile, values, tests, columns, reference, ceiling, units)
 
 
 def tests_against(per_tile: pd.DataFrame, reference: str, settings: Scores) -> pd.DataFrame:
-    """Paired tests of every other method of a table of scores against one of them; empty where there is no other."""
+    """Paired tests of every other method of a table of scores against one of them, over units of tiles that are alone.
+
+    Empty where there is no other method.
+    """
     if per_tile["method"].nunique() < 2:
         return pd.DataFrame()
+    per_tile = per_tile[per_tile["alone"]]
     scores = [name for name in per_tile if name in IMAGE_SCORES or name == _UP_TO_REAL or name.startswith("lpips")]
     return compare_methods(
         per_tile,
         reference,
-        scores=[name for name in scores if _testable(per_tile, name, settings.group)],
-        group=None if settings.group == "tile" else settings.group,
+        scores=[name for name in scores if _testable(per_tile, name)],
+        group="unit",
         confidence=settings.confidence,
         resamples=settings.resamples,
     )
 
 
-def _testable(per_tile: pd.DataFrame, score: str, unit: str) -> bool:
-    """Whether all methods have finite scores on two common tiles (volumes): few tiles may hold a label to find."""
+def _testable(per_tile: pd.DataFrame, score: str) -> bool:
+    """Whether all methods have finite scores in two common units: few tiles may hold a label to find."""
     finite = per_tile[np.isfinite(per_tile[score])]
-    return bool((finite.groupby(unit)["method"].nunique() == per_tile["method"].nunique()).sum() >= 2)
+    return bool((finite.groupby("unit")["method"].nunique() == per_tile["method"].nunique()).sum() >= 2)
 
 
-def _labelled(label: str, per_tile: pd.DataFrame, volumes: pd.Series) -> pd.DataFrame:
-    origin = {"method": label, "tile": per_tile["tile"], "volume": volumes.loc[per_tile["tile"]].to_numpy()}
-    return pd.DataFrame(origin).join(per_tile.drop(columns="tile"))
+def _labelled(label: str, per_tile: pd.DataFrame, units: Units) -> pd.DataFrame:
+    origin = per_tile[["tile"]].join(units.table, on="tile")
+    origin.insert(0, "method", label)
+    return origin.join(per_tile.drop(columns="tile"))
 
 
 def _up_to_real(per_tile: pd.DataFrame, real: pd.DataFrame) -> pd.Series:
@@ -138,40 +155,42 @@ def _tie(column: Column, own: Mapping[str, Value], others: Mapping[str, Value]) 
     return name in own and name in others and column.tie(own[name].value, others[name].value)
 
 
-def _values(scored: Scored, volumes: pd.Series, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
-    """A method's values; intervals by resampling tiles, or volumes where these are what is compared.
-
-    There is no label fidelity where no class occurs.
-    """
-    groups = volumes.loc[scored.per_tile["tile"]].to_numpy() if settings.group == "volume" else None
+def _values(scored: Scored, units: Units, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
+    """A method's values over all tiles; intervals by resampling units. No label fidelity where no class occurs."""
+    unit = units.table["unit"].loc[scored.per_tile["tile"]].to_numpy()
     values = {}
     for name in (column.name for column in columns):
         if name in scored.of_set:
             values[name] = Value(scored.of_set[name])
         elif name == "label_fidelity":
-            counts = stacked_counts(scored.per_tile if groups is None else scored.per_tile.groupby(groups).sum())
+            counts = stacked_counts(scored.per_tile.groupby(unit).sum())
             if not np.isnan(pooled := pooled_dice(scored.per_tile)):
-                values[name] = Value(pooled, *_pooled_interval(counts, settings))
+                values[name] = Value(pooled, *_interval(counts, mean_dice, settings))
         else:
             scores = scored.per_tile[name]
-            if groups is not None:
-                scores = scores.groupby(groups).mean().where(scores.notna().groupby(groups).all())
+            sums = scores.groupby(unit).agg(lambda own: own.sum(skipna=False))
+            parts = np.stack([sums, scores.groupby(unit).size()], axis=1)
             # A tile without a score is not left out: that would flatter the method which failed on it.
-            values[name] = Value(float(scores.mean(skipna=False)), *_interval(scores.to_numpy(), settings))
+            values[name] = Value(float(scores.mean(skipna=False)), *_interval(parts, _ratio, settings))
     return values
 
 
-def _interval(scores: np.ndarray, settings: Scores) -> tuple[float | None, float | None]:
-    if len(scores) < 2 or not np.isfinite(scores).all():
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """The mean, of sum and number."""
+    return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def _interval(
+    parts: np.ndarray, of: Callable[[np.ndarray], np.ndarray], settings: Scores, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Percentile bootstrap of what `of` makes of the sum of the parts (units, ...) that are drawn; none of one unit."""
+    units = len(parts)
+    if units < 2 or not np.isfinite(parts).all():
         return None, None
-    return mean_interval(scores, confidence=settings.confidence, resamples=settings.resamples)
-
-
-def _pooled_interval(counts: np.ndarray, settings: Scores, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap of the pooled Dice: how often a tile is drawn is multinomial, so nothing is copied."""
-    random, tiles = np.random.default_rng(seed), len(counts)
+    random = np.random.default_rng(seed)
+    # How often a unit is drawn is multinomial, so nothing is copied.
     drawn = [
-        mean_dice(np.tensordot(random.multinomial(tiles, np.full(tiles, 1 / tiles)), counts, axes=1))
+        of(np.tensordot(random.multinomial(units, np.full(units, 1 / units)), parts, axes=1))
         for _ in range(settings.resamples)
     ]
     tail = 50 * (1 - settings.confidence)
@@ -180,11 +199,16 @@ def _pooled_interval(counts: np.ndarray, settings: Scores, seed: int = 0) -> tup
 
 
 def mark(tests: pd.DataFrame, method: str, column: Column, settings: Scores) -> str:
-    """Whether the method differs from the reference at the level of `settings`, and in which direction."""
+    """Whether the method differs from the reference at the level of `settings`, and in which direction.
+
+    No mark either where there are fewer units than a test needs.
+    """
     if not len(tests):
         return ""
     row = tests[(tests["method"] == method) & (tests["score"] == _TESTED_AS.get(column.name, column.name))]
-    if not len(row) or not row[f"p_{settings.test}_holm"].item() < 1 - settings.confidence:
+    if not len(row) or row["count"].item() < least_pairs(1 - settings.confidence):
+        return ""
+    if not row[f"p_{settings.test}_holm"].item() < 1 - settings.confidence:
         return ""
     lower = row["difference"].item() < 0
     return BETTER if lower == (column.better == "min") else WORSE

@@ -20,6 +20,8 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.scores.fidelity import doubt
 from metgan_dist.scores.scored import Scored
+from metgan_dist.scores.significance import least_pairs
+from metgan_dist.tiles.independence import independent_units
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.validation import picture_rows
 
@@ -76,7 +78,8 @@ def compare_entries(
             report=say,
         )
     with opened.result.phase("tests"):
-        comparison = compare(scored, subject.tiles.index["volume"], reference, subject.settings)
+        units = independent_units(subject.tiles, subject.rows, subject.settings.group)
+        comparison = compare(scored, units, reference, subject.settings)
     own = [*_notes(comparison, subject, next(iter(runs.values()))), *notes]
     columns = [COLUMNS[name] for name in subject.skipped]
     columns = sorted([*comparison.columns, *columns], key=lambda column: _place(column, subject.settings))
@@ -135,12 +138,7 @@ def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[
     settings, count = subject.settings, len(subject.rows)
     volumes = subject.tiles.index["volume"].iloc[subject.rows].nunique()
     notes = [f"{count} test tiles of {volumes} volume(s); images in [-1, 1], so the data range of the scores is 2."]
-    if len(comparison.tests):
-        unit = "tiles" if settings.group == "tile" else "volumes"
-        notes.append(
-            f"{WORSE} worse, {BETTER} better than {comparison.reference}: {_TESTS[settings.test]} over {unit}, "
-            f"Holm-corrected, p < {1 - settings.confidence:.2g}. Bold: best. Intervals and effect sizes: table.csv."
-        )
+    notes += significance_notes(comparison, settings)
     if comparison.ceiling is not None:
         notes.append(
             "Label fidelity: pooled Dice of one judge, a segmentor that no training used, against the imposed labels; "
@@ -158,6 +156,30 @@ def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[
     if any(column.name.startswith("fid") for column in comparison.columns) and count < SMALL_FOR_FID:
         notes.append(f"FID of {count} tiles is biased upwards: compare it within this table alone; KID is unbiased.")
     notes += [f"{name} left out: {reason}." for name, reason in subject.skipped.items()]
+    return notes
+
+
+def significance_notes(comparison: Comparison, settings: Scores) -> list[str]:
+    """On how many independent units marks rest, or why there are none; nothing of a single method."""
+    level, units = 1 - settings.confidence, comparison.units
+    least = least_pairs(level)
+    if len(comparison.values) < 2:
+        return []
+    if units.count < least:
+        return [
+            f"No differences are marked: the tiles are of {units}, and fewer than {least} independent pairs cannot "
+            f"reach p < {level:.2g} (Wilcoxon's signed-rank test). Bold: best. Intervals: table.csv."
+        ]
+    if not len(comparison.tests):
+        return []
+    notes = [
+        f"{WORSE} worse, {BETTER} better than {comparison.reference}: {_TESTS[settings.test]} over {units}, "
+        f"Holm-corrected, p < {level:.2g}. Bold: best. Intervals and effect sizes: table.csv."
+    ]
+    if comparison.labelled_units is not None and comparison.labelled_units < least:
+        notes.append(
+            f"Label fidelity is not marked: labels lie in {comparison.labelled_units} of them alone, too few to tell."
+        )
     return notes
 
 

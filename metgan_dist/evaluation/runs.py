@@ -17,6 +17,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, join
+from metgan_dist.tiles.independence import independent_units
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import read_result
 
@@ -138,9 +139,8 @@ def check_enough(tiles: TileSet, settings: Scores) -> None:
         raise UserError(
             f"{tiles.uri}: {len(rows)} test tile(s), but tests need at least two; make tiles with a larger tiles.test"
         )
-    volumes = tiles.index["volume"].iloc[rows].nunique()
-    if settings.group == "volume" and volumes < 2:
-        raise UserError(f"scores.group: volume: the test tiles come from {volumes} volume; tests need two, use tile")
+    if settings.group == "volume" and (units := independent_units(tiles, rows, "volume")).count < 2:
+        raise UserError(f"scores.group: volume: the test tiles come from {units}; tests need two, use block")
 
 
 def _check_channels(run: TrainedRun, tiles: TileSet) -> None:

@@ -46,6 +46,12 @@ def one_versus_rest(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return one_hot_label(label, classes, dtype)[:, 1:]
 
 
+def likeliest(scores: Tensor, least: float) -> Tensor:
+    """Hard labels (N, H, W) int64 of scores (N, classes - 1, H, W): the class of the highest above `least`, else 0."""
+    highest, index = scores.max(dim=1)
+    return torch.where(highest > least, index + 1, 0)
+
+
 class SegmentorNetwork(nn.Module):
     """A network with one output channel per foreground class, behind the local-maximum normalisation.
 
@@ -69,7 +75,7 @@ class SegmentorNetwork(nn.Module):
     ) -> None:
         super().__init__()
         # The threshold as a logit, so that no sigmoid is needed for a label.
-        self.classes, self.cut = classes, math.log(threshold / (1 - threshold))
+        self.classes, self.threshold, self.cut = classes, threshold, math.log(threshold / (1 - threshold))
         self.unet: UNet | ResNetUNet | DynUNet
         if network == "resnet-34":
             self.unet = ResNetUNet(1, classes - 1, width=width)
@@ -91,8 +97,11 @@ class SegmentorNetwork(nn.Module):
 
     def label_map(self, image: Tensor) -> Tensor:
         """Hard labels (N, H, W) int64: the likeliest class where its probability exceeds the threshold, else 0."""
-        highest, index = self(image).max(dim=1)
-        return torch.where(highest > self.cut, index + 1, 0)
+        return likeliest(self(image), self.cut)
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Of each foreground class, (N, classes - 1, H, W) float32: what overlapping tiles are averaged by."""
+        return full_precision(self(image)).sigmoid()
 
 
 class Segmentor(Method):

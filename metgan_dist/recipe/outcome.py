@@ -11,6 +11,11 @@ from metgan_dist.recipe.section import Section, comma_list
 Score = Literal["mae", "msd", "ssim", "psnr", "correlation", "fid", "kid", "lpips", "label_fidelity"]
 
 
+def _not_single_tiles(value: Any) -> Any:
+    """Runs of earlier versions say "tile", and stay readable; tiles that overlap are no longer paired one by one."""
+    return "auto" if value == "tile" else value
+
+
 class Scores(Section):
     """How trained methods are scored and compared (evaluate.py, run_study.py)."""
 
@@ -28,8 +33,10 @@ class Scores(Section):
     test: Literal["t", "wilcoxon"] = Field(
         "t", description="paired test that the table marks, after Holm's correction; the CSV has both"
     )
-    group: Literal["tile", "volume"] = Field(
-        "tile", description="what is paired; volume: scores are averaged over each volume's tiles first"
+    group: Annotated[Literal["auto", "volume", "block"], BeforeValidator(_not_single_tiles)] = Field(
+        "auto",
+        description="what is independent: scores are averaged over it and paired; volume: all volumes of a patient; "
+        "block: cubes of a volume, as wide as a tile; auto: volumes where there are two or more, else blocks",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the bootstrap intervals; 1 minus it marks a test")
     resamples: int = Field(2000, ge=100, description="resamples of the bootstrap")

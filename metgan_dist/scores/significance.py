@@ -1,12 +1,13 @@
 """Whether a method differs from a reference method on the same test tiles, by how much, and how sure that is.
 
 Both methods score every tile, so the comparison is paired: all numbers come from the differences, method minus
-reference. Tiles cut from one volume are not independent; where the table says which volume a tile came from, average
-per volume first (`group`), and the test asks whether the difference would hold on another volume.
+reference. Tiles that overlap, or lie beside each other in one volume, are not independent: average over what is
+(`group`) first, and the test asks whether the difference would hold in another such place.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def compare_methods(
             (PSNR of identical images), is left out of that comparison and counted.
         reference: the method to compare with.
         scores: columns to compare; by default all numeric ones but ``tile`` and the group.
-        group: a column such as ``volume``; scores are averaged within each group first, and groups take the place
+        group: a column such as ``unit``; scores are averaged within each group first, and groups take the place
             of tiles.
         confidence: of the intervals.
         resamples, seed: of the bootstrap.
@@ -102,6 +103,16 @@ def mean_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def least_pairs(level: float) -> int:
+    """Pairs below which no test is to be marked: fewer cannot reach p < `level` in Wilcoxon's test, whose lowest
+    two-sided p of n pairs is 2 / 2^n, and tell too little of their spread for a t-test.
+
+    >>> least_pairs(0.05), least_pairs(0.01)
+    (6, 8)
+    """
+    return math.floor(1 - math.log2(level)) + 1
 
 
 def holm(p: np.ndarray) -> np.ndarray:

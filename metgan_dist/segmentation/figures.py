@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from metgan_dist.figures import CELL_INCHES, canvas, png
-from metgan_dist.segmentation.scoring import Example
+from metgan_dist.segmentation.cells import Example
 
 # Told apart by people who do not see red and green apart: blue, vermilion, yellow.
 OUTCOMES = {"found": "#0072b2", "missed": "#d55e00", "false positive": "#f0e442"}

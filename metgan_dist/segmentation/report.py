@@ -12,7 +12,8 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import overlays
 from metgan_dist.segmentation.scoring import FoldScores, predict_tiles, score_folds
-from metgan_dist.segmentation.summary import markdown, strata_table, summarise, table
+from metgan_dist.segmentation.summary import counted, markdown, strata_table, summarise, table
+from metgan_dist.tiles.independence import independent_units
 from metgan_dist.tiles.tile_set import TileSet
 
 SPLITS = ("test", "unseen")
@@ -24,8 +25,9 @@ def report_folds(
     """Score the folds' checkpoints on the test tiles, and apart on unseen volumes; print, write and log the report.
 
     `samples` says in words what the folds were trained on; `notes` are lines below the tables. Files: report.md,
-    scores.csv (over folds), strata.csv (recall by size and brightness), tiles.parquet, lesions.parquet,
-    overlays-test.png (worst and median tiles).
+    scores.csv (over folds), strata.csv (recall by size and brightness), places.parquet (counts by plane or volume),
+    lesions.parquet, tiles.parquet (pixels of single tiles), overlays-test.png (worst and median tiles, each as the fold
+    sees it alone).
     """
     settings, result = opened.recipe.segmentation, opened.result
     scored: dict[str, FoldScores] = {}
@@ -36,7 +38,8 @@ def report_folds(
         with result.phase("scores"):
             block = opened.recipe.scores.block
             scored[split] = score_folds(checkpoints, tiles, rows, block=block, plan=opened.plan, report=say)
-    summaries = {split: summarise(one, settings.strata) for split, one in scored.items()}
+    independent = {split: str(independent_units(tiles, tiles.positions(split))) for split in scored}
+    summaries = {split: summarise(one, settings.strata, independent[split]) for split, one in scored.items()}
     result.scores |= summaries
     texts = [_text(tiles, split, summary, samples) for split, summary in summaries.items()]
     text = "\n".join([*texts, *(f"{note}\n" for note in notes)])
@@ -45,6 +48,7 @@ def report_folds(
         "scores.csv": table(summaries).to_csv(index=False).encode(),
         "strata.csv": strata_table(summaries).to_csv(index=False).encode(),
         "tiles.parquet": _parquet({split: one.tiles for split, one in scored.items()}),
+        "places.parquet": _parquet({split: one.places for split, one in scored.items()}),
         "lesions.parquet": _parquet({split: one.lesions for split, one in scored.items()}),
     }
     with result.phase("pictures"):
@@ -58,7 +62,7 @@ def report_folds(
 def _text(tiles: TileSet, split: str, summary: dict[str, Any], samples: str) -> str:
     volumes = tiles.index["volume"].iloc[tiles.positions(split)].nunique()
     folds = len(summary["folds"])
-    title = f"{summary['lesions']} lesions on {summary['tiles']} {split} tiles of {volumes} volume(s), {folds} fold(s)"
+    title = f"{counted(summary)}, on {summary['tiles']} {split} tiles of {volumes} volume(s), {folds} fold(s)"
     return markdown(f"{title}; trained on {samples}", summary)
 
 

@@ -25,11 +25,37 @@ TITLES = {
 }
 # What lesions are sorted by, and what the lowest and highest of them are called.
 STRATA = {"area": ("smallest", "largest"), "brightness": ("dimmest", "brightest")}
-RULE = (
-    "Lesions: connected components within a tile (pixels that touch at an edge or corner); a predicted and a true one "
-    "match when they share a pixel. Precision: predictions that match, of all; recall: lesions found, of all; Dice = "
-    "2PR/(P+R), Jaccard = Dice/(2-Dice). Voxel Dice: of pixels, pooled over tiles."
-)
+# What tiles are joined in before lesions are counted, and when one lesion counts more than once all the same.
+PLACES = {
+    "plane": ("planes", "A lesion that runs through several planes is one in each."),
+    "slab": ("slabs of planes", "A lesion that shows in several slabs, or views, is one in each."),
+    "volume": ("volumes", "Each lesion is one."),
+}
+
+
+def rule(unit: str) -> str:
+    """How lesions are counted, where tiles are joined in places of this unit: "plane", "slab" or "volume"."""
+    places, several = PLACES[unit]
+    return (
+        f"Lesions: connected components (pixels that touch at an edge or corner) of {places}, in which overlapping "
+        f"tiles are joined first, their predictions averaged: none is counted once per tile. {several} A predicted and "
+        "a true one match when they share a pixel. Precision: predictions that match, of all; recall: lesions found, "
+        "of all; Dice = 2PR/(P+R), Jaccard = Dice/(2-Dice). Voxel Dice: of the joined pixels, pooled."
+    )
+
+
+def counted(summary: dict[str, Any]) -> str:
+    """E.g. "48 lesions in 8 slabs of planes"."""
+    places = PLACES[summary["unit"]][0] if summary["places"] != 1 else summary["unit"]
+    return f"{summary['lesions']} lesions in {summary['places']} {places}"
+
+
+def basis(summary: dict[str, Any]) -> str:
+    """On how many independent units the numbers rest."""
+    return (
+        f"Independent places: {summary['independent']}. Folds differ in what they were trained on and share these "
+        "places: their range says nothing of other volumes."
+    )
 
 
 def over_folds(values: Sequence[float]) -> dict[str, float]:
@@ -37,16 +63,20 @@ def over_folds(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "min": float(np.min(values)), "max": float(np.max(values))}
 
 
-def summarise(scored: FoldScores, count: int) -> dict[str, Any]:
+def summarise(scored: FoldScores, count: int, independent: str) -> dict[str, Any]:
     """The tree of numbers of a split that `result.json` and MLflow keep.
 
-    tiles; lesions; for each of SCORES and COUNTS {mean, min, max}; folds: {fold: {score: value}}; strata: {area,
-    brightness}: {1 (lowest) ... `count`: {low, high, lesions, recall: {mean, min, max}}}.
+    tiles; places, in which they were joined; unit, what a place is; independent (places, in words); lesions; for each
+    of SCORES and COUNTS {mean, min, max}; folds: {fold: {score: value}}; strata: {area, brightness}: {1 (lowest) ...
+    `count`: {low, high, lesions, recall: {mean, min, max}}}.
     """
     folds = {fold: scored.scores(fold) for fold in scored.folds}
     lesions = scored.lesions[scored.lesions["fold"] == scored.folds[0]]
     return {
         "tiles": int(scored.tiles["tile"].nunique()),
+        "places": int(scored.places["place"].nunique()),
+        "unit": str(scored.places["unit"].iloc[0]),
+        "independent": independent,
         "lesions": len(lesions),
         **{name: over_folds([scores[name] for scores in folds.values()]) for name in (*SCORES, *COUNTS)},
         "strata": {name: _recalls(scored, lesions[name].to_numpy(), count) for name in STRATA},
@@ -84,7 +114,7 @@ def markdown(title: str, summary: dict[str, Any]) -> str:
             cells = [f"{group[end]:.4g}" for end in ("low", "high")]
             cells += [f"{group['recall'][part]:.3f}" for part in ("mean", "min", "max")]
             recall.append([_called(number, len(groups), name, ends), str(group["lesions"]), *cells])
-    return f"**{title}**\n\n{aligned(rows)}\n{aligned(recall)}\n{RULE}\n"
+    return f"**{title}**\n\n{aligned(rows)}\n{aligned(recall)}\n{rule(summary['unit'])}\n\n{basis(summary)}\n"
 
 
 def origin_notes(origins: Sequence[Mapping[str, int]]) -> list[str]:

@@ -7,11 +7,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from metgan_dist.cluster.progress import duration
+from metgan_dist.errors import UserError
 from metgan_dist.evaluation.tables import Column, Line, Table, Value, aligned
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import Point, size_curves
-from metgan_dist.segmentation.summary import RULE, STRATA, TITLES, origin_notes
+from metgan_dist.segmentation.summary import STRATA, TITLES, basis, counted, origin_notes, rule
 from metgan_dist.studies.study import Row, Study
 
 COLUMNS = {name: Column(name, TITLES[name], "max") for name in ("dice", "precision", "recall", "jaccard", "voxel_dice")}
@@ -25,6 +26,7 @@ def report_rows(
     """Table 4 beside the paper's, ranges and recalls below it, figure 7; printed, written and logged."""
     if not results:
         return
+    _check_counts(results)
     table = _table(study, results, failed)
     shown = {row.label: results[row.name] for row in study.rows if row.name in results}
     text = "\n".join([table.markdown(), _ranges(shown), _recalls(shown), _costs(shown), *_origins(shown)])
@@ -42,10 +44,25 @@ def report_rows(
     say(f"\n{text}")
 
 
+def _check_counts(results: Mapping[str, dict[str, Any]]) -> None:
+    """UserError for a row of an earlier version, which counted a lesion once for every tile that it lies in."""
+    for name, result in results.items():
+        if "unit" not in result["scores"]["test"]:
+            raise UserError(
+                f"row {name}: run {result['run']} counted lesions once per overlapping tile, as earlier versions did; "
+                "start the study under another --tracking.run to score all rows alike"
+            )
+
+
 def _table(study: Study, results: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> Table:
     columns = [COLUMNS[name] for name in study.scores if name in COLUMNS]
     lines = [_line(study, row, results.get(row.name), failed.get(row.name)) for row in study.rows]
-    own = [f"Means over folds, on {_tests(results)}. Bold: best. Minimum and maximum: below, and table.csv.", RULE]
+    scored = _test_scores(results)
+    own = [
+        f"Means over folds, on {_tests(results)}. Bold: best. Minimum and maximum: below, and table.csv.",
+        rule(scored["unit"]),
+        basis(scored),
+    ]
     return Table(study.title, columns, lines, [*own, *study.notes], subject="Samples")
 
 
@@ -72,8 +89,14 @@ def _line(study: Study, row: Row, result: dict[str, Any] | None, failed: str | N
 
 
 def _tests(results: Mapping[str, dict[str, Any]]) -> str:
-    scores = next(iter(results.values()))["scores"]["test"]
-    return f"{scores['lesions']} lesions of {scores['tiles']} test tiles"
+    scores = _test_scores(results)
+    return f"{counted(scores)}, on {scores['tiles']} test tiles"
+
+
+def _test_scores(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Those of the first row; all rows are scored on the same tiles."""
+    scores: dict[str, Any] = next(iter(results.values()))["scores"]["test"]
+    return scores
 
 
 def _ranges(results: Mapping[str, dict[str, Any]]) -> str:

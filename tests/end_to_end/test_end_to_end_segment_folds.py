@@ -86,9 +86,10 @@ def test_files_hold_what_was_found(finished):
     assert set(lesions["split"]) == {"test", "unseen"}
     assert len(lesions) == 2 * sum(finished.result["scores"][split]["lesions"] for split in ("test", "unseen"))
     assert len(pd.read_parquet(artefacts["tiles_parquet"])) == 2 * (6 + 3)
+    assert len(pd.read_parquet(artefacts["places_parquet"])) == 2 * (6 + 3)
     text = Path(artefacts["report_md"]).read_text()
     assert text.strip() in finished.out
-    assert "on 6 test tiles of 4 volume(s), 2 fold(s); trained on 9 real and 8 synthetic tiles" in text
+    assert "in 6 planes, on 6 test tiles of 4 volume(s), 2 fold(s); trained on 9 real and 8 synthetic tiles" in text
     assert "validate it: 27 (fold 0), 27 (fold 2)." in text
     assert "generator was trained on: 6 of 6 (fold 0), 6 of 6 (fold 2)." in text
     for split in ("test", "unseen"):

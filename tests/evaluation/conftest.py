@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tile_sets import finish
+from tile_sets import finish, flat
 from untrained import write_untrained
 
 from metgan_dist.recipe import Recipe
@@ -45,7 +45,9 @@ def write_tiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TileS
         index = pd.DataFrame(
             {
                 "volume": [f"v{row % volumes}" for row in rows],
-                "z0": rows,
+                "patient": "",
+                "name": "",
+                **flat(rows, EDGE),
                 "shard": "s",
                 "position": rows,
                 "split": ["train"] * train + ["test"] * test,

@@ -3,15 +3,26 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from metgan_dist.evaluation.comparison import compare
+from metgan_dist.evaluation.report import significance_notes
 from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, WORSE, Line, Table
 from metgan_dist.recipe import Scores
 from metgan_dist.scores.scored import Scored
+from metgan_dist.tiles.independence import Units
 
 TILES = np.arange(10, 50)
-VOLUMES = pd.Series([f"v{row % 4}" for row in range(50)])
+
+
+def in_volumes(count, tiles=TILES):
+    """The tiles dealt out to volumes."""
+    names = [f"v{tile % count}" for tile in tiles]
+    return Units(pd.DataFrame({"volume": names, "unit": names, "alone": True}, index=tiles), "volumes")
+
+
+VOLUMES = in_volumes(40)
 BASE = np.random.default_rng(0).uniform(0.2, 0.4, len(TILES))
 
 
@@ -29,9 +40,9 @@ def scored(shift=0.0, overlap=8, of_set=None, **more):
     return Scored(pd.DataFrame(frame), of_set or {})
 
 
-def compared(methods, reference="a", **settings):
+def compared(methods, reference="a", units=VOLUMES, **settings):
     chosen = Scores.model_validate({"names": ["mae", "label_fidelity"], "resamples": 200, **settings})
-    return compare({REAL: scored(overlap=16), **methods}, VOLUMES, reference, chosen)
+    return compare({REAL: scored(overlap=16), **methods}, units, reference, chosen)
 
 
 def test_values_are_means_over_tiles_and_pooled_dice():
@@ -41,7 +52,7 @@ def test_values_are_means_over_tiles_and_pooled_dice():
     assert result.ceiling == pytest.approx(2 * 16 * 20 / (32 * 20 + 2 * 20))
     for value in result.values["a"].values():
         assert value.low < value.value < value.high
-    assert result.per_tile["volume"].tolist() == 2 * [f"v{row % 4}" for row in TILES]
+    assert result.per_tile["volume"].tolist() == 2 * [f"v{row % 40}" for row in TILES]
 
 
 def test_marks_follow_the_direction_of_the_score_and_need_a_difference():
@@ -60,10 +71,71 @@ def test_marks_follow_the_direction_of_the_score_and_need_a_difference():
     assert result.test_numbers("a") == {}
 
 
-def test_volumes_can_take_the_place_of_tiles():
-    result = compared({"a": scored(), "b": scored(0.1)}, group="volume")
+def test_independent_units_are_paired_and_drawn():
+    result = compared({"a": scored(), "b": scored(0.1)}, units=in_volumes(4))
     assert set(result.tests["count"]) == {4, 2}  # two of the four volumes have labelled tiles
-    assert result.values["a"]["mae"].value == pytest.approx(BASE.reshape(-1, 4).mean())
+    assert result.labelled_units == 2
+    assert result.values["a"]["mae"].value == pytest.approx(BASE.mean())
+    wide = compared({"a": scored(), "b": scored(0.1)}).values["a"]["mae"]
+    narrow = result.values["a"]["mae"]
+    means = BASE.reshape(-1, 4).mean(axis=0)
+    assert means.min() <= narrow.low < narrow.value < narrow.high <= means.max()
+    assert (narrow.low, narrow.high) != (wide.low, wide.high)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_tiles_that_show_the_same_places_make_nothing_more_certain(copies):
+    """Each of seven places is seen by as many tiles as there are copies, all nearly alike."""
+    places, random = 7, np.random.default_rng(5)
+    shift, noise = random.normal(0.01, 0.01, places), random.normal(0, 1e-12, (places, copies))
+    tiles = np.arange(places * copies)
+    names = np.repeat([f"v{place}" for place in range(places)], copies)
+    units = Units(pd.DataFrame({"volume": names, "unit": names, "alone": True}, index=tiles), "volumes")
+    methods = {
+        "a": Scored(pd.DataFrame({"tile": tiles, "mae": 0.3})),
+        "b": Scored(pd.DataFrame({"tile": tiles, "mae": 0.3 + (shift[:, None] + noise).ravel()})),
+    }
+    real = {REAL: Scored(pd.DataFrame({"tile": tiles}))}
+    chosen = Scores(names=("mae",), resamples=200)
+    (row,) = compare({**real, **methods}, units, "a", chosen).tests.to_dict("records")
+    assert row["count"] == places
+    assert row["p_t"] == pytest.approx(stats.ttest_1samp(shift, 0).pvalue, rel=1e-6)
+    assert row["p_wilcoxon"] == pytest.approx(stats.wilcoxon(shift).pvalue)
+
+
+def test_tiles_between_two_blocks_stay_out_of_the_tests_and_in_the_values():
+    units = in_volumes(8)
+    units.table["alone"] = TILES >= 20
+    odd = np.where(TILES < 20, 9.0, BASE)
+    result = compared({"a": scored(), "b": scored(mae=odd)}, units=units)
+    row = result.tests[result.tests["score"] == "mae"].iloc[0]
+    assert (row["count"], row["difference"]) == (8, 0)
+    assert result.values["b"]["mae"].value == pytest.approx(odd.mean())
+
+
+@pytest.mark.parametrize(
+    ("units", "confidence", "marked"), [(5, 0.95, ""), (6, 0.95, WORSE), (7, 0.99, ""), (8, 0.99, WORSE)]
+)
+def test_fewer_units_than_a_test_needs_get_no_mark(units, confidence, marked):
+    result = compared({"a": scored(), "b": scored(0.1)}, units=in_volumes(units), confidence=confidence)
+    assert result.values["b"]["mae"].mark == marked
+    assert (result.tests["p_t"] < 1e-3).all() or result.tests["score"].nunique() > 1
+
+
+@pytest.mark.parametrize(
+    ("units", "culprits"),
+    [
+        (in_volumes(4), ["No differences are marked: the tiles are of 4 volumes, and fewer than 6", "p < 0.05"]),
+        (in_volumes(10), ["worse, † better than a: paired t-test over 10 volumes", "labels lie in 5 of them alone"]),
+        (in_volumes(40), ["worse, † better than a: paired t-test over 40 volumes, Holm"]),
+    ],
+)
+def test_the_table_says_on_how_many_units_it_rests(units, culprits):
+    result = compared({"a": scored(), "b": scored(0.1)}, units=units)
+    text = "\n".join(significance_notes(result, Scores()))
+    assert all(culprit in text for culprit in culprits), text
+    assert ("not marked: labels" in text) == (units.count == 10)
+    assert significance_notes(compared({"a": scored()}, units=units), Scores()) == []
 
 
 def test_one_method_alone_has_values_and_no_tests():
@@ -105,10 +177,10 @@ def test_identical_images_have_infinite_psnr_and_no_interval():
     assert "psnr" not in set(result.tests["score"])
 
 
-@pytest.mark.parametrize("group", ["tile", "volume"])
-def test_a_tile_without_a_score_is_not_left_out_of_the_mean(group):
+@pytest.mark.parametrize("units", [VOLUMES, in_volumes(4)])
+def test_a_tile_without_a_score_is_not_left_out_of_the_mean(units):
     mae = np.where(np.arange(len(TILES)) == 3, np.nan, BASE)
-    result = compared({"a": scored(mae=mae), "b": scored(0.1)}, group=group)
+    result = compared({"a": scored(mae=mae), "b": scored(0.1)}, units=units)
     assert np.isnan(result.values["a"]["mae"].value)
     assert result.values["a"]["mae"].low is None
     assert np.isfinite(result.values["b"]["mae"].value)

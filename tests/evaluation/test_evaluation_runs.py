@@ -4,6 +4,7 @@ import json
 
 import mlflow
 import pytest
+from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.runs import digest_of_test, find_runs, shared_test_tiles
@@ -97,6 +98,16 @@ def test_a_test_needs_two_tiles_and_two_volumes_where_these_are_compared(recipe,
     by_volume = Recipe.model_validate({**json.loads(recipe.model_dump_json()), "scores": {"group": "volume"}})
     with pytest.raises(UserError, match=r"scores.group.*1 volume"):
         shared_test_tiles(find_runs(["alone"], by_volume), by_volume)
+    shared_test_tiles(find_runs(["alone"], recipe), recipe)  # blocks of the one volume
+
+
+def test_runs_of_versions_that_paired_single_tiles_are_still_read(recipe, write_run, write_tiles):
+    tree = {**json.loads(recipe.model_dump_json()), "scores": {"group": "tile"}}
+    write_run("older", write_tiles(), recipe=tree)
+    (run,) = find_runs(["older"], recipe)
+    assert run.recipe.scores.group == "auto"
+    with pytest.raises(ValidationError, match=r"scores.group"):
+        Recipe.model_validate({"scores": {"group": "tiles"}})
 
 
 def test_missing_tiles_are_named(recipe, write_run):

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from metgan_dist.errors import UserError
-from metgan_dist.scores.significance import compare_methods, holm, mean_interval
+from metgan_dist.scores.significance import compare_methods, holm, least_pairs, mean_interval
 
 # What scipy says of a test without an answer. No more: a file that another test left to the collector warns too.
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -140,3 +140,9 @@ def test_what_cannot_be_compared_is_one_line(change, arguments, message):
 
 def test_a_table_of_the_reference_alone_has_nothing_to_compare():
     assert len(compare_methods(table(a=[1.0, 2.0]), "a")) == 0
+
+
+@pytest.mark.parametrize("level", [0.1, 0.05, 0.01])
+def test_the_least_number_of_pairs_is_that_of_wilcoxons_lowest_p(level):
+    lowest = [stats.wilcoxon(np.arange(1, pairs + 1)).pvalue for pairs in (least_pairs(level) - 1, least_pairs(level))]
+    assert lowest[1] < level <= lowest[0]

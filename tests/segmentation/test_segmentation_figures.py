@@ -8,8 +8,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from metgan_dist.scores.lesions import match_lesions
+from metgan_dist.segmentation.cells import Example
 from metgan_dist.segmentation.figures import OUTCOMES, Point, overlays, size_curves
-from metgan_dist.segmentation.scoring import Example
 
 
 def pixels(png):

@@ -38,7 +38,10 @@ def result(dice, real, synthetic):
         "run": "r",
         "mlflow_run_id": "0",
         "scores": {
-            "test": {**scores, **counts, "tiles": 7, "lesions": 10, "strata": {"area": groups, "brightness": groups}}
+            "test": {
+                **{**scores, **counts, "tiles": 7, "lesions": 10, "places": 3, "unit": "slab"},
+                **{"independent": "2 volumes", "strata": {"area": groups, "brightness": groups}},
+            }
         },
         "artefacts": {"samples": {"real": real, "synthetic": synthetic}, "images": 4000, "stopped_early": 2},
         "resources": {"seconds": 120.0},
@@ -110,12 +113,21 @@ def test_the_table_has_the_papers_numbers_beside_ours(report, tmp_path):
     assert ranges[2:] == ["0", "0.600-0.800", "7 (1-9)", "7 (1-9)", "7 (1-9)"]
     recalls = next(line for line in table if line == ["100 synthetic", "0.500", "0.250", "0.500", "0.250"])
     assert recalls
-    assert "10 lesions of 7 test tiles" in text
+    assert "10 lesions in 3 slabs of planes, on 7 test tiles" in text
+    assert "Independent places: 2 volumes." in text
     assert "100 synthetic: Synthetic tiles left out of a fold, made from anatomy or labels that validate it: 9" in text
     assert (
         "100 synthetic: Validation tiles that the synthetic tiles' generator was trained on: 2 of 6 (fold 0)." in text
     )
     assert "100 % real: Synthetic" not in text
+
+
+def test_rows_that_counted_lesions_per_tile_are_refused(tmp_path):
+    study = load_study("downstream").restricted(["s100"])
+    old = result(0.5, 0, 100)
+    del old["scores"]["test"]["unit"]
+    with pytest.raises(UserError, match=r"^row s100: run r counted lesions once per overlapping tile"):
+        downstream_report.report_rows(logged_run(tmp_path, Recipe()), study, {"s100": old}, {}, "downstream")
 
 
 def test_numbers_for_other_programs(report):

@@ -16,6 +16,7 @@ from metgan_dist.runs.child_runs import trainings_at_once
 from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.scores.scored import Scored
 from metgan_dist.studies.runner import differences, planned_study
+from metgan_dist.tiles.independence import Units
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,9 @@ def test_differences_are_those_of_the_pairs_that_were_scored():
     }
     real = {REAL: Scored(pd.DataFrame({"tile": tiles}), {}, {})}
     settings = Scores(names=("mae", "fid"), resamples=100)
-    comparison = compare({**real, **scored}, pd.Series(["v"] * 20), "clean", settings)
+    names = [f"v{tile}" for tile in tiles]
+    units = Units(pd.DataFrame({"volume": names, "unit": names, "alone": True}), "volumes")
+    comparison = compare({**real, **scored}, units, "clean", settings)
     (text,) = differences(comparison, {"shuffled": "clean", "failed": "clean"}, settings)
     (line,) = text.splitlines()[2:]
     first, mae, fid = (cell.strip() for cell in line.strip("|\n ").split("|"))
@@ -59,6 +62,11 @@ def test_differences_are_those_of_the_pairs_that_were_scored():
     assert float(mae.removesuffix(r"\*")) == pytest.approx(0.25, abs=0.02)
     assert float(fid) == pytest.approx(0.2, abs=0.11)
     assert differences(comparison, {"failed": "clean"}, settings) == []
+    alone = units.table.assign(unit=["v"] * 10 + ["w"] * 10)
+    (text,) = differences(
+        compare({**real, **scored}, Units(alone, "volumes"), "clean", settings), {"shuffled": "clean"}, settings
+    )
+    assert "*" not in text
 
 
 def command(*arguments):
