@@ -64,12 +64,26 @@ class Assignment:
         found = json.loads(read_bytes(self._ending, self.options))
         return UserError(found["reason"]) if found["mistake"] else TrainingStopped(found["reason"], found["images"])
 
+    def ask_to_stop(self) -> None:
+        """Ask the workers, wherever they are, to save and to end."""
+        write_whole(self._stop, b"", self.options)
+
+    def asked_to_stop(self) -> bool:
+        """Whether they are asked to."""
+        fs, path = filesystem(self._stop, self.options)
+        return bool(fs.exists(path))
+
     def forget(self) -> None:
         """Take away what an earlier start left."""
-        fs, path = filesystem(self._ending, self.options)
-        if fs.exists(path):
-            fs.rm_file(path)
+        for left in (self._ending, self._stop):
+            fs, path = filesystem(left, self.options)
+            if fs.exists(path):
+                fs.rm_file(path)
 
     @property
     def _ending(self) -> str:
         return join(self.folder, "stopped.json")
+
+    @property
+    def _stop(self) -> str:
+        return join(self.folder, "stop")

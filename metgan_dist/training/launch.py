@@ -21,6 +21,7 @@ from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whol
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.entry import enter
 from metgan_dist.training.process_group import ReachableTorchConfig
+from metgan_dist.training.stopping import postponed_stop
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 
@@ -59,6 +60,8 @@ def run_training(assignment: Assignment, report: Callable[[str], None]) -> Train
 
     A training that its review ended is not finished: the next start continues it.
 
+    A SIGINT or SIGTERM lets the workers save after the step that they are in, before it has its usual effect here.
+
     Raises TrainingStopped when a loss was not finite; UserErrors of the workers come out as they are.
     """
     done = join(assignment.folder, "trained.json")
@@ -67,13 +70,19 @@ def run_training(assignment: Assignment, report: Callable[[str], None]) -> Train
         return Trained(**json.loads(read_bytes(done, assignment.options)))
     assignment.forget()
     run = _in_process if assignment.recipe.scaling.in_process else _on_ray
-    made = run(assignment, report)
+    with postponed_stop(lambda: _ask_to_stop(assignment, report)):
+        made = run(assignment, report)
     if (reason := assignment.left()) is not None:
         raise reason
     trained = _trained(assignment, made)
     if assignment.review is None or not assignment.review.ended:
         write_whole(done, json.dumps(trained.__dict__).encode(), assignment.options)
     return trained
+
+
+def _ask_to_stop(assignment: Assignment, report: Callable[[str], None]) -> None:
+    report(f"{assignment.role}: asked to stop; saving (Ctrl-C again: stop without)")
+    assignment.ask_to_stop()
 
 
 def _in_process(assignment: Assignment, report: Callable[[str], None]) -> Checkpoints:
@@ -99,11 +108,16 @@ def _on_ray(assignment: Assignment, report: Callable[[str], None]) -> Checkpoint
 
 
 class Trainer(TorchTrainer):
-    """Ray's trainer without its manager of data sets, a process of seconds of imports that would have none to manage.
+    """Ray's trainer without two things of its own that Ray has no setting for.
 
-    Workers read their tiles by themselves (tiles/stream.py). Private: DatasetsCallback, which starts that process, and
-    `_create_default_callbacks`, which makes it; Ray has no setting that leaves it out.
+    No manager of data sets, a process of seconds of imports that would have none to manage: workers read their tiles by
+    themselves (tiles/stream.py). And Ctrl-C stays ours: Ray's handler would take the workers away before they can save,
+    end this process with SystemExit, and outlive the training. Private: DatasetsCallback, which starts that process,
+    `_create_default_callbacks`, which makes it, and `_register_sigint_handler`.
     """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()

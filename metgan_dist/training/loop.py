@@ -65,6 +65,7 @@ class Surroundings:
     held-out tiles, together with the other ranks, and gives the scores and a picture; `keep(folder, name, metrics)`
     stores a checkpoint folder, and ends the training by returning False; `resume_from` is the folder of an earlier one.
     `leaving()`, asked every few steps by all ranks alike, says that a machine is about to go: time for a checkpoint.
+    `stopping()`, asked after every step by all ranks alike, says that the training is to save and end here.
     """
 
     rank: int
@@ -77,6 +78,7 @@ class Surroundings:
     resume_from: Path | None = None
     title: str = "training"
     leaving: Callable[[], bool] = lambda: False
+    stopping: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -100,7 +102,8 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
     """Run from the last checkpoint (or the start) to the end; returns the last validation scores.
 
     The end comes early after `training.patience` validations without a better score. Every rank sees the scores of all,
-    so they stop together; a checkpoint says that it is the end, so a run that is started again stays ended.
+    so they stop together; a checkpoint says that it is the end, so a run that is started again stays ended. A run that
+    is asked to stop saves after the step that it is in, and goes on exactly there when it is started again.
 
     Raises TrainingStopped with the step, the player, the term and the last good checkpoint when a loss is not finite.
     """
@@ -131,12 +134,16 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
                 _validate(stepper, state, around, best)
             state.stopped_early = _ends_early(state, settings, length)
         leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
-        if fresh or leaving or length.crosses(state.images, settings.checkpoint_every):
+        stopping = around.stopping()
+        if fresh or leaving or stopping or length.crosses(state.images, settings.checkpoint_every):
             state.seconds, state.rate = time.monotonic() - began, progress.rate(state.images)
             with progress.pause():
                 goes_on = _save(recipe, stepper, state, around, fresh, best)
             if goes_on is False:
                 break
+        if stopping:
+            around.say(f"{around.title}: saved at {state.images} of {length.total} images, to go on from there")
+            break
         if state.stopped_early:
             around.say(
                 f"{around.title}: stopped early at {state.images} images: {state.worse} validations without a better "

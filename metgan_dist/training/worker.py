@@ -27,6 +27,7 @@ from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
+from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.team import Team
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.weights import weights_path
@@ -80,6 +81,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
             resume_from=folder,
             title=assignment.role,
             leaving=team.leaving(say),
+            stopping=StopNotice(assignment, rank, world, device),
         )
         try:
             train(recipe, stepper, length, around)

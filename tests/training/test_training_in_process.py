@@ -1,5 +1,12 @@
-"""Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other."""
+"""Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other.
 
+Stopped by a signal, either saves first, and goes on exactly there.
+"""
+
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,11 +17,14 @@ from tile_sets import write_set
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
+from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.tracking import start_run
 from metgan_dist.training import in_process
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import run_training
 from metgan_dist.training.snapshot import Snapshot, read_snapshot
+from metgan_dist.training.step import Stepper
+from metgan_dist.training.stopping import postponed_stop
 
 TRAINING = Training(
     batch_size=2, epochs=100, max_steps=9, checkpoint_every=6, validate_every=8, validate_tiles=3, ema_half_life=8
@@ -81,6 +91,87 @@ def killed_at(monkeypatch, images):
         keep(self, folder, name, metrics)
 
     monkeypatch.setattr(in_process.Alone, "keep", dies)
+
+
+def signalled_at(monkeypatch, assignment, step, number):
+    """In its step number `step` the training in this process gets a signal, and time to hear of it."""
+    move, steps = Stepper.step, []
+
+    def signalled(self, batches):
+        steps.append(len(steps) + 1)
+        if steps[-1] == step:
+            signal.raise_signal(number)
+            wait_until(assignment.asked_to_stop)
+        return move(self, batches)
+
+    monkeypatch.setattr(Stepper, "step", signalled)
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_saves_after_the_step_and_goes_on_exactly_there(number, assigned, monkeypatch, capsys):
+    whole, stopped = assigned(f"whole-{number}", here=True), assigned(f"stopped-{number}", here=True)
+    undisturbed = run_training(whole, print)
+    with monkeypatch.context() as patch, termination_as_interrupt():
+        signalled_at(patch, stopped, 5, number)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(stopped, print)
+    assert "metgan: asked to stop; saving" in capsys.readouterr().out
+    assert read_snapshot(stopped.folder, {}).latest.name == "images-000000010"
+    assert not Path(stopped.folder, "trained.json").exists()
+    continued = run_training(stopped, print)
+    assert "metgan: continuing from 10 of 18 images" in capsys.readouterr().out
+    assert same(state(continued), state(undisturbed))
+    assert (continued.images, continued.score) == (undisturbed.images, undisturbed.score)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_of_ray_save_before_the_driver_is_interrupted(number, by_ray, assigned, capsys):
+    stopped = assigned(f"stopped-by-ray-{number}", here=False)
+    said = []
+
+    def heard(line):
+        said.append(line)
+        if "validation at 8 images" in line:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGINT)
+    with termination_as_interrupt(), pytest.raises(KeyboardInterrupt):
+        run_training(stopped, heard)
+    assert signal.getsignal(signal.SIGINT) == before
+    saved = read_snapshot(stopped.folder, {}).latest.metrics["images"]
+    assert 8 <= saved < 18
+    assert f"metgan: saved at {saved} of 18 images, to go on from there" in said
+    continued = run_training(stopped, print)
+    assert f"metgan: continuing from {saved} of 18 images" in capsys.readouterr().out
+    assert same(state(continued), state(by_ray))
+
+
+def failing():
+    raise OSError("the storage is gone")
+
+
+@pytest.mark.parametrize(("ask", "again"), [(lambda: None, True), (lambda: None, False), (failing, False)])
+def test_a_stop_does_not_wait_for_ever(ask, again):
+    """Nothing ends the block but a second Ctrl-C, too long a wait, or storage that takes no notice."""
+    asked = threading.Event()
+
+    def told():
+        asked.set()
+        ask()
+
+    with pytest.raises(KeyboardInterrupt), postponed_stop(told, 60 if again else 0.1):
+        signal.raise_signal(signal.SIGINT)
+        assert asked.wait(20)
+        if again:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
 
 
 @pytest.fixture(scope="module")
