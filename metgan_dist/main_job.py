@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +19,36 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.storage import join
 from metgan_dist.tiles.pipeline import make_tiles
+from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import check_segmentor, load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
+from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
+
+
+def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
+    """UserError for what keeps the recipe's tiles from being cut, or has not the roles `needed`, before any work."""
+    if not is_tile_set(recipe):
+        check_volumes(recipe, needed)
+        return
+    assert recipe.data.path is not None
+    _need(TileSet.open(recipe.data.path, recipe.storage.options), *needed)
+
+
+def check_segmentor_training(recipe: Recipe) -> None:
+    """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
+    check_tile_size(recipe, recipe.tiles.shape)
+    check_tiles(recipe, ("tumour", "label"))
+
+
+def check_training(recipe: Recipe) -> None:
+    """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
+    check_tile_size(recipe, recipe.tiles.shape)
+    _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
+    check_tiles(recipe, ("anatomy", "tumour", "label"))
 
 
 def prepare_tiles(opened: OpenRun) -> TileSet:
@@ -106,18 +131,22 @@ class Prepared:
 
 def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
-    recipe = opened.recipe
-    check_tile_size(recipe, recipe.tiles.shape)
-    wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
-    if not with_segmentor:
-        del wanted["segmentor"]
-    ready = {role: check_segmentor(f"method.{role}", uri, recipe) for role, uri in wanted.items() if uri}
+    wanted = _named_segmentors(opened.recipe, with_segmentor)
     tiles = prepare_tiles(opened)
     _need(tiles, "anatomy", "tumour", "label")
     for seed_offset, role in enumerate(("segmentor", "judge")):
-        if role in wanted and role not in ready:
-            ready[role] = train_segmentor(opened, tiles, role, seed_offset).best
-    return Prepared(tiles, ready.get("segmentor"), ready["judge"])
+        if role in wanted and wanted[role] is None:
+            wanted[role] = train_segmentor(opened, tiles, role, seed_offset).best
+    assert wanted["judge"] is not None
+    return Prepared(tiles, wanted.get("segmentor"), wanted["judge"])
+
+
+def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | None]:
+    """The segmentors that are needed, by role: the recipe's, which must be some, or None for one to be trained."""
+    wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
+    if not with_segmentor:
+        del wanted["segmentor"]
+    return {role: check_segmentor(f"method.{role}", uri, recipe) if uri else None for role, uri in wanted.items()}
 
 
 def train_method(opened: OpenRun) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import exists, join, read_bytes, write_whole
+from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 
 # What may change between two starts of one run without making it another experiment.
 FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every", "tuning.concurrent")
@@ -78,6 +78,12 @@ def record(run: Run, recipe: Recipe, mlflow_run_id: str | None) -> Run:
     tree = {"job": run.job, "mlflow_run_id": mlflow_run_id, "recipe": recipe.model_dump(mode="json")}
     run.write("run.json", json.dumps(tree, indent=1))
     return Run(run.name, run.folder, run.job, run.continued, mlflow_run_id, run.options)
+
+
+def forget(run: Run) -> None:
+    """Take away a folder in which nothing is but the record of its run."""
+    fs, path = filesystem(run.folder, run.options)
+    fs.rm(path, recursive=True)
 
 
 def _first_difference(old: Any, new: Any, field: str = "") -> str | None:

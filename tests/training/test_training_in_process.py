@@ -166,12 +166,15 @@ def test_a_stop_does_not_wait_for_ever(ask, again):
         asked.set()
         ask()
 
-    with pytest.raises(KeyboardInterrupt), postponed_stop(told, 60 if again else 0.1):
+    def interrupted():
         signal.raise_signal(signal.SIGINT)
         assert asked.wait(20)
         if again:
             signal.raise_signal(signal.SIGINT)
         time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt), postponed_stop(told, 60 if again else 0.1):
+        interrupted()
 
 
 @pytest.fixture(scope="module")
