@@ -21,7 +21,7 @@ from metgan_dist.storage import join
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
-from metgan_dist.trained import check_segmentor, load_method
+from metgan_dist.trained import check_segmentor, find_start, load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
@@ -41,6 +41,7 @@ def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
 def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     check_tile_size(recipe, recipe.tiles.shape)
+    find_start(_as_segmentor(recipe))
     check_tiles(recipe, ("tumour", "label"))
 
 
@@ -48,6 +49,7 @@ def check_training(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
     check_tile_size(recipe, recipe.tiles.shape)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
+    find_start(recipe)
     check_tiles(recipe, ("anatomy", "tumour", "label"))
 
 
@@ -96,7 +98,8 @@ def _need(tiles: TileSet, *roles: str) -> None:
 
 def pretrain_segmentor(opened: OpenRun) -> None:
     """Tiles, then one segmentor, for itself."""
-    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor", 0)
+    start = opened.start(lambda: find_start(_as_segmentor(opened.recipe)))
+    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor", 0, main=True, weights_from=start)
     opened.result.artefacts |= {
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
@@ -106,15 +109,30 @@ def pretrain_segmentor(opened: OpenRun) -> None:
     opened.result.resources = trained.resources
 
 
-def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, seed_offset: int) -> Trained:
-    """Train a segmentor on the real training tiles; `role` is its name in the run."""
+def _as_segmentor(recipe: Recipe) -> Recipe:
+    """The recipe of a run that is for the segmentor itself, which then starts from what the recipe says."""
+    own = segmentor_recipe(recipe)
+    start = {"start_from": recipe.training.start_from}
+    return own.model_copy(update={"training": own.training.model_copy(update=start)})
+
+
+def train_segmentor(
+    opened: OpenRun,
+    tiles: TileSet,
+    role: str,
+    seed_offset: int,
+    *,
+    main: bool = False,
+    weights_from: str | None = None,
+) -> Trained:
+    """Train a segmentor on the real training tiles; `role` is its name in the run, which is for it where `main`."""
     _need(tiles, "tumour", "label")
     check_tile_size(opened.recipe, tiles.shape)
     say(f"{role}: training a segmentor on {len(tiles.positions('train'))} tiles")
     with opened.result.phase(role):
         network = "unet" if role == "judge" else None
         assignment = assign(opened, tiles, role, segmentor_recipe(opened.recipe, seed_offset, network))
-        trained = run_training(assignment, say)
+        trained = run_training(replace(assignment, main=main, weights_from=weights_from), say)
     opened.result.artefacts[role] = trained.best
     opened.result.scores[role] = {"dice": trained.score}
     return trained
@@ -152,11 +170,12 @@ def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | N
 def train_method(opened: OpenRun) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = opened.recipe, opened.result
+    start = opened.start(lambda: find_start(recipe))
     prepared = prepare_training(opened, method_class(recipe.method.name).needs_segmentor(recipe))
     tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
     with result.phase("training"):
-        assignment = replace(assign(opened, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge)
-        trained = run_training(assignment, say)
+        assignment = assign(opened, tiles, recipe.method.name, recipe)
+        trained = run_training(replace(assignment, segmentor=segmentor, judge=judge, weights_from=start), say)
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),

@@ -13,6 +13,7 @@ from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records
 from metgan_dist.lineage.volumes import KnownVolume, boxes, extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tracking import LoggedRun
 
 HELD_OUT = ("test", "unseen")
 TRAINED_ON = ("train", "val")
@@ -77,7 +78,16 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
     yield Use(f"labels of {name}", source.index.iloc[sorted(set(rows))], volumes)
     model, link = made["model"], f"generator of {name}"
     records.checkpoint(model["uri"], model["sha256"], link)
-    run = records.trained_by(model["uri"], model["run"], link)
+    yield from _uses_of_model(records.trained_by(model["uri"], model["run"], link), link, records)
+
+
+def _uses_of_model(run: LoggedRun, link: str, records: Records) -> Iterator[Use]:
+    """Tiles that a model's training has seen, and those behind the weights that it started from."""
+    start = (records.folder_of(run, link) or {}).get("start_from")
+    if start is not None:
+        before = f"start of the {link}"
+        records.checkpoint(start["uri"], start["sha256"], before)
+        yield from _uses_of_model(records.trained_by(start["uri"], start["run"], before), before, records)
     for logged in records.training_data(run, link):
         data = f"training data of run {run.name} ({run.id}), the {link},"
         yield from _uses_of_training(records.tiles(logged.uri, logged.digest, data), data, records)

@@ -22,6 +22,11 @@ class Training(Section):
     decay_from: float = Field(
         0.5, ge=0, le=1, description="fraction of the run after which the rate falls linearly to 0"
     )
+    start_from: str | None = Field(
+        None,
+        description="weights to start from: a run's name or folder, or a checkpoint, of the same method and network "
+        "sizes (averaged ones, where it kept some); the optimisers start afresh",
+    )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else fp32")
     augment: bool = Field(True, description="random flips and quarter turns")

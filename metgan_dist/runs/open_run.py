@@ -65,6 +65,21 @@ class OpenRun:
         finally:
             logger.close()
 
+    def start(self, find: Callable[[], dict[str, Any] | None]) -> str | None:
+        """The checkpoint with whose weights the run begins: what `find` finds at its first start, on record since.
+
+        None where the recipe names none.
+        """
+        if self.recipe.training.start_from is None:
+            return None
+        if self.run.start is None:
+            self.run = record(replace(self.run, start=find()), self.recipe, self.run.mlflow_run_id)
+        assert self.run.start is not None
+        uri = str(self.run.start["uri"])
+        self.result.artefacts["start_from"] = uri
+        say(f"weights to start from: {uri}")
+        return uri
+
     def keep(self, files: Mapping[str, bytes], artefacts: Mapping[str, str] | None = None) -> None:
         """Write files into the run's folder, log them to MLflow and name their URIs in the result.
 
@@ -194,7 +209,9 @@ def _open(command: Command, job: str, plan: ResourcePlan, uri: str, more: Mappin
         run = record(run, recipe, run_id)
     else:
         tracking.resume_run(uri, run.mlflow_run_id)
-        say(f"continuing run {run.name}")
+        say(f"continuing run {run.name}" + "".join(f"; {change}" for change in run.raised))
+        if run.raised:
+            run = record(run, recipe, run.mlflow_run_id)
     opened = OpenRun(recipe, run, plan, uri, Result(tracking_uri=uri))
     with opened.log() as log:
         if not run.continued:

@@ -20,7 +20,9 @@ from metgan_dist.training.review import Review
 class Assignment:
     """One training of a run, as its workers need it; `role` names it within the run (segmentor, judge, metgan).
 
-    `start_from`: a checkpoint folder to begin from where the training has none of its own. `keep_last`: so many of the
+    `start_from`: a checkpoint folder to go on from where the training has none of its own; `weights_from`: one whose
+    weights it begins with. `main`: the run is for this training, which may be given more length when it is started
+    again; not so the segmentors that serve it. `keep_last`: so many of the
     latest checkpoints are kept; without it, the best and the last. `review` sees each report and may end the training.
     `queue` takes lines for a person; without one, the training opens its own.
     """
@@ -36,6 +38,8 @@ class Assignment:
     segmentor: str | None = None
     judge: str | None = None
     start_from: str | None = None
+    weights_from: str | None = None
+    main: bool = True
     keep_last: int | None = None
     review: Review | None = None
     credentials: Credentials = field(default_factory=Credentials.of_this_process)

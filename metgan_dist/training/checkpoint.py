@@ -46,6 +46,20 @@ def save_rank(folder: Path, stepper: Stepper, rank: int) -> None:
     torch.save(state, folder / f"rank-{rank}.pt")
 
 
+def begin_with(folder: Path, stepper: Stepper) -> None:
+    """Put the weights of another run's checkpoint into `stepper`: averaged ones where that run kept an average.
+
+    Frozen networks stay as they are: they are this run's own. So do the optimisers.
+    """
+    state = torch.load(folder / "state.pt", map_location=stepper.device, weights_only=True)
+    weights = {**state["networks"], **state["ema"]}
+    for name, network in stepper.method.saved().items():
+        if name not in stepper.method.frozen:
+            network.load_state_dict(weights[name])
+    for name, network in (stepper.ema or {}).items():
+        network.load_state_dict(weights[name])
+
+
 def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
     """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools."""
     state = torch.load(folder / "state.pt", map_location=stepper.device, weights_only=True)

@@ -58,16 +58,20 @@ class Checkpoints:
 def run_training(assignment: Assignment, report: Callable[[str], None]) -> Trained:
     """Train, or continue, or return what an earlier start of the run finished: by Ray's workers, or in this process.
 
-    A training that its review ended is not finished: the next start continues it.
+    A training that its review ended is not finished: the next start continues it. One that finished is continued where
+    the recipe gives it another length now.
 
     A SIGINT or SIGTERM lets the workers save after the step that they are in, before it has its usual effect here.
 
     Raises TrainingStopped when a loss was not finite; UserErrors of the workers come out as they are.
     """
     done = join(assignment.folder, "trained.json")
+    length = {name: getattr(assignment.recipe.training, name) for name in ("epochs", "max_steps", "patience")}
     if exists(done, assignment.options):
-        report(f"{assignment.role}: trained already")
-        return Trained(**json.loads(read_bytes(done, assignment.options)))
+        left = json.loads(read_bytes(done, assignment.options))
+        if left.pop("length", length) == length or not assignment.main:
+            report(f"{assignment.role}: trained already")
+            return Trained(**left)
     assignment.forget()
     run = _in_process if assignment.recipe.scaling.in_process else _on_ray
     with postponed_stop(lambda: _ask_to_stop(assignment, report)):
@@ -76,7 +80,7 @@ def run_training(assignment: Assignment, report: Callable[[str], None]) -> Train
         raise reason
     trained = _trained(assignment, made)
     if assignment.review is None or not assignment.review.ended:
-        write_whole(done, json.dumps(trained.__dict__).encode(), assignment.options)
+        write_whole(done, json.dumps({**trained.__dict__, "length": length}).encode(), assignment.options)
     return trained
 
 

@@ -83,7 +83,10 @@ class Surroundings:
 
 @dataclass
 class _State:
-    """Where a run is; all of it goes into checkpoints. `worse` counts the validations since the best one."""
+    """Where a run is; all of it goes into checkpoints.
+
+    `worse` counts the validations since the best one; `total` is the images that the run was planned with.
+    """
 
     images: int = 0
     steps: int = 0
@@ -94,6 +97,7 @@ class _State:
     score: float | None = None
     seconds: float = 0.0
     rate: float = 0.0
+    total: int = 0
     checkpoint: str = "none yet"
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -107,15 +111,9 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
 
     Raises TrainingStopped with the step, the player, the term and the last good checkpoint when a loss is not finite.
     """
-    state = _State()
-    if around.resume_from is not None:
-        kept = restore(around.resume_from, stepper, around.rank)
-        state = _State(**{name: kept[name] for name in _State.__dataclass_fields__ if name in kept})
-        state.checkpoint = _checkpoint_name(state.images)
-        around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
-    stepper.images = state.images
-    progress = Progress(around.say, around.title, length.total, done=state.images)
     settings, best = recipe.training, stepper.method.criterion(recipe)
+    state = _begun(settings, stepper, length, around)
+    progress = Progress(around.say, around.title, length.total, done=state.images)
     # As if the earlier starts had just ended, so that seconds add up over all of them.
     began = time.monotonic() - state.seconds
     end = state.images if state.stopped_early else length.total
@@ -151,6 +149,29 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
             )
             break
     return state.scores
+
+
+def _begun(settings: Training, stepper: Stepper, length: Length, around: Surroundings) -> _State:
+    """The state of the checkpoint to go on from, put into `stepper` too, or that of a new run."""
+    state = _State()
+    if around.resume_from is not None:
+        kept = restore(around.resume_from, stepper, around.rank)
+        state = _State(**{name: kept[name] for name in _State.__dataclass_fields__ if name in kept})
+        state.checkpoint = _checkpoint_name(state.images)
+        around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
+        if state.total not in (0, length.total):
+            factor = rate_factor(state.images, length.total, settings.decay_from)
+            around.say(
+                f"{around.title}: planned with {state.total} images, now {length.total}, with the learning rate of a "
+                f"run of that length: {factor:.2f} of the full one here, and from "
+                f"{settings.decay_from * length.total:.0f} images linearly to 0 at the end"
+            )
+        state.stopped_early = state.stopped_early and _ends_early(state, settings, length)
+        if state.stopped_early:
+            around.say(f"{around.title}: training.patience ({settings.patience}) had ended it; raise that to go on")
+    state.total = length.total
+    stepper.images = state.images
+    return state
 
 
 def _ends_early(state: _State, settings: Training, length: Length) -> bool:

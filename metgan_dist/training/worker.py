@@ -23,6 +23,7 @@ from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
 from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.checkpoint import begin_with
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.review import Review
@@ -70,6 +71,9 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     logger = _logger(assignment, say) if rank == 0 else None
     watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment, team) as folder:
+        if folder is None and assignment.weights_from is not None:
+            with local_folder(assignment.weights_from, assignment.options) as other:
+                begin_with(other, stepper)
         around = Surroundings(
             rank=rank,
             stream=_stream(assignment, tiles, rank, world),

@@ -123,7 +123,7 @@ def test_a_mistake_found_before_any_work_leaves_no_run(job, tmp_path, ome_zarr):
     more = ["--study", "ablation"] if job == "run_study" else []
     volume, storage = ome_zarr(), tmp_path / "out"
     storage.mkdir()
-    named = {"tracking__run": "mine", "tiles__stride": 64}
+    named = {"tracking__run": "mine", "tiles__stride": 64, "scores__missing_weights": "skip"}
     large = run_here(job, storage, *more, data__path=volume, **{**OWN, **named, "tiles__size": 512})
     refused(large, "tiles.size: 512 is larger than volume")
     phantom = run_here(job, storage, *more, **named, tiles__size=256)

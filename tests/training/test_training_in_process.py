@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,34 @@ def test_workers_of_ray_save_before_the_driver_is_interrupted(number, by_ray, as
     continued = run_training(stopped, print)
     assert f"metgan: continuing from {saved} of 18 images" in capsys.readouterr().out
     assert same(state(continued), state(by_ray))
+
+
+def test_a_finished_training_goes_on_when_it_is_given_more_but_not_one_that_only_serves_another(assigned, capsys):
+    short = assigned("longer", here=True)
+    training = short.recipe.training.model_copy(update={"max_steps": 2})
+    short = replace(short, recipe=short.recipe.model_copy(update={"training": training}))
+    finished = run_training(short, print)
+    assert run_training(short, print) == finished
+    training = training.model_copy(update={"max_steps": 3})
+    longer = replace(short, recipe=short.recipe.model_copy(update={"training": training}))
+    assert run_training(replace(longer, main=False), print) == finished
+    capsys.readouterr()
+    assert run_training(longer, print).images == 6
+    assert "metgan: planned with 4 images, now 6, with the learning rate of a run" in capsys.readouterr().out
+    assert run_training(longer, print).images == 6
+
+
+def test_a_training_begins_with_the_weights_of_another(assigned, capsys):
+    """Its own segmentor stays; the checkpoint of the first step is one step away from the other's weights."""
+    other = run_training(assigned("longer", here=True), print)
+    begun = assigned("begun", here=True)
+    training = begun.recipe.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-12})
+    recipe = begun.recipe.model_copy(update={"training": training})
+    trained = run_training(replace(begun, recipe=recipe, weights_from=other.last), print)
+    theirs, ours = (torch.load(Path(one.last) / "state.pt", weights_only=True) for one in (other, trained))
+    for name, tensor in theirs["ema"]["generator"].items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(ours["networks"]["generator"][name], tensor, rtol=0, atol=1e-9)
 
 
 def failing():
