@@ -17,12 +17,13 @@ from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
-from metgan_dist.storage import join
+from metgan_dist.storage import absolute, join
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
-from metgan_dist.trained import check_segmentor, find_start, load_method
+from metgan_dist.trained import check_segmentor, find_start, load_method, read_result, run_of
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.labelled import Role
@@ -48,6 +49,7 @@ def check_segmentor_training(recipe: Recipe) -> None:
 def check_training(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
     check_tile_size(recipe, recipe.tiles.shape)
+    Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
     find_start(recipe)
     check_tiles(recipe, ("anatomy", "tumour", "label"))
@@ -173,6 +175,8 @@ def train_method(opened: OpenRun) -> None:
     start = opened.start(lambda: find_start(recipe))
     prepared = prepare_training(opened, method_class(recipe.method.name).needs_segmentor(recipe))
     tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
+    if start is not None:
+        _compare_tiles(start, tiles)
     with result.phase("training"):
         assignment = assign(opened, tiles, recipe.method.name, recipe)
         trained = run_training(replace(assignment, segmentor=segmentor, judge=judge, weights_from=start), say)
@@ -185,10 +189,20 @@ def train_method(opened: OpenRun) -> None:
         "images": trained.images,
     }
     result.resources = trained.resources
-    name, _ = method_class(recipe.method.name).criterion(recipe)
-    result.scores["validation"] = {name: trained.score}
+    result.scores["validation"] = {Choice.of(recipe).shown: trained.score}
     with result.phase("scores"):
         _score(opened, tiles, trained.best, judge)
+
+
+def _compare_tiles(start: str, tiles: TileSet) -> None:
+    """Say so where the weights to start from were not trained on these tiles: they may have seen the test tiles."""
+    run = run_of(start, tiles.options) or {"folder": start}
+    theirs = (read_result(run["folder"], tiles.options) or {}).get("artefacts", {}).get("tiles")
+    if theirs is None or absolute(str(theirs)) != absolute(tiles.uri):
+        say(
+            f"training.start_from: {start} was trained on {theirs or 'tiles that are not known'}; scores on test tiles "
+            "count only where it saw none of them"
+        )
 
 
 def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assignment:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from metgan_dist.recipe.section import Section
 
+Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity"]
+
 
 class Training(Section):
     """The loop: how long, how fast, how often to look."""
@@ -38,6 +40,19 @@ class Training(Section):
     validate_every: int = Field(2000, ge=1, description="images between validations")
     patience: int | None = Field(
         None, ge=1, description="stop after so many validations without a better score; none: run to the end"
+    )
+    keep: Keep | None = Field(
+        None,
+        description="the checkpoint that a run is known by: `last`, or the best by a validation score (cycle_mae only "
+        "with keep_floor); empty: mae for methods trained on pairs, label_fidelity for images from labels, last for "
+        "unpaired ones; segmentors always by dice",
+    )
+    keep_floor: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="with a score in keep: only checkpoints whose label fidelity is at least this share of what the "
+        "real validation images reach; where none is, the last",
     )
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
     checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")

@@ -16,6 +16,7 @@ from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 
 HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity", "dice")
+NO_SCORE = 1e30  # worse than any score, yet a number: infinity is none in JSON
 SHARE = "label_fidelity_of_real"  # label fidelity over what the judge finds in the real images
 
 
@@ -40,7 +41,9 @@ class Choice:
         keep = training.keep or ("last" if own == "cycle_mae" else own)
         if keep == "last":
             if training.keep_floor is not None:
-                raise UserError("training.keep_floor: the last checkpoint is kept whatever it scores; set training.keep")
+                raise UserError(
+                    "training.keep_floor: the last checkpoint is kept whatever it scores; set training.keep"
+                )
             if training.patience is not None:
                 raise UserError(
                     "training.patience: with the last checkpoint kept no score says when to stop; choose one in "
@@ -58,7 +61,7 @@ class Choice:
         return Choice(keep, "max" if keep in HIGHER_IS_BETTER else "min", floor=training.keep_floor)
 
     def score(self, scores: Mapping[str, float]) -> float | None:
-        """What a validation gives the checkpoint to be compared by; None where it is not to be chosen for its scores."""
+        """What a validation gives a checkpoint to be compared by; None where it is not to be chosen for it."""
         if self.last or (self.floor is not None and scores.get(SHARE, 0.0) < self.floor):
             return None
         return scores.get(self.shown)
@@ -68,6 +71,11 @@ class Choice:
         if score is None or best is None:
             return score is not None
         return score < best if self.order == "min" else score > best
+
+    @property
+    def worst(self) -> float:
+        """Worse than any score."""
+        return NO_SCORE if self.order == "min" else -NO_SCORE
 
     @property
     def ranked(self) -> Literal["min", "max"]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.fs
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -15,10 +15,9 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 
 from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.errors import TrainingStopped
-from metgan_dist.methods import method_class
-from metgan_dist.recipe import Recipe
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import SHARE, Choice
 from metgan_dist.training.entry import enter
 from metgan_dist.training.process_group import ReachableTorchConfig
 from metgan_dist.training.stopping import postponed_stop
@@ -30,8 +29,9 @@ RESOURCES = ("seconds", "images_per_second", "peak_rss_bytes", "peak_gpu_bytes")
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a finished training left its checkpoints, the validation score of the best, and what it took.
+    """Where a finished training left its checkpoints, the validation score of the chosen one, and what it took.
 
+    `best` is the checkpoint that `training.keep` chooses, which may be the last.
     `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
     `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
     `stopped_early`: `training.patience` ended it before its length did. `last_scores`: what the workers reported with
@@ -78,7 +78,7 @@ def run_training(assignment: Assignment, report: Callable[[str], None]) -> Train
         made = run(assignment, report)
     if (reason := assignment.left()) is not None:
         raise reason
-    trained = _trained(assignment, made)
+    trained = _trained(assignment, made, report)
     if assignment.review is None or not assignment.review.ended:
         write_whole(done, json.dumps({**trained.__dict__, "length": length}).encode(), assignment.options)
     return trained
@@ -130,7 +130,8 @@ class Trainer(TorchTrainer):
 
 def _trainer(assignment: Assignment) -> Trainer:
     plan, recipe = assignment.plan, assignment.recipe
-    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=_order(recipe))
+    order = Choice.of(recipe).ranked
+    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=order)
     return Trainer(
         enter,
         train_loop_config={"assignment": assignment},
@@ -158,18 +159,18 @@ def ray_storage(folder: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
 
 
-def _order(recipe: Recipe) -> Literal["min", "max"]:
-    return method_class(recipe.method.name).criterion(recipe)[1]
-
-
-def _trained(assignment: Assignment, made: Checkpoints) -> Trained:
+def _trained(assignment: Assignment, made: Checkpoints, report: Callable[[str], None]) -> Trained:
     if made.last is None:
         raise TrainingStopped(f"{assignment.role}: ended without a checkpoint")
-    sign = 1 if _order(assignment.recipe) == "max" else -1
+    choice = Choice.of(assignment.recipe)
+    sign = 1 if choice.ranked == "max" else -1
     last, ending = made.last
     # Among equals the latest: without validation tiles that is all there is to choose by.
     best, metrics = max(made.kept or [made.last], key=lambda pair: (sign * pair[1]["score"], pair[1]["images"]))
     resources = {name: ending[name] for name in RESOURCES if name in ending}
     early = bool(ending.get("stopped_early", False))
     scores = {name: value for name, value in ending.items() if isinstance(value, int | float)}
-    return Trained(best, last, metrics["score"], int(ending["images"]), resources, early, scores)
+    score = metrics.get(f"validation/{choice.shown}", choice.worst)
+    if choice.floor is not None and metrics.get(f"validation/{SHARE}", 0.0) < choice.floor:
+        report(f"{assignment.role}: no checkpoint reaches training.keep_floor ({choice.floor:g}); the last is kept")
+    return Trained(best, last, score, int(ending["images"]), resources, early, scores)

@@ -17,14 +17,12 @@ from typing import Any
 
 from metgan_dist.cluster.progress import Progress
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.methods.method import Best
 from metgan_dist.recipe import Recipe, Training
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
+from metgan_dist.training.choice import Choice
 from metgan_dist.training.logs import Log
 from metgan_dist.training.step import Batch, Stepper
 
-# Worse than any score, yet a number: infinity is none in JSON.
-NO_SCORE = 1e30
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
 
 
@@ -111,7 +109,7 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
 
     Raises TrainingStopped with the step, the player, the term and the last good checkpoint when a loss is not finite.
     """
-    settings, best = recipe.training, stepper.method.criterion(recipe)
+    settings, choice = recipe.training, Choice.of(recipe)
     state = _begun(settings, stepper, length, around)
     progress = Progress(around.say, around.title, length.total, done=state.images)
     # As if the earlier starts had just ended, so that seconds add up over all of them.
@@ -129,14 +127,14 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         fresh = length.crosses(state.images, settings.validate_every)
         if fresh:
             with progress.pause():
-                _validate(stepper, state, around, best)
+                _validate(stepper, state, around, choice)
             state.stopped_early = _ends_early(state, settings, length)
         leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
         stopping = around.stopping()
         if fresh or leaving or stopping or length.crosses(state.images, settings.checkpoint_every):
             state.seconds, state.rate = time.monotonic() - began, progress.rate(state.images)
             with progress.pause():
-                goes_on = _save(recipe, stepper, state, around, fresh, best)
+                goes_on = _save(recipe, stepper, state, around, fresh, choice)
             if goes_on is False:
                 break
         if stopping:
@@ -145,7 +143,7 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         if state.stopped_early:
             around.say(
                 f"{around.title}: stopped early at {state.images} images: {state.worse} validations without a better "
-                f"{best[0]} than {state.best:.4f} at {state.best_images} images"
+                f"{choice.shown} than {state.best:.4f} at {state.best_images} images"
             )
             break
     return state.scores
@@ -214,14 +212,11 @@ def _log(losses: dict[str, Any], state: _State, progress: Progress, around: Surr
     progress.step(state.images, "  ".join(f"{name} {value:.3f}" for name, value in terms))
 
 
-def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best) -> None:
+def _validate(stepper: Stepper, state: _State, around: Surroundings, choice: Choice) -> None:
     scores, picture = around.validate(stepper)
     state.scores = scores
-    name, order = best
-    state.score = scores.get(name)
-    better = state.score is not None and (
-        state.best is None or (state.score < state.best if order == "min" else state.score > state.best)
-    )
+    state.score = choice.score(scores)
+    better = choice.better(state.score, state.best)
     state.worse = 0 if better else state.worse + 1
     if better:
         state.best, state.best_images = state.score, state.images
@@ -233,7 +228,7 @@ def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best)
 
 
 def _save(
-    recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, best: Best
+    recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, choice: Choice
 ) -> bool | None:
     """Store a checkpoint; False where the training is to end with it."""
     name = _checkpoint_name(state.images)
@@ -243,8 +238,9 @@ def _save(
             save_state(folder, stepper, recipe, dict(state.__dict__))
         save_rank(folder, stepper, around.rank)
         # A checkpoint that was not validated is there to continue from, never to be chosen as the best.
-        worst = NO_SCORE if best[1] == "min" else -NO_SCORE
-        score = state.score if fresh and state.score is not None else worst
+        score = state.score if fresh and state.score is not None else choice.worst
+        if choice.last:
+            score = float(state.images)
         pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
         ended = {"stopped_early": float(state.stopped_early)}
         shown = {f"validation/{key}": value for key, value in state.scores.items()} if fresh else {}
