@@ -33,9 +33,9 @@ def check_untouched(field: str, test: TileSet, synthetic: TileSet, tracking_uri:
     """Refuse synthetic tiles behind which anything has seen the test or unseen tiles of `test`.
 
     What must not touch them: the anatomy of the synthetic tiles (dropped ones too), the tiles that gave labels, and
-    the training and validation tiles of the generator; through mixed and synthetic sets that it was trained on, theirs.
-    Touching is a common voxel of the same volume (see `KnownVolume.same`), or the same volume on another grid, where
-    voxels cannot be compared. A segmentor of the generator, of the gate or a judge is no reason, whatever it was
+    the training and validation tiles of the generator and of a model that it started from; through mixed and synthetic
+    sets that these were trained on, theirs. Touching is a common voxel of the same volume (see `KnownVolume.same`), or
+    the same volume on another grid, where voxels cannot be compared. A segmentor of the generator, of the gate or a judge is no reason, whatever it was
     trained on; nor is a label from a file, which lies in no volume.
 
     Every link is verified on the way: manifests and indices against the digests that MLflow has, the checkpoint's

@@ -20,6 +20,8 @@ from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
 from metgan_dist.studies.study import Row, Study, asked_study
+from metgan_dist.trained import find_start
+from metgan_dist.training.choice import Choice
 
 
 def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
@@ -103,6 +105,8 @@ def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
+        Choice.of(complete)
+        find_start(complete)
     except UserError as error:
         raise UserError(f"--study: row {row.name}: {error}") from error
     for section in ("data", "tiles"):
