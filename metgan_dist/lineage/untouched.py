@@ -35,8 +35,8 @@ def check_untouched(field: str, test: TileSet, synthetic: TileSet, tracking_uri:
     What must not touch them: the anatomy of the synthetic tiles (dropped ones too), the tiles that gave labels, and
     the training and validation tiles of the generator and of a model that it started from; through mixed and synthetic
     sets that these were trained on, theirs. Touching is a common voxel of the same volume (see `KnownVolume.same`), or
-    the same volume on another grid, where voxels cannot be compared. A segmentor of the generator, of the gate or a judge is no reason, whatever it was
-    trained on; nor is a label from a file, which lies in no volume.
+    the same volume on another grid, where voxels cannot be compared. A segmentor of the generator, of the gate or a
+    judge is no reason, whatever it was trained on; nor is a label from a file, which lies in no volume.
 
     Every link is verified on the way: manifests and indices against the digests that MLflow has, the checkpoint's
     SHA-256, the runs that made both.
