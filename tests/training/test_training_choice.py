@@ -61,7 +61,7 @@ def test_of_these_checkpoints_this_one_is_kept(training, kept):
     [
         ({"keep": "cycle_mae"}, "training.keep: cycle_mae alone would choose a generator that copies its input"),
         ({"keep": "cycle_mae", "name": "spade"}, "training.keep: spade has no cycle; use last, mae or label_fidelity"),
-        ({"keep": "last", "keep_floor": 0.5}, "training.keep_floor: the last checkpoint is kept, whatever it scores"),
+        ({"keep": "last", "keep_floor": 0.5}, "training.keep_floor: the last checkpoint is kept whatever it scores"),
         ({"keep_floor": 0.5, "name": "cyclegan"}, "training.keep_floor: the last checkpoint is kept"),
         (
             {"keep": "last", "patience": 2},
