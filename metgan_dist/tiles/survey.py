@@ -137,7 +137,7 @@ def check_volumes(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
     if data.path is None:
         phantom = phantom_volume(data.phantom, 0)
         _plans(recipe.tiles, "phantom-0", phantom.shape, phantom.spacing)
-        lacking = [role for role in needed if role == "tumour" and not data.tumour]
+        lacking: list[Role] = [role for role in needed if role == "tumour" and not data.tumour]
         whose = f"the {data.phantom.modality} phantom"
     else:
         surveys, _ = survey_volumes(volume_refs(data, options), data, lambda _line: None)
