@@ -137,11 +137,9 @@ def test_a_name_is_free_for_another_recipe_after_such_a_mistake(tmp_path):
     assert run_here("make_tiles", tmp_path, tracking__run="mine").code == 0
 
 
-def test_channels_that_a_training_lacks_are_missed_before_any_work(tmp_path, ome_zarr):
-    fields = {name: value for name, value in OWN.items() if name != "data__label"}
-    refused(
-        run_here("train_metgan", tmp_path / "out", data__path=ome_zarr(), **fields), "data.label: volume", "no label"
-    )
+def test_a_channel_that_a_training_lacks_is_missed_before_any_work(tmp_path, ome_zarr):
+    done = run_here("train_metgan", tmp_path / "out", data__path=ome_zarr(), **{**OWN, "data__tumour": ""})
+    refused(done, "data.tumour: volume 'volume' has no tumour to train on")
     assert not (tmp_path / "out").exists()
 
 
