@@ -58,6 +58,7 @@ def main() -> None:
     table = "\n".join(
         [
             "# What each method learns\n",
+            "How a run goes on, at what rate, and which checkpoint it keeps: [training.md](training.md).\n",
             f"{args.steps} steps of {args.batch} tiles of 64 pixels of the phantom, width {args.width}, {DEVICE.type}; "
             f"{len(tiles.positions('test'))} held-out tiles.\n",
             "| method | criterion | untrained | trained | margin | learned | seconds |",

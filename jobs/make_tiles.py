@@ -11,10 +11,10 @@ PURPOSE = "Cut the volumes of a recipe into tiles; other jobs take the folder as
 def work(command: Command) -> str:
     """Tiles, and nothing else."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.main_job import prepare_tiles
+    from metgan_dist.main_job import check_tiles, prepare_tiles
     from metgan_dist.runs.open_run import run_recipe
 
-    return run_recipe(command, "make_tiles", prepare_tiles)
+    return run_recipe(command, "make_tiles", prepare_tiles, check=check_tiles)
 
 
 if __name__ == "__main__":

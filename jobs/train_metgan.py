@@ -11,10 +11,10 @@ PURPOSE = "Train a generator on volumes or prepared tiles, and score it on what 
 def work(command: Command) -> str:
     """Tiles, segmentor, judge, the method, and its scores, under one run."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.main_job import train_method
+    from metgan_dist.main_job import check_training, train_method
     from metgan_dist.runs.open_run import run_recipe
 
-    return run_recipe(command, "train_metgan", train_method)
+    return run_recipe(command, "train_metgan", train_method, check=check_training)
 
 
 if __name__ == "__main__":

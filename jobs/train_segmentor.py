@@ -11,10 +11,10 @@ PURPOSE = "Train a segmentor on the real tiles of a recipe."
 def work(command: Command) -> str:
     """Tiles, then one segmentor."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.main_job import pretrain_segmentor
+    from metgan_dist.main_job import check_segmentor_training, pretrain_segmentor
     from metgan_dist.runs.open_run import run_recipe
 
-    return run_recipe(command, "train_segmentor", pretrain_segmentor)
+    return run_recipe(command, "train_segmentor", pretrain_segmentor, check=check_segmentor_training)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +17,44 @@ from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
-from metgan_dist.storage import join
+from metgan_dist.storage import absolute, join
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.splits import segmentor_and_judge
+from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
-from metgan_dist.trained import check_segmentor, load_method
+from metgan_dist.trained import check_segmentor, find_start, load_method, read_result, run_of
 from metgan_dist.training.assignment import PARTS, Assignment, Part
+from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
+from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
+
+
+def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
+    """UserError for what keeps the recipe's tiles from being cut, or has not the roles `needed`, before any work."""
+    if not is_tile_set(recipe):
+        check_volumes(recipe, needed)
+        return
+    assert recipe.data.path is not None
+    _need(TileSet.open(recipe.data.path, recipe.storage.options), *needed)
+
+
+def check_segmentor_training(recipe: Recipe) -> None:
+    """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
+    check_tile_size(recipe, recipe.tiles.shape)
+    find_start(_as_segmentor(recipe))
+    check_tiles(recipe, ("tumour", "label"))
+
+
+def check_training(recipe: Recipe) -> None:
+    """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
+    check_tile_size(recipe, recipe.tiles.shape)
+    Choice.of(recipe)
+    _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
+    find_start(recipe)
+    check_tiles(recipe, ("anatomy", "tumour", "label"))
 
 
 def prepare_tiles(opened: OpenRun) -> TileSet:
@@ -73,7 +102,8 @@ def _need(tiles: TileSet, *roles: str) -> None:
 
 def pretrain_segmentor(opened: OpenRun) -> None:
     """Tiles, then one segmentor, for itself."""
-    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor")
+    start = opened.start(lambda: find_start(_as_segmentor(opened.recipe)))
+    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor", main=True, weights_from=start)
     opened.result.artefacts |= {
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
@@ -83,8 +113,23 @@ def pretrain_segmentor(opened: OpenRun) -> None:
     opened.result.resources = trained.resources
 
 
-def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, part: Part | None = None) -> Trained:
-    """Train a segmentor on the real training tiles; `role` is its name in the run.
+def _as_segmentor(recipe: Recipe) -> Recipe:
+    """The recipe of a run that is for the segmentor itself, which then starts from what the recipe says."""
+    own = segmentor_recipe(recipe)
+    start = {"start_from": recipe.training.start_from}
+    return own.model_copy(update={"training": own.training.model_copy(update=start)})
+
+
+def train_segmentor(
+    opened: OpenRun,
+    tiles: TileSet,
+    role: str,
+    part: Part | None = None,
+    *,
+    main: bool = False,
+    weights_from: str | None = None,
+) -> Trained:
+    """Train a segmentor on the real training tiles; `role` is its name in the run, which is for it where `main`.
 
     Without a `part` it learns from all of them. The frozen segmentor and the judge of a method learn each from a part
     of their own, that label fidelity may not be what one network says of another's work; on places too few to be parted
@@ -103,7 +148,8 @@ def train_segmentor(opened: OpenRun, tiles: TileSet, role: str, part: Part | Non
             part = None
     say(f"{role}: training a segmentor ({own.method.segmentor_network}) on {count} tiles")
     with opened.result.phase(role):
-        trained = run_training(replace(assign(opened, tiles, role, own), part=part), say)
+        assignment = replace(assign(opened, tiles, role, own), part=part, main=main, weights_from=weights_from)
+        trained = run_training(assignment, say)
     opened.result.artefacts[role] = trained.best
     if trained.score is not None:
         opened.result.scores[role] = {"dice": trained.score}
@@ -121,30 +167,37 @@ class Prepared:
 
 def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
-    recipe = opened.recipe
-    check_tile_size(recipe, recipe.tiles.shape)
+    wanted = _named_segmentors(opened.recipe, with_segmentor)
+    tiles = prepare_tiles(opened)
+    _need(tiles, "anatomy", "tumour", "label")
+    if line := never_trained(with_organs(opened.recipe, tiles), tiles):
+        say(line)
+    for role in PARTS:
+        if role in wanted and wanted[role] is None:
+            wanted[role] = train_segmentor(opened, tiles, role, role).best
+    assert wanted["judge"] is not None
+    return Prepared(tiles, wanted.get("segmentor"), wanted["judge"])
+
+
+def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | None]:
+    """The segmentors that are needed, by role: the recipe's, which must be some, or None for one to be trained."""
     wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
     if not with_segmentor:
         del wanted["segmentor"]
-    ready = {role: check_segmentor(f"method.{role}", uri, recipe) for role, uri in wanted.items() if uri}
-    tiles = prepare_tiles(opened)
-    _need(tiles, "anatomy", "tumour", "label")
-    if line := never_trained(with_organs(recipe, tiles), tiles):
-        say(line)
-    for role in PARTS:
-        if role in wanted and role not in ready:
-            ready[role] = train_segmentor(opened, tiles, role, role).best
-    return Prepared(tiles, ready.get("segmentor"), ready["judge"])
+    return {role: check_segmentor(f"method.{role}", uri, recipe) if uri else None for role, uri in wanted.items()}
 
 
 def train_method(opened: OpenRun) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = opened.recipe, opened.result
+    start = opened.start(lambda: find_start(recipe))
     prepared = prepare_training(opened, method_class(recipe.method.name).needs_segmentor(recipe))
     tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
+    if start is not None:
+        _compare_tiles(start, tiles)
     with result.phase("training"):
-        assignment = replace(assign(opened, tiles, recipe.method.name, recipe), segmentor=segmentor, judge=judge)
-        trained = run_training(assignment, say)
+        assignment = assign(opened, tiles, recipe.method.name, recipe)
+        trained = run_training(replace(assignment, segmentor=segmentor, judge=judge, weights_from=start), say)
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
@@ -154,11 +207,21 @@ def train_method(opened: OpenRun) -> None:
         "images": trained.images,
     }
     result.resources = trained.resources
-    name, _ = method_class(recipe.method.name).criterion(recipe)
     if trained.score is not None:
-        result.scores["validation"] = {name: trained.score}
+        result.scores["validation"] = {Choice.of(recipe).shown: trained.score}
     with result.phase("scores"):
         _score(opened, tiles, trained.best, judge)
+
+
+def _compare_tiles(start: str, tiles: TileSet) -> None:
+    """Say so where the weights to start from were not trained on these tiles: they may have seen the test tiles."""
+    run = run_of(start, tiles.options) or {"folder": start}
+    theirs = (read_result(run["folder"], tiles.options) or {}).get("artefacts", {}).get("tiles")
+    if theirs is None or absolute(str(theirs)) != absolute(tiles.uri):
+        say(
+            f"training.start_from: {start} was trained on {theirs or 'tiles that are not known'}; scores on test tiles "
+            "count only where it saw none of them"
+        )
 
 
 def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assignment:

@@ -27,6 +27,19 @@ from metgan_dist.storage import absolute, exists, filesystem, join, one_line, pa
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
 RUN_ABOVE = 3
+# Fields that decide the shapes of networks.
+SIZES = {
+    "method": (
+        "width",
+        "backbone",
+        "merge_full_resolution",
+        "latent",
+        "global_classes",
+        "segmentor_width",
+        "segmentor_network",
+    ),
+    "data": ("classes",),
+}
 
 
 def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method, Recipe]:
@@ -100,6 +113,62 @@ def read_result(folder: str, options: dict[str, Any] | None = None) -> dict[str,
     """The `result.json` of a run's folder, None while there is none."""
     location = join(folder, "result.json")
     return json.loads(read_bytes(location, options)) if exists(location, options) else None
+
+
+def find_start(recipe: Recipe) -> dict[str, Any] | None:
+    """The trained model that `training.start_from` names, as runs keep it on record: uri, sha256, method, run.
+
+    It is the name of a run under `storage.path`, the folder of a run, or a checkpoint; `run` is the MLflow run that
+    trained it, None where that is not known. None where the recipe names none. Raises UserError naming the field where
+    there is no such model, or the first tensor in which its networks differ from the recipe's.
+    """
+    named, options = recipe.training.start_from, recipe.storage.options
+    if named is None:
+        return None
+    beside = join(recipe.storage.path, named)
+    place = absolute(beside if read_run(beside, options) else named)
+    try:
+        folder = absolute(checkpoint_folder(place, options))
+        theirs = checkpoint_recipe(folder, options)
+        if theirs.method.name != recipe.method.name:
+            raise UserError(f"{named}: a model of {theirs.method.name}, method.name is {recipe.method.name}")
+        state = load_tensors(join(folder, "state.pt"), options)
+        if difference := _first_difference(recipe, theirs, state):
+            raise UserError(f"{named}: {difference}")
+    except UserError as error:
+        raise UserError(f"training.start_from: {error}") from error
+    run = run_of(folder, options) or run_of(place, options) or {}
+    digest = checkpoint_digest(folder, options)
+    return {"uri": folder, "sha256": digest, "method": theirs.method.name, "run": run.get("mlflow_run_id")}
+
+
+def _first_difference(recipe: Recipe, theirs: Recipe, state: dict[str, Any]) -> str | None:
+    """The first tensor of the recipe's networks that those of `state` lack, have besides, or have in another shape."""
+    method = build_method(recipe, _blank_segmentor(recipe, state))
+    ours = {
+        f"{name}.{key}": tuple(value.shape)
+        for name, network in method.saved().items()
+        if name not in method.frozen
+        for key, value in network.state_dict().items()
+    }
+    others = {
+        f"{name}.{key}": tuple(value.shape)
+        for name, tensors in state["networks"].items()
+        if name not in method.frozen
+        for key, value in tensors.items()
+    }
+    for tensor in {**ours, **others}:
+        mine, other = (shapes.get(tensor, "absent") for shapes in (ours, others))
+        if mine != other:
+            fields = (("method", theirs.method, recipe.method), ("data", theirs.data, recipe.data))
+            changed = (
+                f"; {section}.{field} is {getattr(old, field)!r} there, {getattr(new, field)!r} here"
+                for section, old, new in fields
+                for field in SIZES[section]
+                if getattr(old, field) != getattr(new, field)
+            )
+            return f"{tensor} is {other} there, {mine} here{next(changed, '')}"
+    return None
 
 
 def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:

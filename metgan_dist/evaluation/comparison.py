@@ -11,14 +11,13 @@ import pandas as pd
 from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Value
 from metgan_dist.recipe import Scores
-from metgan_dist.scores.fidelity import BLIND
+from metgan_dist.scores.fidelity import BLIND, SHARE
 from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored
 from metgan_dist.scores.significance import compare_methods, least_pairs
 from metgan_dist.tiles.independence import Units
 
 UNVERIFIED = "_unverified"
-OF_REAL = "label_fidelity_of_real"
 _UP_TO_REAL = "dice_up_to_real"
 _TESTED_AS = {"label_fidelity": _UP_TO_REAL}
 _SHOWN_TESTS = ("difference", "p_t_holm", "p_wilcoxon_holm", "d_z", "rank_biserial")
@@ -144,8 +143,8 @@ def _with_share(columns: Sequence[Column], values: Mapping[str, dict[str, Value]
     for own in values.values():
         if (whole := own.get("label_fidelity")) is not None:
             low, high = (None if end is None else end / real for end in (whole.low, whole.high))
-            own[OF_REAL] = Value(whole.value / real, low, high)
-    share = replace(COLUMNS[OF_REAL], enough=1.0)
+            own[SHARE] = Value(whole.value / real, low, high)
+    share = replace(COLUMNS[SHARE], enough=1.0)
     return [part for column in columns for part in ((column, share) if column.name == "label_fidelity" else (column,))]
 
 

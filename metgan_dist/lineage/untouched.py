@@ -11,6 +11,7 @@ from metgan_dist.lineage.tissue import Tissue, meetings
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tracking import LoggedRun
 
 HELD_OUT = ("test", "unseen")
 TRAINED_ON = ("train", "val")
@@ -31,9 +32,9 @@ def check_untouched(
     """Refuse synthetic tiles behind which anything has seen the test or unseen tiles of `test`.
 
     What must not touch them: the anatomy of the synthetic tiles (dropped ones too), the tiles that gave labels, and
-    the training and validation tiles of the generator; through mixed and synthetic sets that it was trained on, theirs.
-    Touching is told by `tissue.meetings`. A segmentor of the generator, of the gate or a judge is no reason, whatever
-    it was trained on; nor is a label from a file, which lies in no volume.
+    the training and validation tiles of the generator and of a model that it started from; through mixed and synthetic
+    sets that these were trained on, theirs. Touching is told by `tissue.meetings`. A segmentor of the generator, of the
+    gate or a judge is no reason, whatever it was trained on; nor is a label from a file, which lies in no volume.
 
     Every link is verified on the way: manifests and indices against the digests that MLflow has, the checkpoint's
     SHA-256, the runs that made both.
@@ -78,7 +79,16 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
     yield Use(f"labels of {name}", Tissue(source.index.iloc[sorted(set(rows))], volumes))
     model, link = made["model"], f"generator of {name}"
     records.checkpoint(model["uri"], model["sha256"], link)
-    run = records.trained_by(model["uri"], model["run"], link)
+    yield from _uses_of_model(records.trained_by(model["uri"], model["run"], link), link, records)
+
+
+def _uses_of_model(run: LoggedRun, link: str, records: Records) -> Iterator[Use]:
+    """Tiles that a model's training has seen, and those behind the weights that it started from."""
+    start = (records.folder_of(run, link) or {}).get("start_from")
+    if start is not None:
+        before = f"start of the {link}"
+        records.checkpoint(start["uri"], start["sha256"], before)
+        yield from _uses_of_model(records.trained_by(start["uri"], start["run"], before), before, records)
     for logged in records.training_data(run, link):
         data = f"training data of run {run.name} ({run.id}), the {link},"
         yield from _uses_of_training(records.tiles(logged.uri, logged.digest, data), data, records)

@@ -66,6 +66,9 @@ class Walk:
         written = self._records.folder_of(run, link)
         if written is not None:
             found.facts |= {name: written["recipe"]["method"].get(name) for name in ("segmentor", "judge")}
+            if written.get("start_from") is not None:
+                started = written["start_from"]
+                found.sources.append(self._checkpoint("started from", started, f"start of run {run.name}"))
         for logged in sorted(run.datasets, key=lambda logged: (logged.context == GENERATED, logged.context)):
             found.sources.append(
                 self.data(logged.context, logged.uri, logged.digest, f"{logged.context} data of run {run.name}")

@@ -92,10 +92,11 @@ class Method(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def criterion(cls, recipe: Recipe) -> Best:
-        """The validation score that picks the best checkpoint, and its direction.
+        """The validation score that picks the checkpoint where the recipe names none, and its direction.
 
-        `mae` for methods that are trained on pairs, `label_fidelity` for those that draw images from labels alone,
-        `cycle_mae` for unpaired ones, which may not look at pairs; `dice` for segmentors.
+        `mae` for methods that are trained on pairs, `label_fidelity` for those that draw images from labels alone;
+        `dice` for segmentors. `cycle_mae` for unpaired ones, which may not look at pairs: it is reported, and the last
+        checkpoint is kept (training/choice.py).
         """
 
     @classmethod

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from metgan_dist.recipe.section import Section
 
+Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity"]
+
 
 class Training(Section):
     """The loop: how long, how fast, how often to look."""
@@ -22,6 +24,11 @@ class Training(Section):
     decay_from: float = Field(
         0.5, ge=0, le=1, description="fraction of the run after which the rate falls linearly to 0"
     )
+    start_from: str | None = Field(
+        None,
+        description="weights to start from: a run's name or folder, or a checkpoint, of the same method and network "
+        "sizes (averaged ones, where it kept some); the optimisers start afresh",
+    )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"
@@ -35,6 +42,19 @@ class Training(Section):
     validate_every: int = Field(2000, ge=1, description="images between validations")
     patience: int | None = Field(
         None, ge=1, description="stop after so many validations without a better score; none: run to the end"
+    )
+    keep: Keep | None = Field(
+        None,
+        description="the checkpoint that a run is known by: `last`, or the best by a validation score (cycle_mae only "
+        "with keep_floor); empty: mae for methods trained on pairs, label_fidelity for images from labels, last for "
+        "unpaired ones; segmentors always by dice",
+    )
+    keep_floor: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="with a score in keep: only checkpoints whose label fidelity is at least this share of what the "
+        "real validation images reach; where none is, the last",
     )
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
     checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")

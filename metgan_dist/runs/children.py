@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from metgan_dist.runs.job import ENDS_WITH_PARENT
+from metgan_dist.training.stopping import SIGNALS, handled
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0
@@ -97,22 +98,17 @@ def _end(children: Sequence[Child]) -> None:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM becomes KeyboardInterrupt within the block, so that whoever ends this job ends its children too.
+    """SIGTERM and Ctrl-C are KeyboardInterrupt within the block, so that whoever ends this job ends its children too.
 
     A second one is ignored: what the first began to put in order is not left half done. In other threads than the main
     one, where signals do not arrive, nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt once; from then on SIGTERM is ignored."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        """Raise KeyboardInterrupt once; from then on both signals are ignored."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with handled(interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

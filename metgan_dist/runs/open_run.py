@@ -23,7 +23,7 @@ from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result, say
-from metgan_dist.runs.run_folder import Run, open_run, record
+from metgan_dist.runs.run_folder import Run, forget, open_run, record
 from metgan_dist.storage import basename, exists, filesystem, join, write_whole
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
@@ -65,6 +65,21 @@ class OpenRun:
         finally:
             logger.close()
 
+    def start(self, find: Callable[[], dict[str, Any] | None]) -> str | None:
+        """The checkpoint with whose weights the run begins: what `find` finds at its first start, on record since.
+
+        None where the recipe names none.
+        """
+        if self.recipe.training.start_from is None:
+            return None
+        if self.run.start is None:
+            self.run = record(replace(self.run, start=find()), self.recipe, self.run.mlflow_run_id)
+        assert self.run.start is not None
+        uri = str(self.run.start["uri"])
+        self.result.artefacts["start_from"] = uri
+        say(f"weights to start from: {uri}")
+        return uri
+
     def keep(self, files: Mapping[str, bytes], artefacts: Mapping[str, str] | None = None) -> None:
         """Write files into the run's folder, log them to MLflow and name their URIs in the result.
 
@@ -86,17 +101,21 @@ def run_recipe(
     job: str,
     work: Callable[[OpenRun], object],
     tags: Mapping[str, str] | None = None,
+    check: Callable[[Recipe], None] = lambda _recipe: None,
 ) -> str:
     """Check everything that can be checked, join a cluster, open the run, do `work`, and write `result.json`.
 
-    `tags` go to the MLflow run beside the usual ones.
+    `tags` go to the MLflow run beside the usual ones. `check` raises UserError for what keeps `work` from being done,
+    as far as it can be known before.
 
-    Returns the URI of the result, or "" for a dry run. Mistakes stop it before any cluster work; whatever fails later
+    Returns the URI of the result, or "" for a dry run. Mistakes that a check finds leave no folder and no MLflow run,
+    and the run's name free for another recipe; whatever fails later
     marks the MLflow run as failed (as killed, where someone stopped it), with the reason, and leaves a result that says
     so.
     """
     recipe = resolved(command.recipe)
     _check_given(command, recipe)
+    check(recipe)
     command = replace(command, recipe=recipe)
     if command.dry_run:
         return _dry_run(recipe)
@@ -183,11 +202,18 @@ def _open(command: Command, job: str, plan: ResourcePlan, uri: str, more: Mappin
     if recipe.tracking.parent:
         tags["mlflow.parentRunId"] = recipe.tracking.parent
     if run.mlflow_run_id is None:
-        run_id = tracking.start_run(uri, recipe.tracking, run.name, tags)
+        try:
+            run_id = tracking.start_run(uri, recipe.tracking, run.name, tags)
+        except BaseException:
+            if not run.continued:
+                forget(run)
+            raise
         run = record(run, recipe, run_id)
     else:
         tracking.resume_run(uri, run.mlflow_run_id)
-        say(f"continuing run {run.name}")
+        say(f"continuing run {run.name}" + "".join(f"; {change}" for change in run.raised))
+        if run.raised:
+            run = record(run, recipe, run.mlflow_run_id)
     opened = OpenRun(recipe, run, plan, uri, Result(tracking_uri=uri))
     with opened.log() as log:
         if not run.continued:

@@ -10,21 +10,30 @@ import json
 import re
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import exists, join, read_bytes, write_whole
+from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 
 # What may change between two starts of one run without making it another experiment.
 FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every", "tuning.concurrent")
+# What a run may be given more of, by job: it goes on where it ended, with the schedule of its new length.
+RAISABLE = {
+    "train_metgan": ("training.epochs", "training.max_steps", "training.patience"),
+    "train_segmentor": ("method.segmentor_epochs", "method.segmentor_max_steps", "training.patience"),
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """Name and folder of a run, and whether it was there before."""
+    """Name and folder of a run, and whether it was there before.
+
+    `raised`: what this start gives it more of, in words. `start`: the trained model whose weights it began with
+    (training.start_from), as `find_start` gives it.
+    """
 
     name: str
     folder: str
@@ -32,6 +41,8 @@ class Run:
     continued: bool
     mlflow_run_id: str | None
     options: dict[str, Any]
+    raised: tuple[str, ...] = ()
+    start: dict[str, Any] | None = None
 
     def write(self, name: str, text: str) -> str:
         """Write a text file into the run's folder; returns its URI."""
@@ -62,10 +73,17 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
     written = json.loads(read_bytes(known, options))
     if written["job"] != job:
         raise UserError(f"tracking.run: {name!r} is a run of {written['job']}; choose another name for {job}")
-    difference = _first_difference(written["recipe"], recipe.model_dump(mode="json"))
-    if difference:
-        raise UserError(f"tracking.run: {name!r} was started with another recipe ({difference}); choose another name")
-    return Run(name, folder, job, True, written["mlflow_run_id"], options)
+    changes = _differences(written["recipe"], recipe.model_dump(mode="json"))
+    raised = [field for field in changes if field in RAISABLE.get(job, ()) and _is_more(*changes[field])]
+    words = {field: f"{field} was {old!r}, is {new!r}" for field, (old, new) in changes.items()}
+    for field, difference in words.items():
+        if field not in raised:
+            how = ", and can only be raised" if field in RAISABLE.get(job, ()) else ""
+            raise UserError(
+                f"tracking.run: {name!r} was started with another recipe ({difference}{how}); choose another name"
+            )
+    given = tuple(words[field] for field in raised)
+    return Run(name, folder, job, True, written["mlflow_run_id"], options, given, written.get("start_from"))
 
 
 def _fresh_name(recipe_name: str) -> str:
@@ -74,19 +92,30 @@ def _fresh_name(recipe_name: str) -> str:
 
 
 def record(run: Run, recipe: Recipe, mlflow_run_id: str | None) -> Run:
-    """Tie the folder to its recipe and MLflow run."""
+    """Tie the folder to its recipe and MLflow run, and to the model that it starts from, where there is one."""
     tree = {"job": run.job, "mlflow_run_id": mlflow_run_id, "recipe": recipe.model_dump(mode="json")}
+    if run.start is not None:
+        tree["start_from"] = run.start
     run.write("run.json", json.dumps(tree, indent=1))
-    return Run(run.name, run.folder, run.job, run.continued, mlflow_run_id, run.options)
+    return replace(run, mlflow_run_id=mlflow_run_id)
 
 
-def _first_difference(old: Any, new: Any, field: str = "") -> str | None:
+def forget(run: Run) -> None:
+    """Take away a folder in which nothing is but the record of its run."""
+    fs, path = filesystem(run.folder, run.options)
+    fs.rm(path, recursive=True)
+
+
+def _differences(old: Any, new: Any, field: str = "") -> dict[str, tuple[Any, Any]]:
+    """(old, new) of every field that differs and may not do so freely."""
     if field in FREE:
-        return None
+        return {}
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            found = _first_difference(old.get(key), new.get(key), f"{field}.{key}".lstrip("."))
-            if found:
-                return found
-        return None
-    return None if old == new else f"{field} was {old!r}, is {new!r}"
+        inner = [_differences(old.get(key), new.get(key), f"{field}.{key}".lstrip(".")) for key in {**old, **new}]
+        return {name: pair for found in inner for name, pair in found.items()}
+    return {} if old == new else {field: (old, new)}
+
+
+def _is_more(old: int | None, new: int | None) -> bool:
+    """Whether a limit was raised; none is the highest."""
+    return new is None or (old is not None and new > old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+SHARE = "label_fidelity_of_real"  # label fidelity over what the judge finds in the real images
 BLIND = 0.05  # Dice on real images: below it the judge finds next to nothing of what is there
 
 

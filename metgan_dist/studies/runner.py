@@ -21,6 +21,8 @@ from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
 from metgan_dist.studies.study import Row, Study, asked_study, own_settings
+from metgan_dist.trained import find_start
+from metgan_dist.training.choice import Choice
 
 
 def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
@@ -107,6 +109,8 @@ def _check(row: Row, recipe: Recipe) -> None:
     try:
         complete = resolved(recipe)
         check_tile_size(complete, complete.tiles.shape)
+        Choice.of(complete)
+        find_start(complete)
     except UserError as error:
         raise UserError(f"--study: row {row.name}: {error}") from error
     for section in ("data", "tiles"):

@@ -60,6 +60,7 @@ class Study(Section):
         {}, description="what the paper's numbers are to be multiplied by"
     )
     notes: list[str] = Field([], description="below the table")
+    recipe: dict[str, Any] = Field({}, description="fields of the recipe that all rows set, where they set no other")
     rows: list[Row] = Field(description="lines of the table, in order", min_length=1)
 
     @model_validator(mode="after")
@@ -102,6 +103,11 @@ class Study(Section):
         """What the paper printed for a row, on the scale of our scores."""
         return {str(name): round(value * self.paper_factor.get(name, 1.0), 9) for name, value in row.paper.items()}
 
+    def _fields(self, row: Row) -> dict[str, Any]:
+        """What a row sets, by section, the study's own fields below its own."""
+        sections = {**self.recipe, **row.recipe}
+        return {name: {**self.recipe.get(name, {}), **row.recipe.get(name, {})} for name in sections}
+
     def recipes(self, command: Command) -> dict[str, Recipe]:
         """The recipe of every row by name: the preset, the row's fields, then the command line's.
 
@@ -114,7 +120,7 @@ class Study(Section):
         recipes = {}
         for row in self.rows:
             try:
-                recipes[row.name] = command.varied(row.recipe)
+                recipes[row.name] = command.varied(self._fields(row))
                 method_class(recipes[row.name].method.name)
             except UserError as error:
                 raise UserError(f"--study: row {row.name}: {error}") from error

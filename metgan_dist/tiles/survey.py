@@ -16,11 +16,13 @@ from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
-from metgan_dist.tiles.geometry import plan_tiles
+from metgan_dist.tiles.geometry import TilePlan, plan_tiles
 from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
+from metgan_dist.volumes.dataset import volume_refs
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
+from metgan_dist.volumes.phantoms import phantom_volume
 
 LOOKED_AT_ONCE = 2  # a label each, of up to `cheap_bytes`
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
@@ -104,19 +106,11 @@ def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: s
     Raises UserError naming the field of `tiles` or `scaling` that does not suit the volume.
     """
     tiles, volume = recipe.tiles, survey.volume
-    prepared = preprocessed_shape(tiles)
-    if prepared is not None:
-        if tiles.modality == "brain-dwi" and tiles.spacing is not None:
-            raise UserError("tiles.spacing: brain-dwi is resampled to 128 x 128 x 40 voxels; leave it out")
-        # The spacing is the modality's own affair; tiles are laid out on the grid that it makes.
-        update: dict[str, Any] = {"spacing": None}
-        if tiles.kind == "crop" and len(tiles.size) == 1:
-            update |= {"size": prepared, "stride": None}
-        plans = plan_tiles(tiles.model_copy(update=update), survey.ref.id, prepared)
+    plans = _plans(tiles, survey.ref.id, volume.shape, survey.spacing)
+    if preprocessed_shape(tiles) is not None:
         whole = (0, volume.shape[0]), (0, volume.shape[1]), (0, volume.shape[2])
         blocks = [Block(survey.ref.id, 0, whole, tuple(plans))]
     else:
-        plans = plan_tiles(tiles, survey.ref.id, volume.shape, survey.spacing)
         voxel = sum(volume.dtypes[role].itemsize for role in roles)
         # Resizing makes float32 of an image; a label keeps its type.
         pixel = sum(4 if resized(tiles) and role != "label" else volume.dtypes[role].itemsize for role in roles)
@@ -137,6 +131,45 @@ def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: s
         )
         for block in blocks
     ]
+
+
+def _plans(
+    tiles: Tiles, volume: str, shape: tuple[int, int, int], spacing: tuple[float, float, float] | None
+) -> list[TilePlan]:
+    """All tiles of a volume of this shape, on the grid that its modality's rules make of it."""
+    prepared = preprocessed_shape(tiles)
+    if prepared is None:
+        return plan_tiles(tiles, volume, shape, spacing)
+    if tiles.modality == "brain-dwi" and tiles.spacing is not None:
+        raise UserError("tiles.spacing: brain-dwi is resampled to 128 x 128 x 40 voxels; leave it out")
+    # The spacing is the modality's own affair; tiles are laid out on the grid that it makes.
+    update: dict[str, Any] = {"spacing": None}
+    if tiles.kind == "crop" and len(tiles.size) == 1:
+        update |= {"size": prepared, "stride": None}
+    return plan_tiles(tiles.model_copy(update=update), volume, prepared)
+
+
+def check_volumes(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
+    """Everything that would keep the tiles from being cut, as far as it shows before a voxel is read.
+
+    A phantom, which is not drawn yet, is judged by its shape. UserError naming the field or file, also where the
+    volumes have no channel for one of the roles in `needed`.
+    """
+    data, options = recipe.data, recipe.storage.options
+    if data.path is None:
+        phantom = phantom_volume(data.phantom, 0)
+        _plans(recipe.tiles, "phantom-0", phantom.shape, phantom.spacing)
+        lacking: list[Role] = [role for role in needed if role == "tumour" and not data.tumour]
+        whose = f"the {data.phantom.modality} phantom"
+    else:
+        surveys, _ = survey_volumes(volume_refs(data, options), data, lambda _line: None)
+        roles = roles_of(surveys, recipe.tiles)
+        for survey in surveys:
+            plan_jobs(survey, roles, recipe, "", recipe.scaling.tile_memory * 2**20)
+        lacking = [role for role in needed if role not in roles]
+        whose = f"volume {surveys[0].ref.id!r}"
+    if lacking:
+        raise UserError(f"data.{lacking[0]}: {whose} has no {lacking[0]} to train on; name one")
 
 
 def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:

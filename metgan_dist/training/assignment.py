@@ -24,9 +24,11 @@ class Assignment:
     """One training of a run, as its workers need it; `role` names it within the run (segmentor, judge, metgan).
 
     `part`: whose part of the training tiles it learns from (see `tiles.splits.segmentor_and_judge`); without one, from
-    all of them. `start_from`: a checkpoint folder to begin from where the training has none of its own. `keep_last`: so
-    many of the latest checkpoints are kept; without it, the best and the last. `review` sees each report and may end
-    the training. `queue` takes lines for a person; without one, the training opens its own.
+    all of them. `start_from`: a checkpoint folder to go on from where the training has none of its own; `weights_from`:
+    one whose weights it begins with. `main`: the run is for this training, which may be given more length when it is
+    started again; not so the segmentors that serve it. `keep_last`: so many of the latest checkpoints are kept; without
+    it, the best and the last. `review` sees each report and may end the training. `queue` takes lines for a person;
+    without one, the training opens its own.
     """
 
     role: str
@@ -41,6 +43,8 @@ class Assignment:
     judge: str | None = None
     part: Part | None = None
     start_from: str | None = None
+    weights_from: str | None = None
+    main: bool = True
     keep_last: int | None = None
     review: Review | None = None
     credentials: Credentials = field(default_factory=Credentials.of_this_process)
@@ -69,12 +73,26 @@ class Assignment:
         found = json.loads(read_bytes(self._ending, self.options))
         return UserError(found["reason"]) if found["mistake"] else TrainingStopped(found["reason"], found["images"])
 
+    def ask_to_stop(self) -> None:
+        """Ask the workers, wherever they are, to save and to end."""
+        write_whole(self._stop, b"", self.options)
+
+    def asked_to_stop(self) -> bool:
+        """Whether they are asked to."""
+        fs, path = filesystem(self._stop, self.options)
+        return bool(fs.exists(path))
+
     def forget(self) -> None:
         """Take away what an earlier start left."""
-        fs, path = filesystem(self._ending, self.options)
-        if fs.exists(path):
-            fs.rm_file(path)
+        for left in (self._ending, self._stop):
+            fs, path = filesystem(left, self.options)
+            if fs.exists(path):
+                fs.rm_file(path)
 
     @property
     def _ending(self) -> str:
         return join(self.folder, "stopped.json")
+
+    @property
+    def _stop(self) -> str:
+        return join(self.folder, "stop")

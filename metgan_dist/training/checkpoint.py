@@ -57,6 +57,21 @@ def _save(state: dict[str, Any], path: Path) -> None:
     Path(digest_file(str(path))).write_text(f"{digest}  {path.name}\n")
 
 
+def begin_with(folder: Path, stepper: Stepper) -> None:
+    """Put the weights of another run's checkpoint into `stepper`: averaged ones where that run kept an average.
+
+    Frozen networks stay as they are: they are this run's own. So do the optimisers. Raises DamagedFile for a file that
+    is not as it was written.
+    """
+    state = load_tensors(str(folder / "state.pt"), device=stepper.device)
+    weights = {**state["networks"], **state["ema"]}
+    for name, network in stepper.method.saved().items():
+        if name not in stepper.method.frozen:
+            network.load_state_dict(weights[name])
+    for name, network in (stepper.ema or {}).items():
+        network.load_state_dict(weights[name])
+
+
 def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
     """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools.
 

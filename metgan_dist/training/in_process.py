@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from metgan_dist.methods import method_class
 from metgan_dist.storage import filesystem, is_local, join, local_folder
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import Choice
 from metgan_dist.training.snapshot import Snapshot, read_snapshot
 from metgan_dist.training.team import Team
 from metgan_dist.training.worker import work
@@ -48,7 +48,7 @@ class Alone(Team):
         self.device = torch.device("cuda" if assignment.plan.gpus_per_worker and torch.cuda.is_available() else "cpu")
         self._folder, self._options = assignment.folder, assignment.options
         self._keep = assignment.keep_last
-        self._order = method_class(assignment.recipe.method.name).criterion(assignment.recipe)[1]
+        self._order = Choice.of(assignment.recipe).ranked
 
     @contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.fs
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -15,13 +15,13 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 
 from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.errors import TrainingStopped
-from metgan_dist.methods import method_class
-from metgan_dist.recipe import Recipe
+from metgan_dist.scores.fidelity import SHARE
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import Choice
 from metgan_dist.training.entry import enter
 from metgan_dist.training.process_group import ReachableTorchConfig
-from metgan_dist.training.snapshot import NO_SCORE
+from metgan_dist.training.stopping import postponed_stop
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 
@@ -30,12 +30,13 @@ RESOURCES = ("seconds", "images_per_second", "peak_rss_bytes", "peak_gpu_bytes")
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a finished training left its checkpoints, the validation score of the best, and what it took.
+    """Where a finished training left its checkpoints, the validation score of the chosen one, and what it took.
 
-    `score` is None, and the best checkpoint the last, where validation gave none. `resources`, of the first worker:
-    `seconds` of the training, validations and checkpoints included; `images_per_second` of all workers without them,
-    since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`. `stopped_early`: `training.patience` ended it
-    before its length did. `last_scores`: what the workers reported with the last checkpoint.
+    `best` is the checkpoint that `training.keep` chooses, which may be the last; `score` is None where validation gave
+    none. `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
+    `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
+    `stopped_early`: `training.patience` ended it before its length did. `last_scores`: what the workers reported with
+    the last checkpoint.
     """
 
     best: str
@@ -58,23 +59,35 @@ class Checkpoints:
 def run_training(assignment: Assignment, report: Callable[[str], None]) -> Trained:
     """Train, or continue, or return what an earlier start of the run finished: by Ray's workers, or in this process.
 
-    A training that its review ended is not finished: the next start continues it.
+    A training that its review ended is not finished: the next start continues it. One that finished is continued where
+    the recipe gives it another length now.
+
+    A SIGINT or SIGTERM lets the workers save after the step that they are in, before it has its usual effect here.
 
     Raises TrainingStopped when a loss was not finite; UserErrors of the workers come out as they are.
     """
     done = join(assignment.folder, "trained.json")
+    length = {name: getattr(assignment.recipe.training, name) for name in ("epochs", "max_steps", "patience")}
     if exists(done, assignment.options):
-        report(f"{assignment.role}: trained already")
-        return Trained(**json.loads(read_bytes(done, assignment.options)))
+        left = json.loads(read_bytes(done, assignment.options))
+        if left.pop("length", length) == length or not assignment.main:
+            report(f"{assignment.role}: trained already")
+            return Trained(**left)
     assignment.forget()
     run = _in_process if assignment.recipe.scaling.in_process else _on_ray
-    made = run(assignment, report)
+    with postponed_stop(lambda: _ask_to_stop(assignment, report)):
+        made = run(assignment, report)
     if (reason := assignment.left()) is not None:
         raise reason
-    trained = _trained(assignment, made)
+    trained = _trained(assignment, made, report)
     if assignment.review is None or not assignment.review.ended:
-        write_whole(done, json.dumps(trained.__dict__).encode(), assignment.options)
+        write_whole(done, json.dumps({**trained.__dict__, "length": length}).encode(), assignment.options)
     return trained
+
+
+def _ask_to_stop(assignment: Assignment, report: Callable[[str], None]) -> None:
+    report(f"{assignment.role}: asked to stop; saving (Ctrl-C again: stop without)")
+    assignment.ask_to_stop()
 
 
 def _in_process(assignment: Assignment, report: Callable[[str], None]) -> Checkpoints:
@@ -100,11 +113,16 @@ def _on_ray(assignment: Assignment, report: Callable[[str], None]) -> Checkpoint
 
 
 class Trainer(TorchTrainer):
-    """Ray's trainer without its manager of data sets, a process of seconds of imports that would have none to manage.
+    """Ray's trainer without two things of its own that Ray has no setting for.
 
-    Workers read their tiles by themselves (tiles/stream.py). Private: DatasetsCallback, which starts that process, and
-    `_create_default_callbacks`, which makes it; Ray has no setting that leaves it out.
+    No manager of data sets, a process of seconds of imports that would have none to manage: workers read their tiles by
+    themselves (tiles/stream.py). And Ctrl-C stays ours: Ray's handler would take the workers away before they can save,
+    end this process with SystemExit, and outlive the training. Private: DatasetsCallback, which starts that process,
+    `_create_default_callbacks`, which makes it, and `_register_sigint_handler`.
     """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -113,7 +131,8 @@ class Trainer(TorchTrainer):
 
 def _trainer(assignment: Assignment) -> Trainer:
     plan, recipe = assignment.plan, assignment.recipe
-    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=_order(recipe))
+    order = Choice.of(recipe).ranked
+    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order=order)
     return Trainer(
         enter,
         train_loop_config={"assignment": assignment},
@@ -141,19 +160,18 @@ def ray_storage(folder: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
 
 
-def _order(recipe: Recipe) -> Literal["min", "max"]:
-    return method_class(recipe.method.name).criterion(recipe)[1]
-
-
-def _trained(assignment: Assignment, made: Checkpoints) -> Trained:
+def _trained(assignment: Assignment, made: Checkpoints, report: Callable[[str], None]) -> Trained:
     if made.last is None:
         raise TrainingStopped(f"{assignment.role}: ended without a checkpoint")
-    sign = 1 if _order(assignment.recipe) == "max" else -1
+    choice = Choice.of(assignment.recipe)
+    sign = 1 if choice.ranked == "max" else -1
     last, ending = made.last
     # Among equals the latest: without validation tiles that is all there is to choose by.
     best, metrics = max(made.kept or [made.last], key=lambda pair: (sign * pair[1]["score"], pair[1]["images"]))
     resources = {name: ending[name] for name in RESOURCES if name in ending}
     early = bool(ending.get("stopped_early", False))
     scores = {name: value for name, value in ending.items() if isinstance(value, int | float)}
-    score = None if abs(metrics["score"]) == NO_SCORE else metrics["score"]
+    score = metrics.get(f"validation/{choice.shown}")
+    if choice.floor is not None and metrics.get(f"validation/{SHARE}", 0.0) < choice.floor:
+        report(f"{assignment.role}: no checkpoint reaches training.keep_floor ({choice.floor:g}); the last is kept")
     return Trained(best, last, score, int(ending["images"]), resources, early, scores)

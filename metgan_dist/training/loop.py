@@ -17,11 +17,10 @@ from typing import Any
 
 from metgan_dist.cluster.progress import Progress
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.methods.method import Best
 from metgan_dist.recipe import Recipe, Training
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
+from metgan_dist.training.choice import Choice
 from metgan_dist.training.logs import Log
-from metgan_dist.training.snapshot import NO_SCORE
 from metgan_dist.training.step import Batch, Stepper
 
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
@@ -64,6 +63,7 @@ class Surroundings:
     held-out tiles, together with the other ranks, and gives the scores and a picture; `keep(folder, name, metrics)`
     stores a checkpoint folder, and ends the training by returning False; `resume_from` is the folder of an earlier one.
     `leaving()`, asked every few steps by all ranks alike, says that a machine is about to go: time for a checkpoint.
+    `stopping()`, asked after every step by all ranks alike, says that the training is to save and end here.
     """
 
     rank: int
@@ -76,11 +76,15 @@ class Surroundings:
     resume_from: Path | None = None
     title: str = "training"
     leaving: Callable[[], bool] = lambda: False
+    stopping: Callable[[], bool] = lambda: False
 
 
 @dataclass
 class _State:
-    """Where a run is; all of it goes into checkpoints. `worse` counts the validations since the best one."""
+    """Where a run is; all of it goes into checkpoints.
+
+    `worse` counts the validations since the best one; `total` is the images that the run was planned with.
+    """
 
     images: int = 0
     steps: int = 0
@@ -91,6 +95,7 @@ class _State:
     score: float | None = None
     seconds: float = 0.0
     rate: float = 0.0
+    total: int = 0
     checkpoint: str = "none yet"
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -99,19 +104,14 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
     """Run from the last checkpoint (or the start) to the end; returns the last validation scores.
 
     The end comes early after `training.patience` validations without a better score. Every rank sees the scores of all,
-    so they stop together; a checkpoint says that it is the end, so a run that is started again stays ended.
+    so they stop together; a checkpoint says that it is the end, so a run that is started again stays ended. A run that
+    is asked to stop saves after the step that it is in, and goes on exactly there when it is started again.
 
     Raises TrainingStopped with the step, the player, the term and the last good checkpoint when a loss is not finite.
     """
-    state = _State()
-    if around.resume_from is not None:
-        kept = restore(around.resume_from, stepper, around.rank)
-        state = _State(**{name: kept[name] for name in _State.__dataclass_fields__ if name in kept})
-        state.checkpoint = _checkpoint_name(state.images)
-        around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
-    stepper.images = state.images
+    settings, choice = recipe.training, Choice.of(recipe)
+    state = _begun(settings, stepper, length, around)
     progress = Progress(around.say, around.title, length.total, done=state.images)
-    settings, best = recipe.training, stepper.method.criterion(recipe)
     # As if the earlier starts had just ended, so that seconds add up over all of them.
     began = time.monotonic() - state.seconds
     end = state.images if state.stopped_early else length.total
@@ -127,22 +127,49 @@ def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings
         fresh = length.crosses(state.images, settings.validate_every)
         if fresh:
             with progress.pause():
-                _validate(stepper, state, around, best)
+                _validate(stepper, state, around, choice)
             state.stopped_early = _ends_early(state, settings, length)
         leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
-        if fresh or leaving or length.crosses(state.images, settings.checkpoint_every):
+        stopping = around.stopping()
+        if fresh or leaving or stopping or length.crosses(state.images, settings.checkpoint_every):
             state.seconds, state.rate = time.monotonic() - began, progress.rate(state.images)
             with progress.pause():
-                goes_on = _save(recipe, stepper, state, around, fresh, best)
+                goes_on = _save(recipe, stepper, state, around, fresh, choice)
             if goes_on is False:
                 break
+        if stopping:
+            around.say(f"{around.title}: saved at {state.images} of {length.total} images, to go on from there")
+            break
         if state.stopped_early:
             around.say(
                 f"{around.title}: stopped early at {state.images} images: {state.worse} validations without a better "
-                f"{best[0]} than {state.best:.4f} at {state.best_images} images"
+                f"{choice.shown} than {state.best:.4f} at {state.best_images} images"
             )
             break
     return state.scores
+
+
+def _begun(settings: Training, stepper: Stepper, length: Length, around: Surroundings) -> _State:
+    """The state of the checkpoint to go on from, put into `stepper` too, or that of a new run."""
+    state = _State()
+    if around.resume_from is not None:
+        kept = restore(around.resume_from, stepper, around.rank)
+        state = _State(**{name: kept[name] for name in _State.__dataclass_fields__ if name in kept})
+        state.checkpoint = _checkpoint_name(state.images)
+        around.say(f"{around.title}: continuing from {state.images} of {length.total} images")
+        if state.total not in (0, length.total):
+            factor = rate_factor(state.images, length.total, settings.decay_from)
+            around.say(
+                f"{around.title}: planned with {state.total} images, now {length.total}, with the learning rate of a "
+                f"run of that length: {factor:.2f} of the full one here, and from "
+                f"{settings.decay_from * length.total:.0f} images linearly to 0 at the end"
+            )
+        state.stopped_early = state.stopped_early and _ends_early(state, settings, length)
+        if state.stopped_early:
+            around.say(f"{around.title}: training.patience ({settings.patience}) had ended it; raise that to go on")
+    state.total = length.total
+    stepper.images = state.images
+    return state
 
 
 def _ends_early(state: _State, settings: Training, length: Length) -> bool:
@@ -185,19 +212,16 @@ def _log(losses: dict[str, Any], state: _State, progress: Progress, around: Surr
     progress.step(state.images, "  ".join(f"{name} {value:.3f}" for name, value in terms))
 
 
-def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best) -> None:
+def _validate(stepper: Stepper, state: _State, around: Surroundings, choice: Choice) -> None:
     scores, picture = around.validate(stepper)
     state.scores = scores
-    name, order = best
-    state.score = scores.get(name)
-    better = state.score is not None and (
-        state.best is None or (state.score < state.best if order == "min" else state.score > state.best)
-    )
+    state.score = choice.score(scores)
+    better = choice.better(state.score, state.best)
     state.worse = 0 if better else state.worse + 1
     if better:
         state.best, state.best_images = state.score, state.images
-    if state.score is None and state.worse == 1:  # the first of its kind; the others would say the same
-        lack = f"no {name} on the validation tiles" if scores else "no validation tiles"
+    if choice.shown not in scores and not choice.last and state.worse == 1:  # the others would say the same
+        lack = f"no {choice.shown} on the validation tiles" if scores else "no validation tiles"
         around.say(f"{around.title}: {lack} to choose a checkpoint by: the last one is kept")
     if not scores:
         return
@@ -209,7 +233,7 @@ def _validate(stepper: Stepper, state: _State, around: Surroundings, best: Best)
 
 
 def _save(
-    recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, best: Best
+    recipe: Recipe, stepper: Stepper, state: _State, around: Surroundings, fresh: bool, choice: Choice
 ) -> bool | None:
     """Store a checkpoint; False where the training is to end with it."""
     name = _checkpoint_name(state.images)
@@ -219,8 +243,9 @@ def _save(
             save_state(folder, stepper, recipe, dict(state.__dict__))
         save_rank(folder, stepper, around.rank)
         # A checkpoint that was not validated is there to continue from, never to be chosen as the best.
-        worst = NO_SCORE if best[1] == "min" else -NO_SCORE
-        score = state.score if fresh and state.score is not None else worst
+        score = state.score if fresh and state.score is not None else choice.worst
+        if choice.last:
+            score = float(state.images)
         pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
         ended = {"stopped_early": float(state.stopped_early)}
         shown = {f"validation/{key}": value for key, value in state.scores.items()} if fresh else {}

@@ -15,8 +15,6 @@ from typing import Any
 from metgan_dist.storage import Options, exists, join, read_bytes, write_whole
 
 FILE = "checkpoint_manager_snapshot.json"
-# Worse than any score, yet a number: checkpoints are ordered by one, and infinity is none in JSON. No result shows it.
-NO_SCORE = 1e30
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metgan_dist.figures import image_grid
 from metgan_dist.methods.method import Method
-from metgan_dist.scores.fidelity import doubt, share_of_real
+from metgan_dist.scores.fidelity import SHARE, doubt, share_of_real
 from metgan_dist.scores.reference import References, fit_references
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tiles.stream import tile_batches
@@ -45,12 +45,14 @@ class Validator:
     device: torch.device
     rank: int = 0
     world: int = 1
+    _real: float | None = field(default=None, init=False)
 
     def __call__(self, stepper: Stepper) -> tuple[dict[str, float], bytes | None]:
         """Scores over all ranks and, on rank 0, a PNG grid; nothing where there are no validation tiles.
 
-        A translation gets the image scores and `label_fidelity` (the judge's Dice), a segmentation `dice`; neither
-        where no class occurs.
+        A translation gets the image scores and `label_fidelity` (the judge's Dice), also as share of what the judge
+        finds in the real images (SHARE), unless that is next to nothing; a segmentation gets `dice`. Neither where no
+        class occurs.
         """
         if not len(self.rows):
             return {}, None
@@ -63,12 +65,28 @@ class Validator:
             picture = None
             if self.rank == 0:
                 picture = grid(method, self.tiles, picture_rows(self.tiles, self.rows), self.device)
-        scored = scorer.scored()
+        real = self._of_real() if self._real is None and self.judge is not None else None
+        parts: list[Any] = [(scorer.scored(), real)]
         if self.world > 1:
-            parts: list[Any] = [None] * self.world
-            dist.all_gather_object(parts, scored)
-            scored = Scored.joined(parts)
-        return scored.summary("label_fidelity" if "mae" in scored.per_tile else "dice"), picture
+            parts *= self.world
+            dist.all_gather_object(parts, parts[0])
+        scored = Scored.joined(part for part, _ in parts)
+        if "mae" not in scored.per_tile:
+            return scored.summary("dice"), picture
+        scores = scored.summary()
+        if real is not None:
+            self._real = Scored.joined(part for _, part in parts).summary().get("label_fidelity", 0.0)
+        if (share := share_of_real(scores.get("label_fidelity"), self._real)) is not None:
+            scores[SHARE] = share
+        return scores, picture
+
+    def _of_real(self) -> Scored:
+        """What the judge finds in the real images of this rank's tiles, which do not change."""
+        scorer = _scorer(self.tiles, self.judge, images=())
+        for batch in tile_batches(self.tiles, self.rows[self.rank :: self.world], BATCH):
+            batch = _to(batch, self.device)
+            scorer.add(batch, batch["tumour"])
+        return scorer.scored()
 
 
 def _scorer(tiles: TileSet, judge: Method | None, images: Sequence[str] = IMAGE_SCORES) -> TileScorer:
@@ -149,14 +167,14 @@ def _summaries(scored: dict[str, Scored], rows: np.ndarray) -> dict[str, Any]:
     for name, scores in summaries.items():
         share = share_of_real(scores.get("label_fidelity"), real)
         if name != "real" and share is not None:
-            scores["label_fidelity_of_real"] = share
+            scores[SHARE] = share
     return {"tiles": len(rows), **summaries}
 
 
 def _line(split: str, scores: dict[str, Any]) -> str:
     parts = [f"{name} MAE {scores[name]['mae']:.4f}" for name in ("generated", "identity", "affine")]
     found = {name: scores[name].get("label_fidelity") for name in ("generated", "real", "identity")}
-    shares = {name: scores[name].get("label_fidelity_of_real") for name in found}
+    shares = {name: scores[name].get(SHARE) for name in found}
     dice = [
         f"{name} {value:.3f}" + (f" ({share:.0%} of real)" if (share := shares[name]) is not None else "")
         for name, value in found.items()

@@ -24,11 +24,13 @@ from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
 from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import PARTS, Assignment
+from metgan_dist.training.checkpoint import begin_with
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Length, Surroundings, train
 from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.review import Review
 from metgan_dist.training.step import Batch, Stepper
+from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.team import Team
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.weights import weights_path
@@ -71,6 +73,9 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     logger = _logger(assignment, say) if rank == 0 else None
     watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment, team) as folder:
+        if folder is None and assignment.weights_from is not None:
+            with local_folder(assignment.weights_from, assignment.options) as other:
+                begin_with(other, stepper)
         around = Surroundings(
             rank=rank,
             stream=_stream(assignment, tiles, rows, rank, world),
@@ -82,6 +87,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
             resume_from=folder,
             title=assignment.role,
             leaving=team.leaving(say),
+            stopping=StopNotice(assignment, rank, world, device),
         )
         try:
             train(recipe, stepper, length, around)

@@ -28,6 +28,7 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import filesystem, join
+from metgan_dist.trained import find_start
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import ray_storage
 from metgan_dist.training.loop import Length
@@ -187,6 +188,7 @@ def _assignment(opened: OpenRun, prepared: Prepared, recipe: Recipe, plan: Resou
         plan=plan,
         segmentor=prepared.segmentor,
         judge=prepared.judge,
+        weights_from=opened.start(lambda: find_start(opened.recipe)),
     )
 
 

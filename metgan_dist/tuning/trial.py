@@ -22,9 +22,9 @@ from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import method_class
 from metgan_dist.storage import exists, filesystem, join
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import NO_SCORE
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.review import Report, Review
-from metgan_dist.training.snapshot import NO_SCORE
 from metgan_dist.tuning.child_run import open_child
 from metgan_dist.tuning.space import applied, digest
 

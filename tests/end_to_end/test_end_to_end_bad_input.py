@@ -138,6 +138,36 @@ def test_tile_larger_than_the_volume(tmp_path, ome_zarr):
     )
 
 
+def mlflow_runs(storage):
+    client = mlflow.MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    return client.search_runs([one.experiment_id for one in client.search_experiments()])
+
+
+@pytest.mark.parametrize("job", ["make_tiles", "train_segmentor", "train_metgan", "segment_folds", "run_study"])
+def test_a_mistake_found_before_any_work_leaves_no_run(job, tmp_path, ome_zarr):
+    more = ["--study", "ablation"] if job == "run_study" else []
+    volume, storage = ome_zarr(), tmp_path / "out"
+    storage.mkdir()
+    named = {"tracking__run": "mine", "tiles__stride": 64, "scores__missing_weights": "skip"}
+    large = run_here(job, storage, *more, data__path=volume, **{**OWN, **named, "tiles__size": 512})
+    refused(large, "tiles.size: 512 is larger than volume")
+    phantom = run_here(job, storage, *more, **named, tiles__size=256)
+    refused(phantom, "tiles.size: 256 is larger than volume 'phantom-0'")
+    assert [path.name for path in storage.iterdir()] == ["mlflow.db"]
+    assert mlflow_runs(storage) == []
+
+
+def test_a_name_is_free_for_another_recipe_after_such_a_mistake(tmp_path):
+    refused(run_here("make_tiles", tmp_path, tracking__run="mine", tiles__size=256), "tiles.size: 256 is larger")
+    assert run_here("make_tiles", tmp_path, tracking__run="mine").code == 0
+
+
+def test_a_channel_that_a_training_lacks_is_missed_before_any_work(tmp_path, ome_zarr):
+    done = run_here("train_metgan", tmp_path / "out", data__path=ome_zarr(), **{**OWN, "data__tumour": ""})
+    refused(done, "data.tumour: volume 'volume' has no tumour to train on")
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_foreground_in_the_training_split(tmp_path, ome_zarr):
     path = ome_zarr(label=np.zeros((8, 128, 256), "uint8"))
     refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "foreground")

@@ -59,6 +59,18 @@ def test_a_gan_that_saw_the_test_volumes_is_refused(study):
     assert "volume 'v3', 16 tiles" in text
 
 
+def test_a_gan_that_started_from_one_that_saw_the_test_volumes_is_refused(study):
+    other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "val"})
+    study.run("gan-2", "train_metgan", training=other)
+    seen = study.checkpoint("gan-2", b"others")
+    study.started_from("gan", "gan-2", seen)
+    text = refusal(study.real, study.made, study.store)
+    assert f"training data of run gan-2 ({study.ids['gan-2']}), the start of the generator of synthetic tiles" in text
+    (seen / "state.pt").write_bytes(b"replaced")
+    assert "start of the generator" in (text := refusal(study.real, study.made, study.store))
+    assert "it was replaced afterwards" in text
+
+
 def test_a_gan_that_saw_the_test_tiles_through_a_mixture_or_a_synthetic_set_is_refused(study):
     seen = study.tiles("seen", study.volumes(), {"v1": "train", "v3": "train"})
     study.run("gan-2", "train_metgan", training=study.mixed("mixture", study.real, seen))

@@ -1,9 +1,11 @@
 """A run's name belongs to one recipe, one job and one MLflow run."""
 
+from dataclasses import replace
+
 import pytest
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Storage, Tracking
+from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Storage, Tracking, Training
 from metgan_dist.runs.run_folder import open_run, record
 
 
@@ -37,6 +39,47 @@ def test_a_name_in_use_is_not_taken_over(tmp_path, job, more, culprit):
     open_run("train_metgan", recipe(tmp_path), "quickstart")
     with pytest.raises(UserError, match=culprit):
         open_run(job, recipe(tmp_path, **more), "quickstart")
+
+
+LENGTH = {"epochs": 4, "max_steps": 10, "patience": 2}
+
+
+@pytest.mark.parametrize("more", [{"epochs": 5}, {"max_steps": None, "epochs": 9}, {"patience": 3}, {"patience": None}])
+def test_a_run_may_be_given_more(tmp_path, more):
+    open_run("train_metgan", recipe(tmp_path, training=Training(**LENGTH)), "quickstart")
+    longer = recipe(tmp_path, training=Training(**{**LENGTH, **more}))
+    again = open_run("train_metgan", longer, "quickstart")
+    assert again.continued
+    assert again.raised == tuple(
+        f"training.{name} was {LENGTH[name]}, is {more[name]}" for name in LENGTH if name in more
+    )
+    record(again, longer, "a")
+    assert open_run("train_metgan", longer, "quickstart").raised == ()
+
+
+@pytest.mark.parametrize("less", [{"epochs": 3}, {"max_steps": 9}, {"patience": 1}])
+def test_a_run_is_not_given_less(tmp_path, less):
+    open_run("train_metgan", recipe(tmp_path, training=Training(**LENGTH)), "quickstart")
+    with pytest.raises(UserError, match=r"training\.\w+ was \d+, is \d+, and can only be raised"):
+        open_run("train_metgan", recipe(tmp_path, training=Training(**{**LENGTH, **less})), "quickstart")
+
+
+def test_a_segmentor_is_given_more_by_its_own_fields(tmp_path):
+    open_run("train_segmentor", recipe(tmp_path), "quickstart")
+    longer = MethodRecipe(segmentor_epochs=41)
+    assert open_run("train_segmentor", recipe(tmp_path, method=longer), "quickstart").raised
+    with pytest.raises(UserError, match=r"training\.epochs was 200, is 201\)"):
+        open_run("train_segmentor", recipe(tmp_path, training=Training(epochs=201)), "quickstart")
+    open_run("train_metgan", recipe(tmp_path, name="other"), "quickstart")
+    with pytest.raises(UserError, match=r"method\.segmentor_epochs was 40, is 41\)"):
+        open_run("train_metgan", recipe(tmp_path, name="other", method=longer), "quickstart")
+
+
+def test_what_a_run_starts_from_stays_on_record(tmp_path):
+    start = {"uri": "/there", "sha256": "00", "method": "metgan", "run": "b"}
+    run = open_run("train_metgan", recipe(tmp_path), "quickstart")
+    record(replace(run, start=start), recipe(tmp_path), "a")
+    assert open_run("train_metgan", recipe(tmp_path), "quickstart").start == start
 
 
 @pytest.mark.parametrize("name", ["../else", "a b", ""])

@@ -92,6 +92,20 @@ def test_a_run_that_was_ended_by_patience_trains_no_further_when_started_again(t
     assert again.kept == {}
 
 
+def test_more_patience_lets_a_run_go_on_that_had_been_ended(tmp_path):
+    World(tmp_path, RISES_ONCE, 1).run()
+    again = World(tmp_path, RISES_ONCE, 3).run(tmp_path / "images-000000006")
+    assert len(again.seen) == 10
+    assert again.kept["images-000000010"]["stopped_early"] == 1
+
+
+def test_more_length_does_not_wake_a_run_that_patience_ended_and_says_what_does(tmp_path):
+    World(tmp_path, RISES_ONCE, 1).run()
+    again = World(tmp_path, RISES_ONCE, 1).run(tmp_path / "images-000000006", total=40)
+    assert again.kept == {}
+    assert again.said[-1] == "training: training.patience (1) had ended it; raise that to go on"
+
+
 def test_the_last_validation_of_a_whole_run_is_no_early_stop(tmp_path):
     world = World(tmp_path, [0.5, 0.4, 0.3], 2).run(total=6)
     assert world.kept["images-000000006"]["stopped_early"] == 0

@@ -1,5 +1,13 @@
-"""Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other."""
+"""Training in the job's process is one of Ray's workers to the last bit, killed or not; each continues the other.
 
+Stopped by a signal, either saves first, and goes on exactly there.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +19,15 @@ from tile_sets import write_set
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
+from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.tracking import start_run
 from metgan_dist.training import in_process
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import NO_SCORE
 from metgan_dist.training.launch import Checkpoints, _trained, run_training
-from metgan_dist.training.snapshot import NO_SCORE, Snapshot, read_snapshot
+from metgan_dist.training.snapshot import Snapshot, read_snapshot
+from metgan_dist.training.step import Stepper
+from metgan_dist.training.stopping import postponed_stop
 
 TRAINING = Training(
     batch_size=2, epochs=100, max_steps=9, checkpoint_every=6, validate_every=8, validate_tiles=3, ema_half_life=8
@@ -55,6 +67,14 @@ def assigned(tiles, segmentors, tmp_path_factory):
     return assign
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Ctrl-C is heard, also where the tests run in the background of a script and were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def state(trained):
     folder = Path(trained.last)
     return {name: torch.load(folder / name, weights_only=True) for name in ("state.pt", "rank-0.pt")}
@@ -82,6 +102,126 @@ def killed_at(monkeypatch, images):
         keep(self, folder, name, metrics)
 
     monkeypatch.setattr(in_process.Alone, "keep", dies)
+
+
+def signalled_at(monkeypatch, assignment, step, number):
+    """In its step number `step` the training in this process gets a signal, and time to hear of it."""
+    move, steps = Stepper.step, []
+
+    def signalled(self, batches):
+        steps.append(len(steps) + 1)
+        if steps[-1] == step:
+            signal.raise_signal(number)
+            wait_until(assignment.asked_to_stop)
+        return move(self, batches)
+
+    monkeypatch.setattr(Stepper, "step", signalled)
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_saves_after_the_step_and_goes_on_exactly_there(number, assigned, monkeypatch, capsys):
+    whole, stopped = assigned(f"whole-{number}", here=True), assigned(f"stopped-{number}", here=True)
+    undisturbed = run_training(whole, print)
+    with monkeypatch.context() as patch, termination_as_interrupt():
+        signalled_at(patch, stopped, 5, number)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(stopped, print)
+    assert "metgan: asked to stop; saving" in capsys.readouterr().out
+    assert read_snapshot(stopped.folder, {}).latest.name == "images-000000010"
+    assert not Path(stopped.folder, "trained.json").exists()
+    continued = run_training(stopped, print)
+    assert "metgan: continuing from 10 of 18 images" in capsys.readouterr().out
+    assert same(state(continued), state(undisturbed))
+    assert (continued.images, continued.score) == (undisturbed.images, undisturbed.score)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_of_ray_save_before_the_driver_is_interrupted(number, by_ray, assigned, capsys):
+    stopped = assigned(f"stopped-by-ray-{number}", here=False)
+    said = []
+
+    def heard(line):
+        said.append(line)
+        if "validation at 8 images" in line:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGINT)
+    with termination_as_interrupt(), pytest.raises(KeyboardInterrupt):
+        run_training(stopped, heard)
+    assert signal.getsignal(signal.SIGINT) == before
+    saved = read_snapshot(stopped.folder, {}).latest.metrics["images"]
+    assert 8 <= saved < 18
+    assert f"metgan: saved at {saved} of 18 images, to go on from there" in said
+    continued = run_training(stopped, print)
+    assert f"metgan: continuing from {saved} of 18 images" in capsys.readouterr().out
+    assert same(state(continued), state(by_ray))
+
+
+def test_a_finished_training_goes_on_when_it_is_given_more_but_not_one_that_only_serves_another(assigned, capsys):
+    short = assigned("longer", here=True)
+    training = short.recipe.training.model_copy(update={"max_steps": 2})
+    short = replace(short, recipe=short.recipe.model_copy(update={"training": training}))
+    finished = run_training(short, print)
+    assert run_training(short, print) == finished
+    training = training.model_copy(update={"max_steps": 3})
+    longer = replace(short, recipe=short.recipe.model_copy(update={"training": training}))
+    assert run_training(replace(longer, main=False), print) == finished
+    capsys.readouterr()
+    assert run_training(longer, print).images == 6
+    assert "metgan: planned with 4 images, now 6, with the learning rate of a run" in capsys.readouterr().out
+    assert run_training(longer, print).images == 6
+
+
+def test_a_training_begins_with_the_weights_of_another(assigned):
+    """As the other run generates with them: its checkpoint after a step that is next to none has its average."""
+    other = run_training(assigned("longer", here=True), print)
+    begun = assigned("begun", here=True)
+    training = begun.recipe.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-12})
+    recipe = begun.recipe.model_copy(update={"training": training})
+    trained = run_training(replace(begun, recipe=recipe, weights_from=other.last), print)
+    theirs, ours = (torch.load(Path(one.last) / "state.pt", weights_only=True) for one in (other, trained))
+    for name, tensor in theirs["ema"]["generator"].items():
+        if name.rpartition(".")[2] in ("weight", "bias", "original"):  # statistics move without a gradient
+            torch.testing.assert_close(ours["networks"]["generator"][name], tensor, rtol=0, atol=1e-9)
+
+
+def failing():
+    raise OSError("the storage is gone")
+
+
+@pytest.mark.parametrize(("ask", "again"), [(lambda: None, True), (lambda: None, False), (failing, False)])
+def test_a_stop_does_not_wait_for_ever(ask, again):
+    """Nothing ends the block but a second Ctrl-C, too long a wait, or storage that takes no notice."""
+    asked = threading.Event()
+
+    def told():
+        asked.set()
+        ask()
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        assert asked.wait(20)
+        if again:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt), postponed_stop(told, 60 if again else 0.1):
+        interrupted()
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `nohup` and the background of a script have it
+    asked = []
+    with postponed_stop(lambda: asked.append(True)):
+        signal.raise_signal(signal.SIGINT)
+    assert asked == []
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +297,9 @@ def test_the_best_and_the_last_checkpoints_are_listed(order, most, expected, tmp
 
 
 def test_a_training_without_a_score_has_none_instead_of_a_stand_in():
+    assigned = SimpleNamespace(recipe=Recipe())
     nothing = {"score": NO_SCORE, "images": 8, "seconds": 1.0}
-    trained = _trained(SimpleNamespace(recipe=Recipe()), Checkpoints([("first", nothing)], ("first", nothing)))
+    trained = _trained(assigned, Checkpoints([("first", nothing)], ("first", nothing)), print)
     assert (trained.score, trained.best) == (None, "first")
-    scored = {**nothing, "score": 0.25}
-    assert _trained(SimpleNamespace(recipe=Recipe()), Checkpoints([("a", scored)], ("b", nothing))).score == 0.25
+    scored = {**nothing, "score": 0.25, "validation/mae": 0.25}
+    assert _trained(assigned, Checkpoints([("a", scored)], ("b", nothing)), print).score == 0.25

@@ -81,14 +81,28 @@ def test_ranks_together_say_what_one_says(tiles, monkeypatch, labels):
     assert sorted(seen) == tiles.positions("val").tolist()
     assert picture is not None
     image_scores = {"mae", "msd", "ssim", "psnr", "correlation", "cycle_mae"}
+    of_judge = {"label_fidelity", "label_fidelity_of_real"}
     assert alone.keys() == (
-        {"dice"} if labels else {*image_scores, *(f"{name}_std" for name in image_scores), "label_fidelity"}
+        {"dice"} if labels else {*image_scores, *(f"{name}_std" for name in image_scores), *of_judge}
     )
     for world in (2, 7):  # more ranks than tiles, too
         for rank, (scores, picture, seen) in enumerate(validate(tiles, world, monkeypatch, labels)):
             assert scores == alone
             assert (picture is not None) == (rank == 0)
             assert seen == tiles.positions("val")[rank::world].tolist()
+
+
+def test_label_fidelity_is_also_told_as_share_of_what_real_images_reach(tiles):
+    class Copy(Plain):
+        def translate(self, batch):
+            return batch["tumour"]
+
+    validator = Validator(tiles, tiles.positions("val"), Plain(labels=True), CPU)
+    halved, _ = validator(Stepper(Plain(), CPU))
+    real, _ = validator(Stepper(Copy(), CPU))
+    assert real["label_fidelity"] > 0
+    assert real["label_fidelity_of_real"] == 1
+    assert halved["label_fidelity_of_real"] == halved["label_fidelity"] / real["label_fidelity"] != 1
 
 
 def test_without_validation_tiles_there_is_nothing_to_say(tmp_path):

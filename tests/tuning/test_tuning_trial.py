@@ -12,9 +12,9 @@ from metgan_dist.errors import TrainingStopped
 from metgan_dist.recipe import Recipe
 from metgan_dist.tracking import nested_runs, start_run
 from metgan_dist.training.assignment import Assignment
+from metgan_dist.training.choice import NO_SCORE
 from metgan_dist.training.launch import Trained
 from metgan_dist.training.review import Review, open_desk
-from metgan_dist.training.snapshot import NO_SCORE
 from metgan_dist.tuning import trial as module
 from metgan_dist.tuning.child_run import child_of
 from metgan_dist.tuning.trial import Objective, Pointer, Sweep, Trial
