@@ -60,11 +60,19 @@ def fold_split(index: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def segmentor_and_judge(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows of the frozen segmentor and of the judge, about half each: the lower folds and the upper ones.
+    """Training rows of the frozen segmentor and of the judge, about half each.
 
-    They are of different volumes, or of blocks of one that lie apart by the gap. One of the two is empty where the
-    training tiles lie at too few places, or belong to no folds.
+    They are of different patients (volumes, where no patients are known), or, of a single one, the lower folds and the
+    upper ones, blocks that lie apart by the gap. One of the two is empty where the training tiles lie at too few
+    places, or belong to no folds.
     """
+    training = index["fold"] >= 0
+    groups = group_of(index)
+    names = sorted(groups[training].unique())
+    if len(names) > 1:
+        # Every second one: volumes that are listed beside each other are often alike.
+        judges = groups.isin(names[1::2])
+        return np.flatnonzero(training & ~judges), np.flatnonzero(training & judges)
     folds = int(index["fold"].max()) + 1
     return _parted(index, range((folds + 1) // 2, folds))
 

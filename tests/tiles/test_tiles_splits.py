@@ -92,11 +92,22 @@ def test_segmentor_and_judge_share_no_volume_and_halve_them():
     theirs, own = (set(split["volume"].to_numpy()[rows]) for rows in segmentor_and_judge(split))
     assert not theirs & own
     assert theirs | own == set(split["volume"][split["split"] == "train"])
-    assert (len(theirs), len(own)) == (6, 3)
+    assert (len(theirs), len(own)) == (5, 4)
+
+
+def test_volumes_too_small_for_folds_apart_still_keep_segmentor_and_judge_apart():
+    """Four volumes that are cut into three slabs each, whose neighbours within the gap would leave nothing."""
+    index = pd.DataFrame([(v, fold, "train") for v in "abcd" for fold in range(3)], columns=["volume", "fold", "split"])
+    index = index.assign(patient="", slab_axis="x", gap=1000)
+    theirs, own = (set(index["volume"].to_numpy()[rows]) for rows in segmentor_and_judge(index))
+    assert (theirs, own) == ({"a", "c"}, {"b", "d"})
+    of_two = index.assign(patient=index["volume"].map({"a": "p", "b": "p", "c": "q", "d": "q"}))
+    theirs, own = (set(of_two["volume"].to_numpy()[rows]) for rows in segmentor_and_judge(of_two))
+    assert (theirs, own) == ({"a", "b"}, {"c", "d"})
 
 
 def test_where_all_tiles_lie_at_one_place_nobody_is_apart():
-    index = pd.DataFrame({"fold": [0, 0, -1], "volume": "a", "slab_axis": "", "gap": 0})
+    index = pd.DataFrame({"fold": [0, 0, -1], "volume": "a", "patient": "", "slab_axis": "", "gap": 0})
     assert [len(rows) for rows in segmentor_and_judge(index)] == [2, 0]
     assert [len(rows) for rows in segmentor_and_judge(index.assign(fold=-1))] == [0, 0]
 
