@@ -17,6 +17,7 @@ from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
+from metgan_dist.scores.fidelity import unlearned
 from metgan_dist.storage import absolute, join
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.splits import segmentor_and_judge
@@ -153,6 +154,8 @@ def train_segmentor(
     opened.result.artefacts[role] = trained.best
     if trained.score is not None:
         opened.result.scores[role] = {"dice": trained.score}
+        if (advice := unlearned(trained.score)) is not None:
+            say(f"{role}: {advice}")
     return trained
 
 
@@ -260,6 +263,8 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None
         {names[split]: picture for split, picture in grids.items()},
         {name: f"grid_{split}" for split, name in names.items()},
     )
+    for name in names.values():
+        say(f"pictures: {join(opened.run.folder, name)}")
 
 
 def _scores_and_grids(

@@ -23,7 +23,7 @@ def train(monkeypatch, capsys):
 
     def run_training(assignment, report):
         seen.append(assignment)
-        return Trained("best", "last", None, 8)
+        return Trained("best", "last", start.dice, 8)
 
     monkeypatch.setattr(main_job, "assign", assign)
     monkeypatch.setattr(main_job, "run_training", run_training)
@@ -32,9 +32,11 @@ def train(monkeypatch, capsys):
         result = SimpleNamespace(phase=lambda _: nullcontext(), artefacts={}, scores={})
         recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": {"batch_size": 2}})
         main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part)
-        assert result.scores == {}  # nothing that stands in for a score
+        # Nothing stands in for a score that there is none of.
+        assert result.scores == ({} if start.dice is None else {role_and_part[0]: {"dice": start.dice}})
         return seen[-1].recipe.method.segmentor_network, _training_rows(seen[-1], tiles), capsys.readouterr().out
 
+    start.dice = None
     return start
 
 
@@ -44,8 +46,8 @@ def test_judge_and_segmentor_have_networks_and_volumes_of_their_own(tmp_path, tr
     other, others, _ = train(tiles, "judge", "judge")
     assert (network, other) == ("unet", "dynunet")
     volume = tiles.index["volume"].to_numpy()
-    assert set(volume[rows]) == {"v0", "v1"}
-    assert set(volume[others]) == {"v2", "v3"}
+    assert set(volume[rows]) == {"v0", "v2"}
+    assert set(volume[others]) == {"v1", "v3"}
     assert f"training a segmentor (unet) on {len(rows)} tiles" in said
 
 
@@ -60,3 +62,12 @@ def test_where_they_cannot_be_kept_apart_both_learn_from_all_and_a_line_says_so(
         _, rows, said = train(tiles, role, role)
         assert np.array_equal(rows, tiles.positions("train"))
         assert f"{role}: the training tiles lie at too few places to keep segmentor and judge apart" in said
+
+
+@pytest.mark.parametrize(("dice", "warned"), [(None, False), (0.0, True), (0.19, True), (0.2, False)])
+def test_a_segmentor_that_learned_nothing_is_told_with_what_to_do(tmp_path, train, dice, warned):
+    train.dice = dice
+    *_, said = train(write_set(tmp_path), "segmentor", "segmentor")
+    advice = [line for line in said.splitlines() if line.startswith("segmentor: warning")]
+    assert len(advice) == warned
+    assert all(f"Dice {dice:.3f}" in line and "method.segmentor_epochs" in line for line in advice)

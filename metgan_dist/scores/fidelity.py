@@ -7,6 +7,19 @@ import math
 SHARE = "label_fidelity_of_real"  # label fidelity over what the judge finds in the real images
 BLIND = 0.05  # Dice on real images: below it the judge finds next to nothing of what is there
 
+LEARNED = 0.2  # Dice on validation tiles: below it a segmentor has learned next to nothing
+
+
+def unlearned(dice: float) -> str | None:
+    """What to do about a segmentor of this Dice on its validation tiles; None where that will do."""
+    if dice >= LEARNED:
+        return None
+    return (
+        f"warning: it finds next to nothing of the label (Dice {dice:.3f} on validation tiles, below {LEARNED}), so "
+        "what it teaches or judges is worth little; let it learn longer (method.segmentor_epochs), at another rate "
+        "(method.segmentor_learning_rate) or with more weight on the label (method.segmentor_positive)"
+    )
+
 
 def doubt(real: float | None) -> str | None:
     """Why label fidelity says little, from the judge's Dice on the real images (None: no class occurs); or None."""
