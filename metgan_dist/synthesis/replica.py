@@ -30,7 +30,7 @@ class Replica:
         model: checkpoint of the generator.
         segmentor: checkpoint of the gate's segmentor, if there is a gate.
         device: "cuda" or "cpu".
-        precision: "auto", "fp32" or "bf16", as `training.precision`.
+        precision: "fp32", "bf16" or "auto", which is bf16 on GPUs that have it.
         threads: on a CPU.
     """
 
@@ -45,7 +45,9 @@ class Replica:
         options: dict[str, Any] | None = None,
     ) -> None:
         self.device, self._threads = torch.device(device), threads
-        self.precision = resolved(precision, self.device)
+        # What is made is kept: on a CPU it must not depend on which one, so auto is float32 on all of them.
+        wanted = "fp32" if precision == "auto" and self.device.type == "cpu" else precision
+        self.precision = resolved(wanted, self.device)
         # Timing picks another algorithm from run to run, and with it other last digits.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         method, recipe = load_method(model, options)
