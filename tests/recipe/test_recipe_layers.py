@@ -39,7 +39,7 @@ PRESETS = {
     "cells": {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20},
     "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
 }
-PRESET_TRAINING = {"cells": (4, 1e-3), "vessels": (2, 2e-3), "quickstart": (1, 2e-3)}
+PRESET_TRAINING = {"cells": (4, 1e-3), "vessels": (2, 2e-3), "quickstart": (2, 2e-3)}
 
 
 def command(*arguments):
