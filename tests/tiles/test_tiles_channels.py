@@ -79,9 +79,6 @@ def test_a_constant_channel_is_told_by_its_name(recipe, mistake):
 def test_one_name_is_known_again_however_it_is_given(recipe, tmp_path):
     def identity(anatomy):
         data = Data.model_validate({**recipe.data.model_dump(), "anatomy": anatomy})
-        assert json.loads(data.model_dump_json())["anatomy"] == (
-            "anatomy" if anatomy != ["nuclei", "anatomy"] else anatomy
-        )
         return fingerprint(data, recipe.tiles, volume_refs(data))
 
     assert identity("anatomy") == identity(["anatomy"]) != identity(["nuclei", "anatomy"])
