@@ -103,7 +103,9 @@ class _Moments:
     """Number, mean and centred products of the pixels of a stream of tiles."""
 
     def __init__(self, channels: int) -> None:
-        self.count, self.mean, self.products = 0, np.zeros(channels), np.zeros((channels, channels))
+        self.count = 0
+        self.mean: np.ndarray = np.zeros(channels)
+        self.products: np.ndarray = np.zeros((channels, channels))
 
     def add(self, pixels: np.ndarray) -> None:
         """Count the pixels (channels, n) of tiles."""

@@ -394,7 +394,7 @@ def test_what_does_not_fit_is_one_line(generator, recipe_of, volume, checkpoint,
 
 def filling_of(source, target):
     limits = [(500.0, 5000.0)] * source.volume.shape[0]
-    return Filling.of(source, {"ranges": limits, "tumour": source.tumour_range, "dtype": "uint16"}, target)
+    return Filling.of(source, {"ranges": [limits], "tumour": source.tumour_ranges, "dtype": "uint16"}, target)
 
 
 def test_voxels_do_not_depend_on_the_blocks_beside(generator, recipe_of, tmp_path, monkeypatch):
