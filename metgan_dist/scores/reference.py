@@ -88,7 +88,7 @@ class _PixelSample:
 
     def add(self, pixels: np.ndarray) -> None:
         """Offer the pixels (channels, n) of tiles."""
-        keys = self.random.random(pixels.shape[1])
+        keys = self.random.random(len(pixels[0]))
         if len(self.keys) == self.size:
             may_stay = keys < self.keys.max()
             keys, pixels = keys[may_stay], pixels[:, may_stay]
