@@ -31,7 +31,7 @@ from metgan_dist.cluster.progress import quiet
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.geometry import AXES
 from metgan_dist.tiles.pipeline import make_tiles
-from metgan_dist.tiles.survey import plan_jobs, roles_of, survey_volumes
+from metgan_dist.tiles.survey import plan_jobs, survey_volumes
 from metgan_dist.tiles.tiling import BlockJob
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.phantoms import write_phantom
@@ -100,9 +100,8 @@ def plain_loop(recipe: Recipe, folder: str, processes: int) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     data = resolve_data(recipe.data)
     surveys, _ = survey_volumes(volume_refs(data), data, print)
-    roles = roles_of(surveys, recipe.tiles)
     memory = recipe.scaling.tile_memory * 2**20
-    jobs = [job for survey in surveys for job in plan_jobs(survey, roles, recipe, folder, memory)]
+    jobs = [job for survey in surveys for job in plan_jobs(survey, recipe, folder, memory)]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.map(_import_time, range(processes), chunksize=1)
         started = time.perf_counter()
@@ -115,7 +114,7 @@ def _plain_block(job: BlockJob) -> None:
     image = zarr.open_array(f"{job.ref.paths[0]}/s0", mode="r")
     group = zarr.create_group(f"{job.folder}/{job.shard}.zarr")
     z, y, x = (slice(*span) for span in job.block.box)
-    for role in job.roles:
+    for role in job.layers:
         if role == "label":
             voxels = np.asarray(zarr.open_array(f"{job.ref.label_path()}/s0", mode="r")[z, y, x])
         else:

@@ -142,7 +142,7 @@ def _label_fits(source: SourceVolume, target: Path) -> None:
         )
         laid = replace(source, layout=Layout(depth, rows, columns, pixels))
         image, written = painted(laid, str(target), block)
-        low, high = source.tumour_range
+        ((low, high),) = source.tumour_ranges
         scores = dice(image > (low + high) / 2, written > 0), dice(written > 0, given)
         print(f"| {depth} | {rows.edge} | {pixels[0]} | {scores[0]:.4f} | {scores[1]:.4f} |", flush=True)
 
@@ -154,12 +154,12 @@ class Painter:
         self, anatomy: np.ndarray, label: np.ndarray, seed: int, *, organs: Sequence[str | None]
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Replica.generate`."""
-        return (label > 0).astype(np.uint16) * LEVELS, np.full(len(label), np.nan)
+        return (label > 0).astype(np.uint16)[:, None] * LEVELS, np.full(len(label), np.nan)
 
 
 def painted(source: SourceVolume, target: str, block: Region) -> tuple[np.ndarray, np.ndarray]:
     """Image and label (z, y, x) of a block of the source, written by a painter into an OME-Zarr at `target`."""
-    plan = {"ranges": [(0.0, 1.0)] * source.volume.shape[0], "tumour": source.tumour_range, "dtype": "uint16"}
+    plan = {"ranges": [[(0.0, 1.0)] * source.volume.shape[0]], "tumour": source.tumour_ranges, "dtype": "uint16"}
     create_image(target, [Level("s0", source.volume.shape, (1, 1, 1))], plan["dtype"], source.label_name, {})
     Filler(Filling.of(source, plan, target), Painter()).fill(block)
     image, label = (open_level(target, path, {})[where(block)] for path in ("s0", f"labels/{source.label_name}/s0"))

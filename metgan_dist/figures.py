@@ -90,6 +90,13 @@ def image_grid(
     return png(figure)
 
 
+def by_channel(name: str, images: Sequence[np.ndarray], channels: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Images (C, [D,] H, W) as columns of a grid: one column, or one for each of several channels, which it names."""
+    if len(channels) < 2:
+        return {name: [image[0] for image in images]}
+    return {f"{name}: {channel}": [image[k] for image in images] for k, channel in enumerate(channels)}
+
+
 def histograms(
     panels: Mapping[str, Mapping[str, np.ndarray]],
     *,

@@ -52,6 +52,7 @@ def check_segmentor_training(recipe: Recipe) -> None:
 def check_training(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
     check_tile_size(recipe, recipe.tiles.shape)
+    method_class(recipe.method.name).check(recipe)
     Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
     find_start(recipe)

@@ -38,7 +38,7 @@ SIZES = {
         "segmentor_width",
         "segmentor_network",
     ),
-    "data": ("classes",),
+    "data": ("classes", "anatomy", "tumour"),
 }
 
 
@@ -65,9 +65,10 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
 def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
     """A trained method ready to generate: ``load_generator(uri).translate({"anatomy": x, "label": l})``.
 
-    x: (N, 1, H, W) float32 in [-1, 1]; l: (N, H, W) int64; the result: (N, 1, H, W) in [-1, 1]. A generator that
-    was told of several organs wants `"organ"`, too: (N,) int64, places in its `organs`. `uri` is a run's folder or one
-    of its checkpoints, on disk or in object storage.
+    x: (N, C, H, W) float32 in [-1, 1], with the channels that `data.anatomy` names, in their order; l: (N, H, W) int64;
+    the result: (N, C, H, W) in [-1, 1], with the channels of `data.tumour`. A generator that was told of several organs
+    wants `"organ"`, too: (N,) int64, places in its `organs`. `uri` is a run's folder or one of its checkpoints, on disk
+    or in object storage.
     """
     return load_method(uri, options)[0]
 
@@ -180,7 +181,7 @@ def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
 
 def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
     """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
-    recipe's classes."""
+    recipe's classes and number of tumour channels."""
     _, theirs = load_method(uri, recipe.storage.options)
     if theirs.method.name != "segmentor":
         raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
@@ -188,6 +189,9 @@ def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
         raise UserError(
             f"{field}: {uri}: trained on {theirs.data.classes} classes, data.classes is {recipe.data.classes}"
         )
+    theirs_seen, seen = (one.data.channel_numbers[1] for one in (theirs, recipe))
+    if theirs_seen != seen:
+        raise UserError(f"{field}: {uri}: trained on images of {theirs_seen} channel(s), data.tumour names {seen}")
     return absolute(uri)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metgan_dist.figures import image_grid
+from metgan_dist.figures import by_channel, image_grid
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -73,3 +73,12 @@ def test_drawing_leaves_pyplot_and_its_global_state_unloaded():
     code = f"{draw}; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_columns_of_several_channels_are_named():
+    images = [np.stack([np.full((4, 4), k), np.full((4, 4), -k)]) for k in (0.5, 1.0)]
+    columns = by_channel("real", images, ("signal", "nuclei"))
+    assert list(columns) == ["real: signal", "real: nuclei"]
+    assert [tile[0, 0] for tile in columns["real: nuclei"]] == [-0.5, -1.0]
+    assert list(by_channel("real", [image[:1] for image in images], ("signal",))) == ["real"]
+    assert image_grid(columns).startswith(b"\x89PNG")

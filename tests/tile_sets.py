@@ -15,6 +15,7 @@ from metgan_dist.tiles.cut import finish as finish_tile
 from metgan_dist.tiles.geometry import plan_tiles
 from metgan_dist.tiles.shards import write_shard
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import layers_of
 
 HIGH = 999
 
@@ -163,3 +164,53 @@ def finish(folder: Path | str, index: pd.DataFrame, manifest: dict) -> TileSet:
     """Make shards a set, whose manifest says beside `manifest` what all of the tests' sets have in common."""
     common = {"roles": ["anatomy", "tumour", "label"], "normalisation": {"clip": True, "over": "volume"}}
     return TileSet.write(str(folder), index, {**common, **manifest})
+
+
+def several_channels(
+    folder: Path | str,
+    *,
+    anatomy: Sequence[str] = ("autofluorescence", "nuclei"),
+    tumour: Sequence[str] = ("tumour",),
+    splits: Sequence[str] = ("train",) * 4 + ("val", "test", "test"),
+    edge: int = 64,
+    seed: int = 0,
+) -> TileSet:
+    """A finished set with so many channels, channel k from 100 k to 1000 (k + 1); a square of foreground in each."""
+    random, rows = np.random.default_rng(seed), np.arange(len(splits))
+    names = [
+        layer
+        for role, channels in (("anatomy", anatomy), ("tumour", tumour))
+        for layer in layers_of(role, len(channels))
+    ]
+    label = np.zeros((len(rows), edge, edge), np.uint8)
+    label[:, 8:24, 8:40] = 1
+    pixels = {"label": label}
+    ranges: dict[str, float] = {}
+    for layer in names:
+        k = int(layer.partition("_")[2] or 0)
+        pixels[layer] = random.integers(100 * k, 1000 * (k + 1) + 1, label.shape).astype(np.uint16)
+        pixels[layer][:, 0, :2] = 100 * k, 1000 * (k + 1)
+        ranges |= {f"{layer}_low": 100.0 * k, f"{layer}_high": 1000.0 * (k + 1)}
+    write_shard(str(folder), "s", pixels, {}, {"rows": []}, None)
+    fixed = {"organ": "", "patient": "", "name": "", "shard": "s", "fold": 0, **ranges}
+    index = pd.DataFrame(
+        {
+            "volume": [f"v{row % 2}" for row in rows],
+            **{name: [value] * len(rows) for name, value in fixed.items()},
+            **flat(rows, edge),
+            "position": rows,
+            "split": splits,
+            "foreground": label.sum(axis=(1, 2)),
+            "label_row": rows,
+        }
+    )
+    data = Data(anatomy=list(anatomy), tumour=list(tumour))
+    manifest = {
+        "tile_shape": [edge, edge],
+        "data": data.model_dump(mode="json", exclude={"path"}),
+        "tiles": Tiles(size=(edge,)).model_dump(mode="json"),
+        "volumes": [{"id": f"v{k}", "shape": [len(rows), edge, edge], "dtypes": dict.fromkeys(names, "uint16")}
+                    for k in range(2)],
+        "counts": {split: list(splits).count(split) for split in ("train", "val", "test", "unseen")},
+    }  # fmt: skip
+    return finish(folder, index, manifest)

@@ -14,7 +14,7 @@ from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.runs import TrainedRun
 from metgan_dist.evaluation.scoring import REAL, Task, score_methods
 from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Line, Table, aligned
-from metgan_dist.figures import image_grid
+from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
@@ -148,10 +148,10 @@ def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[
     if "label_fidelity" in settings.names and (reason := doubt(comparison.ceiling)) is not None:
         notes.append(f"{reason[0].upper()}{reason[1:]}.")
     trivial = first.result.get("scores", {}).get("test", {})
-    if {"identity", "affine"} <= trivial.keys() and "mae" in settings.names:
+    if "affine" in trivial and "mae" in settings.names:
+        itself = f"{trivial['identity']['mae']:.4f} for the anatomy image itself, " if "identity" in trivial else ""
         notes.append(
-            f"Trivial predictions: MAE {trivial['identity']['mae']:.4f} for the anatomy image itself, "
-            f"{trivial['affine']['mae']:.4f} for its best affine intensity map."
+            f"Trivial predictions: MAE {itself}{trivial['affine']['mae']:.4f} for its best affine intensity map."
         )
     if any(column.name.startswith("fid") for column in comparison.columns) and count < SMALL_FOR_FID:
         notes.append(f"FID of {count} tiles is biased upwards: compare it within this table alone; KID is unbiased.")
@@ -192,13 +192,13 @@ def _grid(tiles: TileSet, rows: np.ndarray, scored: Mapping[str, Scored]) -> byt
     """Figure 4 of paper 1: anatomy, imposed label, real image, then every method; a tile a row."""
     loaded = [tiles.load(int(row)) for row in rows]
     columns: dict[str, list[np.ndarray]] = {
-        "anatomy": [tile["anatomy"][0] for tile in loaded],
+        **by_channel("anatomy", [tile["anatomy"] for tile in loaded], tiles.channels("anatomy")),
         "label": [tile["label"] for tile in loaded],
-        "truth": [tile["tumour"][0] for tile in loaded],
+        **by_channel("truth", [tile["tumour"] for tile in loaded], tiles.channels("tumour")),
     }
     for label, method in scored.items():
         if label != REAL:
-            columns[label] = [method.pictures[int(row)] for row in rows]
+            columns |= by_channel(label, [method.pictures[int(row)] for row in rows], tiles.channels("tumour"))
     return image_grid(columns)
 
 

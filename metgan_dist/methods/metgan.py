@@ -44,7 +44,7 @@ class MetGAN(Method):
     Args:
         row: which of table 2's components the method has.
         backbone: the generators' network.
-        channels: channels of anatomy and tumour images.
+        channels: how many anatomy and tumour images have.
         classes: label classes, background included.
         edges: (H, W) of the images, which U-Net-256 is cut for.
         width: multiplier of all channel numbers of generators and discriminators.
@@ -64,7 +64,7 @@ class MetGAN(Method):
         *,
         row: Terms = ROWS["metgan"],
         backbone: Backbone = "metgen",
-        channels: int = 1,
+        channels: tuple[int, int] = (1, 1),
         classes: int = 2,
         edges: tuple[int, int] = (256, 256),
         width: float = 1.0,
@@ -78,20 +78,21 @@ class MetGAN(Method):
         stochastic_inference: bool = False,
     ) -> None:
         weights = row.weights(weights)
-        _check(weights)
-        names = ("generator", "inverse") if row.cycle else ("generator",)
+        _check(weights, channels)
+        of = dict(zip(("anatomy", "tumour"), channels, strict=True))
+        directions = {"generator": ("anatomy", "tumour"), **({"inverse": ("tumour", "anatomy")} if row.cycle else {})}
         networks = {
             name: build_generator(
-                backbone, channels, classes, edges, width, merge_full_resolution, stochastic_inference
+                backbone, of[source], of[target], classes, edges, width, merge_full_resolution, stochastic_inference
             )
-            for name in names
+            for name, (source, target) in directions.items()
         }
         pools = {}
         if weights.adversarial:
             # Conditional where no cycle ties the output to its input: pix2pix and the *Cond rows of table 2.
-            condition = 0 if row.cycle else channels + classes - 1
+            condition = 0 if row.cycle else of["anatomy"] + classes - 1
             for domain in ("tumour", "anatomy") if row.cycle else ("tumour",):
-                patchgan = PatchGAN(channels, condition_channels=condition, width=width)
+                patchgan = PatchGAN(of[domain], condition_channels=condition, width=width)
                 networks[f"discriminator_{domain}"] = initialise(patchgan)
                 pools[domain] = ImagePool(pool)
         judged = bool(weights.segmentation) and segmentor is not None
@@ -113,10 +114,11 @@ class MetGAN(Method):
         return cls(
             row=ROWS[method.name],
             backbone=method.backbone,
+            channels=recipe.data.channel_numbers,
             classes=recipe.data.classes,
             edges=(height, width),
             width=method.width,
-            weights=LossWeights(method.alpha1, method.alpha2, method.alpha3, method.alpha4, method.identity),
+            weights=_weights(recipe),
             segmentor=segmentor,
             adversarial=method.adversarial,
             segmentation_loss=method.segmentation_loss,
@@ -125,6 +127,11 @@ class MetGAN(Method):
             merge_full_resolution=method.merge_full_resolution,
             stochastic_inference=method.stochastic_inference,
         )
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """UserError for no loss, and for an identity loss between images of different numbers of channels."""
+        _check(ROWS[recipe.method.name].weights(_weights(recipe)), recipe.data.channel_numbers)
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:
@@ -252,7 +259,7 @@ class MetGAN(Method):
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
-        """F(x, l): tumour images (N, C, H, W) in [-1, 1] from `anatomy` and `label`."""
+        """F(x, l): tumour images (N, C, H, W) in [-1, 1] from `anatomy`, whatever its channels, and `label`."""
         return self._generated(batch)
 
     @torch.no_grad()
@@ -287,7 +294,18 @@ def _sum(terms: Any) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def _check(weights: LossWeights) -> None:
+def _weights(recipe: Recipe) -> LossWeights:
+    method = recipe.method
+    return LossWeights(method.alpha1, method.alpha2, method.alpha3, method.alpha4, method.identity)
+
+
+def _check(weights: LossWeights, channels: tuple[int, int]) -> None:
+    anatomy, tumour = channels
+    if weights.identity and anatomy != tumour:
+        raise UserError(
+            f"method.identity: {weights.identity:g}: the identity loss gives each generator an image of its output's "
+            f"kind, but anatomy has {anatomy} channel(s) and tumour {tumour}; set it to 0"
+        )
     if not (weights.adversarial or weights.cycle or weights.pair):
         raise UserError(
             "method.alpha1: the adversarial, cycle and pair terms are all 0 or absent, so a generator has no loss; "

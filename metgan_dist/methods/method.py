@@ -39,8 +39,8 @@ class Player:
 class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
-    A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1] and `label` (N, H, W) integers 0..classes-1;
-    `organ` (N,) integers, where the tiles' organs are known.
+    A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1], each with its own number of channels, `label`
+    (N, H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known.
 
     Attributes:
         networks: every network by name, frozen ones too; what a checkpoint holds.
@@ -121,6 +121,10 @@ class Method(nn.Module, ABC):
             self.networks[name].eval()
         return self
 
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """UserError, naming the field, for a recipe that the method cannot be built from; any will do by default."""
+
     @abstractmethod
     def players(self) -> tuple[Player, ...]:
         """The players in the order in which they are updated within a step."""
@@ -157,7 +161,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Images (N, 1, H, W) in [-1, 1] for a grid, one column per entry, without gradients."""
+        """Images in [-1, 1] for a grid, one column per entry and channel, without gradients.
+
+        `tumour`, `generated` and `real` have the channels of the tumour images, `anatomy` and `cycled` those of the
+        anatomy, others one: (N, C, H, W).
+        """
 
     def seed_pools(self, seed: int) -> None:
         """Restart the pools' random draws, each differently; workers pass different seeds."""

@@ -86,6 +86,7 @@ class RedGan(LabelToImage):
         """`method.name` redgan, as the sections `method`, `data`, `tiles` and `training` describe it."""
         method = recipe.method
         return cls(
+            channels=recipe.data.channel_numbers[1],
             classes=recipe.data.classes,
             global_classes=max(1, len(method.organs)) if method.global_classes == "auto" else method.global_classes,
             organs=method.organs,

@@ -76,18 +76,22 @@ ROWS: Mapping[str, Terms] = MappingProxyType(
 
 def build_generator(
     backbone: Backbone,
-    channels: int,
+    in_channels: int,
+    out_channels: int,
     classes: int,
     edges: tuple[int, int],
     width: float,
     merge_full_resolution: bool,
     stochastic_inference: bool,
 ) -> nn.Module:
-    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`."""
+    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`.
+
+    `image` is (N, in_channels, H, W), what is made of it (N, out_channels, H, W).
+    """
     if backbone == "metgen":
-        return initialise(MetGen(channels, classes, width, merge_full_resolution))
-    incoming = channels + classes - 1
+        return initialise(MetGen(in_channels, out_channels, classes, width, merge_full_resolution))
+    incoming = in_channels + classes - 1
     if backbone == "resnet-9":
-        return initialise(LabelAsImage(ResNet9(incoming, channels, width=width), classes))
-    unet = UNet256(incoming, channels, width=width, downs=downs_of(*edges), stochastic=stochastic_inference)
+        return initialise(LabelAsImage(ResNet9(incoming, out_channels, width=width), classes))
+    unet = UNet256(incoming, out_channels, width=width, downs=downs_of(*edges), stochastic=stochastic_inference)
     return initialise(LabelAsImage(unet, classes))

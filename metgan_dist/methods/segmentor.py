@@ -30,14 +30,15 @@ DARKEST_MAXIMUM = 1e-3
 
 
 def normalise_by_local_maximum(image: Tensor) -> Tensor:
-    """Take images (N, C, ...) from [-1, 1] to [0, 1] and divide each by its own brightest pixel.
+    """Take images (N, C, ...) from [-1, 1] to [0, 1] and divide each channel by its own brightest pixel.
 
-    Each image alone: what else is in the batch does not change it. A black or constant image gives finite values.
+    Each image alone: what else is in the batch does not change it; and each of its channels alone, since a bright one
+    says nothing of how bright another can be. A black or constant image gives finite values.
     Differentiable, the maximum included.
     """
     # The authors' code scales a whole batch at once, and divides by zero on a constant image (MetGAN's release).
     positive = (full_precision(image) + 1) / 2
-    brightest = positive.amax(dim=tuple(range(1, image.dim())), keepdim=True)
+    brightest = positive.amax(dim=tuple(range(2, image.dim())), keepdim=True)
     return positive / brightest.clamp_min(DARKEST_MAXIMUM)
 
 
@@ -57,6 +58,7 @@ class SegmentorNetwork(nn.Module):
 
     Args:
         classes: label classes, background included.
+        channels: channels of the tumour images.
         width: multiplier of all channel numbers.
         network: `unet`, that of Pan et al. (MetGAN's release); `resnet-34`, RedGAN's ResNet34-U-Net (2D only); or
             `dynunet`, nnU-Net's.
@@ -68,6 +70,7 @@ class SegmentorNetwork(nn.Module):
         self,
         classes: int = 2,
         *,
+        channels: int = 1,
         width: float = 1.0,
         network: Architecture = "unet",
         edges: Sequence[int] = (256, 256),
@@ -78,15 +81,15 @@ class SegmentorNetwork(nn.Module):
         self.classes, self.threshold, self.cut = classes, threshold, math.log(threshold / (1 - threshold))
         self.unet: UNet | ResNetUNet | DynUNet
         if network == "resnet-34":
-            self.unet = ResNetUNet(1, classes - 1, width=width)
+            self.unet = ResNetUNet(channels, classes - 1, width=width)
         elif network == "dynunet":
-            self.unet = DynUNet(1, classes - 1, edges, width=width)
+            self.unet = DynUNet(channels, classes - 1, edges, width=width)
         else:
-            self.unet = UNet(1, classes - 1, width=width, dimensions=len(edges))
+            self.unet = UNet(channels, classes - 1, width=width, dimensions=len(edges))
         self.divisor = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, classes - 1, H, W) of tumour images (N, 1, H, W) in [-1, 1]; a sigmoid gives probabilities."""
+        """Logits (N, classes - 1, H, W), before a sigmoid, of tumour images (N, channels, H, W) in [-1, 1]."""
         return self.unet(normalise_by_local_maximum(image))
 
     def supervised(self, image: Tensor) -> list[Tensor]:
@@ -200,6 +203,7 @@ def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
     method = recipe.method
     return SegmentorNetwork(
         recipe.data.classes,
+        channels=recipe.data.channel_numbers[1],
         width=method.segmentor_width,
         network=method.segmentor_network,
         edges=recipe.tiles.shape,

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from metgan_dist.errors import UserError
 from metgan_dist.methods.image_pool import ImagePool
 from metgan_dist.methods.losses import (
     AdversarialForm,
@@ -93,7 +94,7 @@ class SIFA(Method):
 
     Args:
         classes: label classes, background included.
-        channels: channels of the images.
+        channels: of anatomy and of tumour images alike, since either translation adds to the image.
         width: multiplier of all channel numbers.
         weights: of the loss terms.
         adversarial: form of the adversarial losses.
@@ -141,15 +142,27 @@ class SIFA(Method):
         cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
     ) -> Self:
         """SIFA as the recipe's sections `method`, `data` and `training` describe it; it learns its own segmentation."""
+        cls.check(recipe)
         method = recipe.method
         return cls(
             classes=recipe.data.classes,
+            channels=recipe.data.channel_numbers[0],
             width=method.width,
             weights=SIFALossWeights(adversarial=method.alpha1, cycle=method.alpha2),
             adversarial=method.adversarial,
             pool=method.pool,
             learning_rate=recipe.training.learning_rate,
         )
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """UserError for different numbers of channels: both translations are changes to the image (see `networks`)."""
+        anatomy, tumour = recipe.data.channel_numbers
+        if anatomy != tumour:
+            raise UserError(
+                f"method.name: sifa adds to the image that it translates, so data.anatomy ({anatomy} channel(s)) and "
+                f"data.tumour ({tumour}) need equally many; use another method, such as metgan"
+            )
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:

@@ -82,6 +82,7 @@ class Variational(LabelToImage):
         method = recipe.method
         return cls(
             vae=method.name.endswith("_vae"),
+            channels=recipe.data.channel_numbers[1],
             classes=recipe.data.classes,
             edges=recipe.tiles.shape,
             width=method.width,

@@ -12,7 +12,7 @@ class LabelAsImage(nn.Module):
     """A plain image-to-image network behind the interface of MetGen: `encode_label`, then `forward`.
 
     Args:
-        backbone: maps (N, channels + classes - 1, H, W) to (N, channels, H, W) in [-1, 1].
+        backbone: maps (N, in_channels + classes - 1, H, W) to (N, out_channels, H, W) in [-1, 1].
         classes: label classes, background included.
     """
 
@@ -26,7 +26,7 @@ class LabelAsImage(nn.Module):
         return label_channels(label, self.classes)
 
     def forward(self, image: Tensor, label_features: Tensor) -> Tensor:
-        """Translate `image` (N, channels, H, W) in [-1, 1] into the other domain, same shape and range."""
+        """Translate `image` (N, in_channels, H, W) in [-1, 1] into the other domain, (N, out_channels, H, W)."""
         return self.backbone(torch.cat([image, label_features.to(image.dtype)], dim=1))
 
 

@@ -15,11 +15,10 @@ class MetGen(nn.Module):
     """F: (x, l) -> y or G: (y, l) -> x.
 
     The label features depend on the label alone, so they are computed apart (`encode_label`) and used for every image
-    that
-    carries this label: once per direction and step where the authors compute them twice.
+    that carries this label: once per direction and step where the authors compute them twice.
 
     Args:
-        channels: channels of the image, in and out.
+        in_channels, out_channels: channels of the image and of what is made of it.
         classes: label classes, background included.
         width: multiplier of all channel numbers; 1 is the paper.
         merge_full_resolution: also merge label features at full resolution, before the last 1x1 convolution.
@@ -30,7 +29,8 @@ class MetGen(nn.Module):
 
     def __init__(
         self,
-        channels: int = 1,
+        in_channels: int = 1,
+        out_channels: int = 1,
         classes: int = 2,
         width: float = 1.0,
         merge_full_resolution: bool = False,
@@ -41,7 +41,9 @@ class MetGen(nn.Module):
         self.label_path = LabelPath(
             classes, width=width, merge_full_resolution=merge_full_resolution, dimensions=dimensions
         )
-        self.anatomy_path = UNet(channels, channels, width=width, dimensions=dimensions, merge=self.label_path.channels)
+        self.anatomy_path = UNet(
+            in_channels, out_channels, width=width, dimensions=dimensions, merge=self.label_path.channels
+        )
         self.divisor = self.anatomy_path.divisor
 
     def encode_label(self, label: Tensor) -> dict[int, Tensor]:
@@ -49,7 +51,7 @@ class MetGen(nn.Module):
         return self.label_path(label)
 
     def forward(self, image: Tensor, label_features: Mapping[int, Tensor]) -> Tensor:
-        """Translate `image` (N, channels, H, W) in [-1, 1] into the other domain, same shape and range."""
+        """Translate `image` (N, in_channels, H, W) in [-1, 1] into the other domain, (N, out_channels, H, W)."""
         translated = self.anatomy_path(image, label_features)
         # tanh in float32: near -1 and 1 bfloat16 has steps of 1/256, coarser than an 8-bit image.
         return torch.tanh(translated.float() if translated.dtype in (torch.float16, torch.bfloat16) else translated)

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
+
+
+def _one_or_several(names: str | list[str]) -> str | list[str]:
+    """Channel names as a recipe keeps them: a single one is a string, however it was given."""
+    if isinstance(names, str):
+        return names
+    if len(names) > 1 and not all(names):
+        raise ValueError("an empty channel name among several; leave it out")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"channel {twice!r} is named twice; name it once")
+    return names if len(names) > 1 else "".join(names)
+
+
+Channels = Annotated[str | list[str], AfterValidator(_one_or_several)]
+"""One name, or a list of several; "" for none."""
+
+
+def channel_names(channels: str | list[str] | None) -> tuple[str, ...]:
+    """The names in a field of type `Channels`, in the order of the images' channels."""
+    return ((channels,) if channels else ()) if isinstance(channels, str | None) else tuple(channels)
 
 
 class VolumeEntry(Section):
@@ -55,10 +76,14 @@ class Data(Section):
         description="a volume, a folder with dataset.yaml, a dataset.yaml, a folder of tiles from make_tiles, or the "
         "folder that `volumes` is relative to; any fsspec URI; empty: the phantom",
     )
-    anatomy: str = Field("autofluorescence", description="channel that gives the anatomy (x in the paper)")
-    tumour: str = Field("tumour", description="channel to generate (y in the paper)")
+    anatomy: Channels = Field(
+        "autofluorescence", description="channel that gives the anatomy (x in the paper), or several"
+    )
+    tumour: Channels = Field("tumour", description="channel to generate (y in the paper), or several")
     one_channel: bool = Field(
-        False, description="`anatomy` and `tumour` are one channel: for segmentation alone, a generator would copy it"
+        False,
+        description="`anatomy` and `tumour` may have a channel in common: for segmentation alone, a generator would "
+        "copy it",
     )
     label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
@@ -79,3 +104,9 @@ class Data(Section):
     damaged: Literal["error", "skip"] = Field(
         "error", description="a file that cannot be read: stop, or skip and count it"
     )
+
+    @property
+    def channel_numbers(self) -> tuple[int, int]:
+        """How many channels anatomy and tumour images have; 1 for a role that names none."""
+        anatomy, tumour = (max(1, len(channel_names(role))) for role in (self.anatomy, self.tumour))
+        return anatomy, tumour

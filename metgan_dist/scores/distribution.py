@@ -1,5 +1,8 @@
 """FID and KID of a set of generated tiles against a set of real ones, from one pass of the network over each.
 
+Tiles of several channels are as many sets of grey images: each channel is compared with its own, and a score is the
+mean over channels.
+
 On a cluster each task fills a `FeatureSet` from its part of the tiles, and the parts are joined by ``+``:
 
     features = InceptionFeatures(device)
@@ -27,42 +30,48 @@ class FeatureSet:
 
     Args:
         weights: `InceptionFeatures.weights`, so that features of different weights never meet.
+        channels: of the tiles.
     """
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, channels: int = 1) -> None:
         self.weights = weights
-        self.statistics = FeatureStatistics(FEATURES)
-        self.sample = FeatureSample(FEATURES)
+        self.statistics = [FeatureStatistics(FEATURES) for _ in range(channels)]
+        self.samples = [FeatureSample(FEATURES) for _ in range(channels)]
 
     def add(self, features: np.ndarray, tiles: Sequence[int | str]) -> None:
-        """Count the features (N, 2048) of a batch of tiles of these names, each tile once."""
-        self.statistics.add(features)
-        self.sample.add(features, tiles)
+        """Count the features (N, channels, 2048) of a batch of tiles of these names, each tile once."""
+        for number, (statistics, sample) in enumerate(zip(self.statistics, self.samples, strict=True)):
+            statistics.add(features[:, number])
+            sample.add(features[:, number], tiles)
 
     def __add__(self, other: FeatureSet) -> FeatureSet:
-        self.check_weights(other)
-        joint = FeatureSet(self.weights)
-        joint.statistics = self.statistics + other.statistics
-        joint.sample = self.sample + other.sample
+        self.check_fits(other)
+        joint = FeatureSet(self.weights, len(self.samples))
+        joint.statistics = [one + another for one, another in zip(self.statistics, other.statistics, strict=True)]
+        joint.samples = [one + another for one, another in zip(self.samples, other.samples, strict=True)]
         return joint
 
-    def check_weights(self, other: FeatureSet) -> None:
-        """Raise ValueError if the features of `other` come from other weights."""
+    def check_fits(self, other: FeatureSet) -> None:
+        """Raise ValueError if the features of `other` come from other weights, or from other numbers of channels."""
         if self.weights != other.weights:
             raise ValueError(f"features of different weights: {self.weights[:8]} and {other.weights[:8]}")
+        if len(self.samples) != len(other.samples):
+            raise ValueError(f"features of {len(self.samples)} and of {len(other.samples)} channels")
 
 
 def distribution_scores(generated: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """``fid`` (0 or more), and ``kid`` with ``kid_std`` over subsets (0 for equal distributions, may be negative).
 
-    Lower is better. With other weights than the published ones the names are ``fid_unverified``, ``kid_unverified``
-    and ``kid_unverified_std``.
+    Lower is better; means over channels. With other weights than the published ones the names are ``fid_unverified``,
+    ``kid_unverified`` and ``kid_unverified_std``.
 
     Raises:
         UserError: fewer than two tiles on a side.
-        ValueError: the two sets come from different weights.
+        ValueError: the two sets come from different weights, or have different numbers of channels.
     """
-    generated.check_weights(real)
+    generated.check_fits(real)
     fid, kid = (score_name(score, "inception", real.weights) for score in ("fid", "kid"))
-    mean, spread = kernel_distance(generated.sample, real.sample)
-    return {fid: frechet_distance(generated.statistics, real.statistics), kid: mean, f"{kid}_std": spread}
+    frechet = [frechet_distance(*pair) for pair in zip(generated.statistics, real.statistics, strict=True)]
+    kernel = [kernel_distance(*pair) for pair in zip(generated.samples, real.samples, strict=True)]
+    mean, spread = np.mean(kernel, axis=0).tolist()
+    return {fid: float(np.mean(frechet)), kid: mean, f"{kid}_std": spread}

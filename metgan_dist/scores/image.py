@@ -4,7 +4,8 @@ Everything is computed on the [-1, 1] scale that the networks work in, so the da
 cent of the range. Papers that score on [0, 1] report an MAE half as large and an MSD a quarter as large.
 
 Channels are scored as they are, whatever their number: nothing is converted to grey or to colour, nothing rounded to
-8 bits. Every score but SSIM takes all values of a tile together; SSIM is the mean over its channels.
+8 bits. A score of a tile is the mean over its channels, each scored alone; PSNR, as in image libraries, is that of the
+MSD over all of them.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def image_scores(generated: Tensor, real: Tensor) -> dict[str, np.ndarray]:
 
         - ``mae``: mean absolute difference, 0 to 2.
         - ``msd``: mean squared difference, 0 to 4.
-        - ``ssim``: structural similarity, Gaussian window of 11 pixels (sigma 1.5), data range 2, mean over channels.
+        - ``ssim``: structural similarity, Gaussian window of 11 pixels (sigma 1.5), data range 2.
         - ``psnr``: peak signal-to-noise ratio in dB for a peak of 2; infinite for identical tiles.
-        - ``correlation``: normalised cross-correlation at no shift, that is Pearson's coefficient over all values of a
-          tile, -1 to 1, whatever the scale of either (CCoeff in the supplement of Horvath et al.'s preprint, table 3);
-          0 where either tile is constant.
+        - ``correlation``: normalised cross-correlation at no shift, that is Pearson's coefficient over the pixels of a
+          channel, -1 to 1, whatever the scale of either (CCoeff in the supplement of Horvath et al.'s preprint, table
+          3); 0 where either is constant.
 
     Raises:
         ValueError: the shapes differ or are not those of a batch of images.
@@ -90,7 +91,8 @@ def _tile_scores(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
         "msd": msd,
         "ssim": float(ssim),
         "psnr": float(psnr),
-        "correlation": _correlation(generated, real),
+        # Channel by channel: two that differ in brightness would agree together, whatever they show.
+        "correlation": float(np.mean([_correlation(*pair) for pair in zip(generated, real, strict=True)])),
     }
 
 

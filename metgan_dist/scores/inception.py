@@ -33,19 +33,19 @@ class InceptionFeatures:
         """Features of a batch of tiles.
 
         Args:
-            images: (N, 1 or 3, H, W), any floating type, device and size, values in [-1, 1]. One channel is repeated
-                three times. As in pytorch-fid, the values are brought to [0, 1] and the network resizes to 299 x 299
-                (bilinear, no antialiasing) and scales. Unlike images that pytorch-fid reads from files, the values
-                are not rounded to 8 bits.
+            images: (N, C, H, W), any floating type, device and size, values in [-1, 1]. Each channel is a grey image,
+                repeated three times. As in pytorch-fid, the values are brought to [0, 1] and the network resizes to 299
+                x 299 (bilinear, no antialiasing) and scales. Unlike images that pytorch-fid reads from files, the
+                values are not rounded to 8 bits.
 
         Returns:
-            (N, 2048) float32.
+            (N, C, 2048) float32.
 
         Raises:
-            UserError: volumes or another number of channels.
+            UserError: volumes.
         """
         photographs = (as_rgb(images, "FID and KID").to(self.device) + 1) / 2
         # Published FIDs are of float32 features; those of half precision lie elsewhere.
         with torch.autocast(torch.device(self.device).type, enabled=False):
             features = self.network(photographs)[0]
-        return features.flatten(1).cpu().numpy()
+        return features.view(*images.shape[:2], FEATURES).cpu().numpy()

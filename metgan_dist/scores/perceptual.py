@@ -40,15 +40,15 @@ class PerceptualDistance:
         """Score each generated tile against its real tile.
 
         Args:
-            generated, real: (N, 1 or 3, H, W), any floating type and device, values in [-1, 1] (the range of lpips),
-                H and W at least 31; one channel is repeated three times. Computed in float32.
+            generated, real: (N, C, H, W), any floating type and device, values in [-1, 1] (the range of lpips), H and W
+                at least 31; each channel is a grey image, repeated three times. Computed in float32.
 
         Returns:
-            (N,) float64 under ``lpips``, or ``lpips_unverified`` with other weights.
+            (N,) float64, the mean over channels, under ``lpips``, or ``lpips_unverified`` with other weights.
 
         Raises:
             ValueError: the shapes differ.
-            UserError: the tiles are too small, volumes, or have another number of channels.
+            UserError: the tiles are too small, or volumes.
         """
         if generated.shape != real.shape:
             raise ValueError(f"LPIPS needs two equal batches, got {tuple(generated.shape)} and {tuple(real.shape)}")
@@ -61,4 +61,4 @@ class PerceptualDistance:
         # The distance of nearly equal images is a small difference of features: half precision leaves little of it.
         with torch.autocast(torch.device(self.device).type, enabled=False):
             distance = self.network(one, other)
-        return {self.name: distance.flatten().double().cpu().numpy()}
+        return {self.name: distance.view(len(generated), -1).mean(dim=1).double().cpu().numpy()}

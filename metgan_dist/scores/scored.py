@@ -35,7 +35,7 @@ class Scored:
             a single image, and where label maps were compared `dice` (NaN where the label is empty: there is nothing to
             find) and the pixels of each class k: overlap_k (in both maps) and size_k (in one plus in the other).
         of_set: scores of the set of tiles (FID, KID), once that is whole; parts have none.
-        pictures: images (H, W) by tile.
+        pictures: images (C, [D,] H, W) by tile.
         features: Inception features of the tiles, of bounded size.
     """
 
@@ -111,9 +111,9 @@ class TileScorer:
         if output.is_floating_point():
             output = output.float()
             scores = self._of_images(batch, output, cycled)
-            self._pictures |= {tile: output[k, 0].cpu().numpy() for k, tile in enumerate(tiles) if tile in self.show}
+            self._pictures |= {tile: output[k].cpu().numpy() for k, tile in enumerate(tiles) if tile in self.show}
             if self.inception is not None:
-                self._features = self._features or FeatureSet(self.inception.weights)
+                self._features = self._features or FeatureSet(self.inception.weights, output.shape[1])
                 self._features.add(self.inception(output), tiles)
         else:
             scores = self._of_labels(output, batch["label"])

@@ -106,7 +106,10 @@ class _Segmentor:
 
     @torch.no_grad()
     def on(self, tiles: TileSet, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """(row, real image, label, probabilities (classes - 1, ...)) of each tile, the others ([D,] H, W)."""
+        """(row, real image, label, probabilities (classes - 1, ...)) of each tile, the others ([D,] H, W).
+
+        The image is that of the first channel: of several, it stands for how bright a lesion is, and is shown.
+        """
         for batch in tile_batches(tiles, rows, BATCH):
             chances = self._network.probabilities(batch["tumour"].to(self._device)).cpu()
             for k, row in enumerate(batch["tile"].tolist()):

@@ -20,6 +20,7 @@ from metgan_dist.synthesis.plan import KINDS, Sources
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.shards import read_tile
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import Layer
 
 # How often a label is drawn anew on one anatomy, and how many anatomies are tried, before the job gives up.
 LABEL_ATTEMPTS, ANATOMY_ATTEMPTS = 4, 24
@@ -61,11 +62,12 @@ def planned_tiles(table: pd.DataFrame) -> list[PlannedTile]:
 class Composed:
     """What the generator gets, and where it is from.
 
-    pixels: the anatomy as its file has it; anatomy: float32 in [-1, 1], both ([D,] H, W); label: uint8, never empty;
-    origin: columns of the index (source_tile, kind, label_sources, transform, seed, sample, foreground).
+    pixels: layers of the anatomy as their files have them, ([D,] H, W); anatomy: float32 (C, [D,] H, W) in [-1, 1];
+    label: uint8 ([D,] H, W), never empty; origin: columns of the index (source_tile, kind, label_sources, transform,
+    seed, sample, foreground).
     """
 
-    pixels: np.ndarray
+    pixels: dict[Layer, np.ndarray]
     anatomy: np.ndarray
     label: np.ndarray
     origin: dict[str, Any]
@@ -81,13 +83,13 @@ class StoredTiles:
         self.tiles = tiles
         self._kept: LRUCache[tuple[int, str], np.ndarray] = LRUCache(kept, getsizeof=lambda pixels: pixels.nbytes)
 
-    def read(self, row: int, role: str) -> np.ndarray:
-        """Pixels ([D,] H, W) of one role of a row of the index, not to be written to."""
-        key = (row, role)
+    def read(self, row: int, layer: Layer) -> np.ndarray:
+        """Pixels ([D,] H, W) of one layer of a row of the index, not to be written to."""
+        key = (row, layer)
         if key in self._kept:
             return self._kept[key]
         tiles, tile = self.tiles, self.tiles.index.iloc[row]
-        pixels = read_tile(tiles.uri, tile["shard"], role, int(tile["position"]), tiles.digest, tiles.options)
+        pixels = read_tile(tiles.uri, tile["shard"], layer, int(tile["position"]), tiles.digest, tiles.options)
         pixels.flags.writeable = False
         if pixels.nbytes <= self._kept.maxsize:
             self._kept[key] = pixels
@@ -125,7 +127,8 @@ class Composer:
         anatomy_row = tile.anatomy
         for other in range(ANATOMY_ATTEMPTS):
             pixels, anatomy = self._anatomy(anatomy_row)
-            tissue = None if self._settings.tissue is None else tissue_of(anatomy, self._settings.tissue)
+            # Where there are several channels, the first one says what is tissue.
+            tissue = None if self._settings.tissue is None else tissue_of(anatomy[0], self._settings.tissue)
             # Without any tissue no label can be placed: on to the next anatomy.
             for again in range(LABEL_ATTEMPTS if tissue is None or tissue.any() else 0):
                 attempt = LABEL_ATTEMPTS * other + again
@@ -144,11 +147,11 @@ class Composer:
             f"{ANATOMY_ATTEMPTS} anatomy tiles; lower the level, or set it to none"
         )
 
-    def _anatomy(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        tile = self._tiles.index.iloc[row]
-        pixels = self._stored.read(row, "anatomy")
-        low, high = float(tile["anatomy_low"]), float(tile["anatomy_high"])
-        return pixels, normalise(pixels, low, high, clip=self._tiles.reader.clip)
+    def _anatomy(self, row: int) -> tuple[dict[Layer, np.ndarray], np.ndarray]:
+        tile, clip = self._tiles.index.iloc[row], self._tiles.reader.clip
+        pixels = {layer: self._stored.read(row, layer) for layer in self._tiles.layers("anatomy")}
+        limits = {layer: (float(tile[f"{layer}_low"]), float(tile[f"{layer}_high"])) for layer in pixels}
+        return pixels, np.stack([normalise(own, *limits[layer], clip=clip) for layer, own in pixels.items()])
 
     def _label(self, tile: PlannedTile, random: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
         """The label before it is placed, and the numbers of what was done to it."""

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from metgan_dist.recipe import channel_names
 from metgan_dist.storage import Options
 from metgan_dist.synthesis.gate import KEPT, REJECTED, splits
 from metgan_dist.synthesis.lesions import Lesions
 from metgan_dist.synthesis.replica import LEVELS
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import Layer, layers_of
 
 ORIGIN = ("source_tile", "kind", "label_sources", "transform", "seed", "sample", "foreground")
 SOURCE_SECTIONS = ("tile_shape", "data", "tiles", "normalisation", "padding", "organs", "volumes")
@@ -35,7 +37,10 @@ def pixels_digest(arrays: Mapping[str, np.ndarray]) -> str:
 def marker_of(
     origins: Sequence[Mapping[str, Any]], label: np.ndarray, tumour: np.ndarray, dice: np.ndarray
 ) -> dict[str, Any]:
-    """What a shard's marker says of its tiles: columns of the index, and their lesions."""
+    """What a shard's marker says of its tiles: columns of the index, and their lesions.
+
+    How bright these are is told of `tumour`, the first channel (N, [D,] H, W).
+    """
     image = tumour.astype(np.float32) * np.float32(2 / LEVELS) - 1
     found = Lesions.join([Lesions.of(*tile) for tile in zip(label, image, strict=True)])
     columns = {name: [origin[name] for origin in origins] for name in ORIGIN}
@@ -53,6 +58,7 @@ def finish_set(
     source: TileSet,
     markers: Mapping[str, Mapping[str, Any]],
     synthesis: Mapping[str, Any],
+    tumour: str | list[str],
     gate: float,
     fingerprint: str,
     options: Options,
@@ -64,23 +70,29 @@ def finish_set(
         source: the tiles that gave anatomy and labels.
         markers: of all shards, by name.
         synthesis: the manifest's section on how the set was made.
+        tumour: the generated channels.
         gate: Dice that a pair must reach to be of split "train".
         fingerprint: of everything that the set was made from.
     """
     names = sorted(markers)
-    index = _index(source, {name: markers[name]["columns"] for name in names}, gate)
+    layers = layers_of("tumour", max(1, len(channel_names(tumour))))
+    index = _index(source, {name: markers[name]["columns"] for name in names}, layers, gate)
     precisions = sorted({markers[name]["precision"] for name in names})
     manifest = {
         "fingerprint": fingerprint,
         "roles": ["anatomy", "tumour", "label"],
         **{section: source.manifest[section] for section in SOURCE_SECTIONS if section in source.manifest},
+        # The source may have anatomy alone.
+        "data": source.manifest["data"] | {"tumour": tumour},
         "counts": _counts(index),
         "synthesis": {**synthesis, "precision": precisions},
     }
     return TileSet.write(folder, index, manifest, options, {name: markers[name]["digest"] for name in names})
 
 
-def _index(source: TileSet, columns: Mapping[str, Mapping[str, Any]], gate: float) -> pd.DataFrame:
+def _index(
+    source: TileSet, columns: Mapping[str, Mapping[str, Any]], tumour: Sequence[Layer], gate: float
+) -> pd.DataFrame:
     """The anatomy tiles' rows of the source's index, with what is the synthetic tiles' own in its place."""
     own = pd.concat(
         [
@@ -92,7 +104,8 @@ def _index(source: TileSet, columns: Mapping[str, Mapping[str, Any]], gate: floa
     index = source.index.iloc[own["source_tile"].to_numpy()].reset_index(drop=True)
     dice = pd.to_numeric(own.pop("gate_dice")).astype(np.float64)
     index["split"], index["fold"] = splits(dice.to_numpy(), gate), -1
-    index["tumour_low"], index["tumour_high"] = 0.0, float(LEVELS)
+    for layer in tumour:
+        index[f"{layer}_low"], index[f"{layer}_high"] = 0.0, float(LEVELS)
     index["label_row"] = np.arange(len(index))
     for name in own.columns:
         index[name] = own[name]

@@ -31,7 +31,7 @@ from metgan_dist.synthesis.slabs import Layout, projected
 from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import invert, normalise
-from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.labelled import VolumeRef, layers_of
 from metgan_dist.volumes.ome_zarr_writer import write_block
 from metgan_dist.volumes.volume import Range, Region
 
@@ -43,17 +43,17 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Filling:
     """What all blocks share, small enough to travel.
 
-    model: checkpoint; tiles: the section that its tiles were cut with; ranges: (low, high) of the anatomy of each
-    plane; tumour, dtype: (low, high) and type of what is written; target: the OME-Zarr; label: its label group; organ:
-    that the volume shows, if known; seed: of what a method draws.
+    model: checkpoint; tiles: the section that its tiles were cut with; ranges: (low, high) of each channel of the
+    anatomy, for each plane; tumour, dtype: (low, high) of each channel and type of what is written; target: the
+    OME-Zarr; label: its label group; organ: that the volume shows, if known; seed: of what a method draws.
     """
 
     ref: VolumeRef
     model: str
     tiles: Tiles
     layout: Layout
-    ranges: tuple[tuple[float, float], ...]
-    tumour: tuple[float, float]
+    ranges: tuple[tuple[tuple[float, float], ...], ...]
+    tumour: tuple[tuple[float, float], ...]
     dtype: str
     target: str
     label: str
@@ -74,8 +74,8 @@ class Filling:
             source.model["uri"],
             source.tiles,
             source.layout,
-            tuple((low, high) for low, high in plan["ranges"]),
-            (plan["tumour"][0], plan["tumour"][1]),
+            tuple(tuple((low, high) for low, high in planes) for planes in plan["ranges"]),
+            tuple((low, high) for low, high in plan["tumour"]),
             plan["dtype"],
             target,
             source.label_name,
@@ -95,7 +95,7 @@ class Generates(Protocol):
     def generate(
         self, anatomy: np.ndarray, label: np.ndarray, seed: int, /, *, organs: Sequence[str | None]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, H, W) as uint16 of anatomy and label, and how well the label is found in them."""
+        """Images (N, C, H, W) as uint16 of anatomy and label, and how well the label is found in them."""
 
 
 class Filler:
@@ -106,6 +106,7 @@ class Filler:
         self._generator = _replica(filling) if generator is None else generator
         self._volume = filling.ref.open()
         self._dtype = np.dtype(filling.dtype)
+        self._layers = layers_of("anatomy", len(filling.ranges))
 
     def fill(self, region: Region) -> dict[str, Any]:
         """Write a region of the finest level, image and label; its tiles and the SHA-256 of its voxels."""
@@ -116,35 +117,38 @@ class Filler:
         at = [reflected(span, length) for span, length in zip(reach, self._volume.shape[1:], strict=True)]
         box = tuple((int(places.min()), int(places.max()) + 1) for places in at)
         seen = planes, box[0], box[1]
-        anatomy, label = projected(self._volume, seen, layout.depth), self._volume.read("label", seen)
+        anatomy = [projected(self._volume, seen, layout.depth, layer) for layer in self._layers]
+        label = self._volume.read("label", seen)
         # What reflection shows several times is read once, and put in place here.
         mesh = np.ix_(at[0] - box[0][0], at[1] - box[1][0])
         shape = [stop - start for start, stop in region]
-        out, imposed = np.empty(shape, self._dtype), np.empty(shape, np.uint8)
-        for number, (image, classes) in enumerate(zip(anatomy, label, strict=True)):
-            canvas = _Canvas(image[mesh], classes[mesh], (reach[0][0], reach[1][0]))
-            blended, imposed[number] = self._plane(canvas, planes[0] + number, rows, columns)
-            out[number] = self._intensities(blended)
         filling = self._filling
-        write_block(filling.target, "s0", region, out, filling.options)
+        out, imposed = np.empty((len(filling.tumour), *shape), self._dtype), np.empty(shape, np.uint8)
+        for number, (*images, classes) in enumerate(zip(*anatomy, label, strict=True)):
+            canvas = _Canvas([image[mesh] for image in images], classes[mesh], (reach[0][0], reach[1][0]))
+            blended, imposed[number] = self._plane(canvas, planes[0] + number, rows, columns)
+            out[:, number] = self._intensities(blended)
+        for channel, voxels in enumerate(out):
+            write_block(filling.target, "s0", region, voxels, filling.options, channel)
         write_block(filling.target, f"labels/{filling.label}/s0", region, imposed, filling.options)
         return {
             "region": [list(span) for span in region],
-            "tiles": len(out) * len(down) * len(across),
+            "tiles": len(imposed) * len(down) * len(across),
             "sha256": hashlib.sha256(out.tobytes()).hexdigest(),
             "label_voxels": np.bincount(imposed.ravel(), minlength=self._volume.classes).tolist(),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
 
     def _plane(self, canvas: _Canvas, plane: int, rows: Range, columns: Range) -> tuple[np.ndarray, np.ndarray]:
-        """Of one plane of a block, the blended image (y, x) in [-1, 1] and the label that was imposed on it."""
+        """Of one plane of a block, the blended image (C, y, x) in [-1, 1] and the label that was imposed on it."""
         layout, filling = self._filling.layout, self._filling
-        blended = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+        extent = rows[1] - rows[0], columns[1] - columns[0]
+        blended = np.zeros((len(filling.tumour), *extent), np.float32)
         resized = layout.shape != (layout.rows.edge, layout.columns.edge)
-        shares = np.zeros((self._volume.classes if resized else 0, *blended.shape), np.float32)
+        shares = np.zeros((self._volume.classes if resized else 0, *extent), np.float32)
         cells = itertools.product(layout.rows.touching(rows), layout.columns.touching(columns))
         for batch in _batches(cells, filling.batch_size):
-            cut = [self._cut(canvas, cell, filling.ranges[plane]) for cell in batch]
+            cut = [self._cut(canvas, cell, plane) for cell in batch]
             made, _ = self._generator.generate(
                 np.stack([image for image, _ in cut]),
                 np.stack([label for _, label in cut]),
@@ -153,25 +157,27 @@ class Filler:
             )
             for cell, levels, (_, label) in zip(batch, made, cut, strict=True):
                 image = levels.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)
-                self._add(blended, image, cell, (rows, columns))
+                for into, channel in zip(blended, image, strict=True):
+                    self._add(into, channel, cell, (rows, columns))
                 # Most classes are in few tiles, and what is in none adds nothing.
                 for number in np.unique(label) if resized else ():
                     self._add(shares[number], (label == number).astype(np.float32), cell, (rows, columns))
         # Enlarged and blended as the image is: each voxel is of the class that has most weight there.
         return blended, shares.argmax(axis=0) if resized else canvas.part(rows, columns)
 
-    def _cut(self, canvas: _Canvas, cell: Range, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Anatomy in [-1, 1] and label of one tile, as in training: resized first, then normalised."""
+    def _cut(self, canvas: _Canvas, cell: Range, plane: int) -> tuple[np.ndarray, np.ndarray]:
+        """Anatomy (C, H, W) in [-1, 1] and label of one tile, as in training: resized first, then normalised."""
         layout, clip = self._filling.layout, self._filling.tiles.clip
         place = tuple(
             slice(axis.starts[number] - first, axis.starts[number] - first + axis.edge)
             for axis, number, first in zip((layout.rows, layout.columns), cell, canvas.first, strict=True)
         )
-        image, label = canvas.image[place], canvas.label[place]
-        if image.shape != layout.shape:
-            image = resample(image, layout.shape, is_label=False)
+        images, label = [image[place] for image in canvas.images], canvas.label[place]
+        if label.shape != layout.shape:
+            images = [resample(image, layout.shape, is_label=False) for image in images]
             label = resample(label, layout.shape, is_label=True)
-        return normalise(image, *limits, clip=clip), label
+        limits = [planes[plane] for planes in self._filling.ranges]
+        return np.stack([normalise(i, *ends, clip=clip) for i, ends in zip(images, limits, strict=True)]), label
 
     def _add(self, blended: np.ndarray, image: np.ndarray, cell: Range, spans: tuple[Range, Range]) -> None:
         """Add the weighted part of a tile that lies in the block."""
@@ -189,8 +195,8 @@ class Filler:
         blended[tuple(into)] += np.outer(*weights) * image[tuple(part)]
 
     def _intensities(self, image: np.ndarray) -> np.ndarray:
-        """From [-1, 1] to the intensities of the training data's tumour channel, in their type."""
-        values = invert(image, *self._filling.tumour)
+        """From [-1, 1] to the intensities of the training data's tumour channels (C, y, x), in their type."""
+        values = np.stack([invert(own, *ends) for own, ends in zip(image, self._filling.tumour, strict=True)])
         if self._dtype.kind == "f":
             return values.astype(self._dtype)
         limits = np.iinfo(self._dtype)
@@ -199,9 +205,9 @@ class Filler:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A plane with what reflection adds: anatomy, label, and the voxel (y, x) that its corner stands for."""
+    """A plane with what reflection adds: channels of anatomy, label, the voxel (y, x) that its corner stands for."""
 
-    image: np.ndarray
+    images: list[np.ndarray]
     label: np.ndarray
     first: tuple[int, int]
 

@@ -33,17 +33,21 @@ from metgan_dist.synthesis.plan import Sources
 from metgan_dist.synthesis.replica import Replica
 from metgan_dist.tiles.shards import finished_markers, read_marker, write_shard
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import Layer, layers_of
 
-BYTES_PER_PIXEL = 13  # of a tile on its way: raw and normalised anatomy, label, image
 READ_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all tasks share, small enough to travel: source tiles, settings, checkpoints, where the shards go."""
+    """What all tasks share, small enough to travel: source tiles, settings, checkpoints, where the shards go.
+
+    channels: of anatomy and of tumour images.
+    """
 
     tiles: str
     digest: str
+    channels: tuple[int, int]
     settings: Synthesis
     folder: str
     model: str
@@ -58,7 +62,7 @@ class Part:
 
     shard: str
     origins: list[dict[str, Any]]
-    pixels: np.ndarray
+    pixels: dict[Layer, np.ndarray]
     anatomy: np.ndarray
     label: np.ndarray
     organs: list[str | None]
@@ -124,7 +128,7 @@ def _answers(
     # So many parts may wait between the stages; without a limit composing would run ahead and fill the memory.
     waiting = 2 * (at_once + 1) * crew.replicas + 4 * crew.data_tasks
     dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=waiting * part_bytes(work.settings, _source(work)[0].tiles.shape)
+        object_store_memory=waiting * part_bytes(work.settings, _source(work)[0].tiles.shape, work.channels)
     )
     for row in dataset.iter_rows():
         if row["mistake"]:
@@ -138,9 +142,10 @@ def planned_row(shard: str, rows: pd.DataFrame) -> dict[str, Any]:
     return {"part": pickle.dumps((shard, planned_tiles(rows))), "mistake": ""}
 
 
-def part_bytes(settings: Synthesis, shape: tuple[int, ...]) -> int:
-    """Memory of one shard's tiles on their way."""
-    return settings.shard * int(np.prod(shape)) * BYTES_PER_PIXEL
+def part_bytes(settings: Synthesis, shape: tuple[int, ...], channels: tuple[int, int]) -> int:
+    """Memory of one shard's tiles on their way: raw and normalised anatomy, image, label."""
+    anatomy, tumour = channels
+    return settings.shard * int(np.prod(shape)) * (8 * anatomy + 4 * tumour + 1)
 
 
 # A memo, not state: a worker process opens the source tiles once, not once a shard.
@@ -175,7 +180,7 @@ class ComposeStage:
         return Part(
             shard,
             [tile.origin for tile in composed],
-            np.stack([tile.pixels for tile in composed]),
+            {layer: np.stack([tile.pixels[layer] for tile in composed]) for layer in composed[0].pixels},
             np.stack([tile.anatomy for tile in composed]),
             np.stack([tile.label for tile in composed]),
             composer.organs(composed),
@@ -208,7 +213,7 @@ class GenerateStage:
 
 
 def generate_part(replica: Replica, part: Part, settings: Synthesis) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, [D,] H, W) uint16 and Dice (N,) of a shard's tiles, in the plan's batches."""
+    """Images (N, C, [D,] H, W) uint16 and Dice (N,) of a shard's tiles, in the plan's batches."""
     images, dice = [], []
     for first in range(0, len(part.origins), settings.batch_size):
         batch = slice(first, first + settings.batch_size)
@@ -234,8 +239,9 @@ class WriteStage:
         part: Part = pickle.loads(row["part"])
         assert part.tumour is not None
         assert part.dice is not None
-        arrays = {"anatomy": part.pixels, "tumour": part.tumour, "label": part.label}
-        marker = marker_of(part.origins, part.label, part.tumour, part.dice)
+        images = dict(zip(layers_of("tumour", part.tumour.shape[1]), part.tumour.swapaxes(0, 1), strict=True))
+        arrays = {**part.pixels, **images, "label": part.label}
+        marker = marker_of(part.origins, part.label, images["tumour"], part.dice)
         marker |= {"digest": pixels_digest(arrays), "precision": part.precision}
         write_shard(self._folder, part.shard, arrays, {}, marker, self._options)
         return {"part": json.dumps({"shard": part.shard, "marker": marker}).encode(), "mistake": ""}

@@ -104,7 +104,7 @@ class Model:
         method, _ = load_method(self.uri, self.options)
         random = torch.Generator().manual_seed(0)
         batch = {
-            "anatomy": torch.rand((1, 1, *shape), generator=random) * 2 - 1,
+            "anatomy": torch.rand((1, self.recipe.data.channel_numbers[0], *shape), generator=random) * 2 - 1,
             "organ": torch.zeros(1, dtype=torch.long),
         }
         empty = torch.zeros((1, *shape), dtype=torch.long)

@@ -69,20 +69,20 @@ class Replica:
         """Images of a batch, and how well the segmentor finds their labels.
 
         Args:
-            anatomy: float32 (N, [D,] H, W) in [-1, 1].
+            anatomy: float32 (N, C, [D,] H, W) in [-1, 1].
             label: uint8 (N, [D,] H, W).
             seed: of whatever the method draws (latents, dropout).
             sampled: draw a latent vector for each tile, instead of taking its mean.
             organs: of the tiles, for a method that was told of them in training.
 
         Returns:
-            (N, [D,] H, W) uint16, see LEVELS; (N,) Dice, NaN without a segmentor.
+            (N, C, [D,] H, W) uint16, see LEVELS; (N,) Dice, NaN without a segmentor.
         """
         with self._one_at_a_time:
             if self.device.type == "cpu":
                 torch.set_num_threads(self._threads)
             batch = {
-                "anatomy": torch.from_numpy(anatomy).to(self.device, non_blocking=True).unsqueeze(1),
+                "anatomy": torch.from_numpy(anatomy).to(self.device, non_blocking=True),
                 "label": torch.from_numpy(label).to(self.device, non_blocking=True).long(),
             }
             if self.method.organs and organs is not None:
@@ -94,7 +94,7 @@ class Replica:
                 # What is judged is what is stored.
                 found = self.segmentor.translate({**batch, "tumour": levels * (2 / LEVELS) - 1})
                 dice = label_dice(found, batch["label"], self.classes)
-            return levels[:, 0].to(torch.int32).cpu().numpy().astype(np.uint16), dice
+            return levels.to(torch.int32).cpu().numpy().astype(np.uint16), dice
 
     def _images(self, batch: dict[str, Tensor], seed: int, sampled: bool) -> Tensor:
         torch.manual_seed(seed)

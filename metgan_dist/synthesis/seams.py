@@ -16,7 +16,7 @@ What makes it fair:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,10 +76,22 @@ class SeamJob:
     options: Options
 
 
-def measure_seams(job: SeamJob) -> SeamSums:
-    """The sums of one region of the first channel, as it was written."""
+def measure_seams(job: SeamJob) -> list[SeamSums]:
+    """The sums of one region as it was written, of each channel."""
     array = open_level(job.uri, "s0", job.options)
-    return seam_sums(lambda region: np.asarray(array[where(region)])[0], job.region, job.borders)
+
+    def sums(channel: int) -> SeamSums:
+        """Of one channel."""
+        return seam_sums(lambda region: np.asarray(array[(channel, *where(region))]), job.region, job.borders)
+
+    return [sums(channel) for channel in range(array.shape[0])]
+
+
+def seam_scores(sums: Sequence[SeamSums], names: Sequence[str]) -> dict[str, Any]:
+    """The scores of a volume; of several channels those of the one whose borders show most, and all by `channels`."""
+    by_name = {name: own.scores() for name, own in zip(names, sums, strict=True)}
+    worst = max(by_name.values(), key=lambda scores: -1.0 if scores["ratio"] is None else scores["ratio"])
+    return worst if len(by_name) == 1 else {**worst, "channels": by_name}
 
 
 def _ratio(across: float, inside: float, count: int) -> float | None:

@@ -19,7 +19,7 @@ from metgan_dist.tiles.blocks import pieces
 from metgan_dist.tiles.geometry import target_factors
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
-from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, Layer, VolumeRef
 from metgan_dist.volumes.ome_zarr_writer import chunks_and_shards, regions
 from metgan_dist.volumes.volume import Range, Region
 
@@ -58,15 +58,16 @@ class Layout:
         )
 
 
-def projected(volume: LabelledVolume, region: Region, depth: int) -> np.ndarray:
-    """Anatomy (z, y, x) of a region: of each plane the maximum over `depth` centred on it, one more before, if even.
+def projected(volume: LabelledVolume, region: Region, depth: int, layer: Layer = "anatomy") -> np.ndarray:
+    """A layer of the anatomy (z, y, x) in a region, each plane the maximum over `depth` centred on it.
 
-    Beside the result, holds a piece of the source: PIECE_BYTES, or one of its chunks.
+    Of an even number one more lies before it. Beside the result, holds a piece of the source: PIECE_BYTES, or one of
+    its chunks.
     """
     (first, last), rows, columns = region
     below = depth // 2
     source = max(0, first - below), min(volume.shape[0], last - 1 - below + depth)
-    dtype = volume.dtypes["anatomy"]
+    dtype = volume.dtypes[layer]
     # Below all voxels, so that the first one read takes its place in the maximum.
     lowest = np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
     planes = np.full((last - first, rows[1] - rows[0], columns[1] - columns[0]), lowest, dtype)
@@ -76,7 +77,7 @@ def projected(volume: LabelledVolume, region: Region, depth: int) -> np.ndarray:
         return max(first, plane + below - depth + 1) - first, min(last, plane + below + 1) - first
 
     for piece in pieces((source, rows, columns), volume.chunks, dtype.itemsize, PIECE_BYTES):
-        voxels = volume.read("anatomy", piece)
+        voxels = volume.read(layer, piece)
         y, x = (slice(a - start, b - start) for (a, b), (start, _) in zip(piece[1:], (rows, columns), strict=True))
         # Planes that the same outputs see are joined first: most of them, where a projection is deep.
         for (low, high), together in itertools.groupby(range(*piece[0]), key=seen_from):
@@ -88,12 +89,13 @@ def projected(volume: LabelledVolume, region: Region, depth: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SurveyJob:
-    """Planes of a volume that one task measures, in the parts that are later filled one by one."""
+    """Planes of a layer of the anatomy that one task measures, in the parts that are later filled one by one."""
 
     ref: VolumeRef
     planes: Range
     tiles: Tiles
     depth: int
+    layer: Layer = "anatomy"
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,16 @@ class Measured:
 
 
 def survey_planes(job: SurveyJob) -> Measured:
-    """Measure the anatomy as the generator will see it, and check every label value; UserError for a wrong one."""
+    """Measure a layer as the generator will see it, and check every label value; UserError for a wrong one."""
     volume = job.ref.open()
     by_plane: list[list[Histogram]] = [[] for _ in range(*job.planes)]
     for _, rows, columns in regions((1, *volume.shape[1:]), chunks_and_shards(volume.shape)[1]):
         region = job.planes, rows, columns
-        for listed, plane in zip(by_plane, projected(volume, region, job.depth), strict=True):
+        for listed, plane in zip(by_plane, projected(volume, region, job.depth, job.layer), strict=True):
             listed.append(Histogram.of_tiles([plane]))
-        # Read for its check alone: a wrong value is told before anything is generated.
-        volume.read("label", region)
+        # Read for its check alone: a wrong value is told before anything is generated. Once is enough.
+        if job.layer == "anatomy":
+            volume.read("label", region)
     planes = [Histogram.merge(listed) for listed in by_plane]
     # Histograms are kept for the volume alone; of each plane two numbers are enough, however many there are.
     ranges = [range_of(histogram, job.tiles) for histogram in planes]
@@ -122,7 +125,7 @@ def survey_planes(job: SurveyJob) -> Measured:
 
 
 class Survey:
-    """What all planes of a volume have in common, gathered from parts that come in the order of their planes."""
+    """What all planes of a layer have in common, gathered from parts that come in the order of their planes."""
 
     def __init__(self, tiles: Tiles) -> None:
         self._tiles = tiles
@@ -137,13 +140,13 @@ class Survey:
 
     @property
     def over(self) -> str:
-        """What the anatomy's ranges are taken over: "plane" where the training tiles' were, else "volume".
+        """What the ranges are taken over: "plane" where the training tiles' were, else "volume".
 
         Also where training took them over a tile: tiles with ranges of their own would not fit together.
         """
         return "plane" if self._tiles.normalise_over == "plane" else "volume"
 
     def ranges(self) -> list[tuple[float, float]]:
-        """(low, high) of the anatomy of each plane, which become -1 and 1."""
+        """(low, high) of each plane, which become -1 and 1."""
         assert self.histogram is not None
         return self._ranges if self.over == "plane" else [range_of(self.histogram, self._tiles)] * len(self._ranges)

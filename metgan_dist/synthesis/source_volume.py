@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe, Tiles, VolumeEntry
+from metgan_dist.recipe import Recipe, Tiles, VolumeEntry, channel_names
 from metgan_dist.storage import Options, absolute, basename
 from metgan_dist.synthesis.model import find_model
 from metgan_dist.synthesis.slabs import Layout
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, Layer, VolumeRef, layers_of
 from metgan_dist.volumes.open import open_volume
 
 
@@ -25,7 +25,7 @@ class SourceVolume:
         recipe: of the job.
         model: of the generator: uri and sha256 of its checkpoint, method, run.
         tiles: the recipe section that the generator's tiles were cut with.
-        channel: name of what it makes.
+        channels: names of what it makes.
         training: tiles that say between which intensities it was trained.
         ref, volume: anatomy and label, as a worker opens them, and opened.
         layout: tiles on each plane.
@@ -34,7 +34,7 @@ class SourceVolume:
     recipe: Recipe
     model: dict[str, Any]
     tiles: Tiles
-    channel: str
+    channels: tuple[str, ...]
     training: TileSet
     ref: VolumeRef
     volume: LabelledVolume
@@ -51,7 +51,7 @@ class SourceVolume:
         model = find_model(settings, options)
         tiles, data = model.recipe.tiles, model.recipe.data
         _check_tiles(model.uri, tiles)
-        ref = _reference(recipe, data.anatomy, data.classes)
+        ref = _reference(recipe, channel_names(data.anatomy), data.classes)
         volume = ref.open()
         layout = Layout.of(tiles, volume, settings.overlap)
         model.check_organs([settings.volume_organ], "synthesis.volume_organ")
@@ -61,7 +61,7 @@ class SourceVolume:
         if "tumour" not in training.manifest["roles"]:
             raise UserError(f"synthesis.tiles: {training.uri}: no tumour channel, whose intensities are to be written")
         known = {"uri": model.uri, "sha256": model.sha256, "method": model.recipe.method.name, "run": model.run_id}
-        return SourceVolume(recipe, known, tiles, data.tumour, training, ref, volume, layout)
+        return SourceVolume(recipe, known, tiles, channel_names(data.tumour), training, ref, volume, layout)
 
     @property
     def options(self) -> Options:
@@ -74,15 +74,22 @@ class SourceVolume:
         return basename(self.ref.entry.label or "label").partition(".")[0] or "label"
 
     @property
-    def tumour_range(self) -> tuple[float, float]:
-        """Intensities that the generator's -1 and 1 become: the median low and high of the training tiles."""
+    def anatomy(self) -> tuple[Layer, ...]:
+        """The layers of the volume that the generator is given."""
+        return layers_of("anatomy", len(self.ref.anatomy))
+
+    @property
+    def tumour_ranges(self) -> list[tuple[float, float]]:
+        """Intensities that -1 and 1 of each channel become: the median low and high of the training tiles."""
         training = self.training.index[self.training.index["split"] == "train"]
-        return float(training["tumour_low"].median()), float(training["tumour_high"].median())
+        ends = [[f"{layer}_low", f"{layer}_high"] for layer in self.training.layers("tumour")]
+        return [(float(training[low].median()), float(training[high].median())) for low, high in ends]
 
     @property
     def tumour_dtype(self) -> str:
-        """Type of the training volumes' tumour channel; one that holds them all where they differ."""
-        return str(np.result_type(*(volume["dtypes"]["tumour"] for volume in self.training.manifest["volumes"])))
+        """Type of the training volumes' tumour channels; one that holds them all where they differ."""
+        volumes, layers = self.training.manifest["volumes"], self.training.layers("tumour")
+        return str(np.result_type(*(volume["dtypes"][layer] for volume in volumes for layer in layers)))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -93,10 +100,10 @@ class SourceVolume:
             "tiles": {"uri": self.training.uri, "digest": self.training.digest},
             "source": {
                 "volume": self.ref.paths[0],
-                "channel": self.ref.anatomy,
+                "channels": list(self.ref.anatomy),
                 "label": self.ref.label_path() or self.ref.entry.label,
                 "shape": list(self.volume.shape),
-                "dtype": str(self.volume.dtypes["anatomy"]),
+                "dtypes": [str(self.volume.dtypes[layer]) for layer in self.anatomy],
                 "affine": None if self.volume.affine is None else self.volume.affine.tolist(),
             },
             "settings": {
@@ -131,15 +138,18 @@ def _check_tiles(model: str, tiles: Tiles) -> None:
         raise UserError(f"synthesis.model: {model}: trained on {what}")
 
 
-def _reference(recipe: Recipe, anatomy: str, classes: int) -> VolumeRef:
-    """The volume and its label; the channel of the model's name, or the only one. UserError where there is neither."""
+def _reference(recipe: Recipe, anatomy: tuple[str, ...], classes: int) -> VolumeRef:
+    """The volume and its label; the channels of the model's names, or the only one. UserError for one that lacks."""
     settings, options = recipe.synthesis, recipe.storage.options
     assert settings.volume is not None
     path = absolute(settings.volume)
     channels = open_volume(path, options=options, missing_chunks=recipe.data.missing_chunks).channels
-    if anatomy not in channels and len(channels) > 1:
+    if len(channels) == len(anatomy) == 1:
+        anatomy = channels
+    lacking = next((name for name in anatomy if name not in channels), None)
+    if lacking is not None:
         raise UserError(
-            f"synthesis.volume: {path}: no channel '{anatomy}', which the generator was trained on; its channels: "
+            f"synthesis.volume: {path}: no channel '{lacking}', which the generator was trained on; its channels: "
             f"{', '.join(channels)}"
         )
     name = basename(path).partition(".")[0]
@@ -150,8 +160,8 @@ def _reference(recipe: Recipe, anatomy: str, classes: int) -> VolumeRef:
         split="unseen",
         entry=VolumeEntry(id=name, path=path, label=settings.volume_label),
         base=absolute("."),
-        anatomy=anatomy if anatomy in channels else channels[0],
-        tumour="",
+        anatomy=anatomy,
+        tumour=(),
         label=None,
         classes=classes,
         options=options,

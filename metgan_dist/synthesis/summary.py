@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from scipy import stats
 
-from metgan_dist.figures import histograms, image_grid
+from metgan_dist.figures import by_channel, histograms, image_grid
 from metgan_dist.storage import Options
 from metgan_dist.synthesis.gate import KEPT
 from metgan_dist.synthesis.lesions import Lesions
@@ -30,9 +30,9 @@ def preview(tiles: TileSet, split: str, count: int) -> bytes | None:
         return None
     loaded = [tiles.load(int(row)) for row in rows]
     columns = {
-        "anatomy": [tile["anatomy"] for tile in loaded],
+        **by_channel("anatomy", [tile["anatomy"] for tile in loaded], tiles.channels("anatomy")),
         "label": [tile["label"] for tile in loaded],
-        "generated": [tile["tumour"] for tile in loaded],
+        **by_channel("generated", [tile["tumour"] for tile in loaded], tiles.channels("tumour")),
     }
     index = tiles.index.iloc[rows]
     names = [

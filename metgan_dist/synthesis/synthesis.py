@@ -72,8 +72,8 @@ class TileSynthesis:
         sources = Sources.of(tiles, settings)
         model.check_held_out(tiles, np.union1d(sources.anatomies.rows, sources.labels.rows), options)
         model.check_organs(tiles.index["organ"].iloc[sources.anatomies.rows], f"synthesis.tiles: {tiles.uri}")
-        if part_bytes(settings, tiles.shape) > MOST_PART_BYTES:
-            most = settings.shard * MOST_PART_BYTES // part_bytes(settings, tiles.shape)
+        if (needed := part_bytes(settings, tiles.shape, model.recipe.data.channel_numbers)) > MOST_PART_BYTES:
+            most = settings.shard * MOST_PART_BYTES // needed
             raise UserError(
                 f"synthesis.shard: {settings.shard} tiles of {tiles.shape} take too much memory; use {most}"
             )
@@ -149,13 +149,15 @@ class TileSynthesis:
 
     def work(self, folder: str, precision: str, options: dict[str, Any]) -> Work:
         """What the tasks must know."""
-        tiles = self.tiles
-        return Work(tiles.uri, tiles.digest, self.settings, folder, self.model.uri, self.segmentor, precision, options)
+        tiles, channels = self.tiles, self.model.recipe.data.channel_numbers
+        own = self.model.uri, self.segmentor
+        return Work(tiles.uri, tiles.digest, channels, self.settings, folder, *own, precision, options)
 
     def _finished(self, folder: str, markers: dict[str, dict[str, Any]], options: dict[str, Any]) -> TileSet:
         if finished_fingerprint(folder, options) == self.fingerprint:
             return TileSet.open(folder, options)
-        return finish_set(folder, self.tiles, markers, self.facts, self.settings.gate, self.fingerprint, options)
+        tumour, gate = self.model.recipe.data.tumour, self.settings.gate
+        return finish_set(folder, self.tiles, markers, self.facts, tumour, gate, self.fingerprint, options)
 
     def _report(self, opened: OpenRun, made: TileSet, markers: dict[str, dict[str, Any]]) -> None:
         """Pictures, summary and records; UserError at the end when the gate let nothing through."""

@@ -1,4 +1,4 @@
-"""A whole volume filled by a generator: the synthetic tumour channel as an OME-Zarr with pyramid and label.
+"""A whole volume filled by a generator: the synthetic tumour channels as an OME-Zarr with pyramid and label.
 
 Four passes over blocks on Ray: the anatomy is measured, so that one intensity range holds for the volume (or one for
 each plane, where the generator was trained so); the finest level is generated from overlapping tiles; coarser levels
@@ -8,7 +8,9 @@ are averaged from it; the seams are scored on what was written. No process holds
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import ray
 
 from metgan_dist.code_version import code_version
-from metgan_dist.figures import image_grid
+from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
@@ -24,17 +26,19 @@ from metgan_dist.storage import exists, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filling
 from metgan_dist.synthesis.passes import Pass, remove_markers
-from metgan_dist.synthesis.seams import SeamJob, SeamSums, measure_seams
+from metgan_dist.synthesis.seams import SeamJob, SeamSums, measure_seams, seam_scores
 from metgan_dist.synthesis.slabs import Survey, SurveyJob, projected, survey_planes
 from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.ranges import check_volume
 from metgan_dist.volumes import ome_zarr_writer as ome
-from metgan_dist.volumes.volume import Region
+from metgan_dist.volumes.labelled import Layer
+from metgan_dist.volumes.volume import Range, Region
 
 TARGET, MARKERS, PLAN = "synthetic.ome.zarr", "volume", "plan.json"
 ATTRIBUTE = "metgan_dist"
 PREVIEW_EDGE, PREVIEW_PLANES = 512, 4
+COLOURS = ("FF00FF", "00FF00", "00FFFF", "FFFF00")  # of channels, for viewers
 
 
 def fill_volume(opened: OpenRun) -> None:
@@ -46,9 +50,9 @@ def fill_volume(opened: OpenRun) -> None:
 class VolumeSynthesis:
     """A whole volume that can be made: `synthetic.ome.zarr` in the run's folder.
 
-    Its channel has the name, the type and the intensities of the training data's tumour channel: the generator's -1 and
-    1 become the median low and high of the training tiles, one range for the whole volume, so that brightness
-    does not jump between planes.
+    Its channels have the names, the type and the intensities of the training data's tumour channels: the generator's -1
+    and 1 become the median low and high of the training tiles, one range of a channel for the whole volume, so that
+    brightness does not jump between planes.
     """
 
     source: SourceVolume
@@ -112,22 +116,28 @@ class _Work:
         remove_markers(self.markers, self.options)
         z, step = source.volume.shape[0], ome.chunks_and_shards(source.volume.shape)[1][0]
         spans = [(first, min(first + step, z)) for first in range(0, z, step)]
-        jobs = {f"{span[0]}": SurveyJob(source.ref, span, source.tiles, source.layout.depth) for span in spans}
-        survey = Survey(source.tiles)
+        surveys = [self._survey(spans, layer) for layer in source.anatomy]
+        plan = {
+            "provenance": provenance,
+            "ranges": [[list(limits) for limits in survey.ranges()] for survey in surveys],
+            "over": surveys[0].over,
+            "tumour": [list(limits) for limits in source.tumour_ranges],
+            "dtype": source.tumour_dtype,
+        }
+        channels = len(source.channels)
+        ome.create_image(self.target, self.levels, plan["dtype"], source.label_name, self.options, channels)
+        write_whole(uri, json.dumps(plan).encode(), self.options)
+        return plan
+
+    def _survey(self, spans: Sequence[Range], layer: Layer) -> Survey:
+        """One layer of the anatomy measured; UserError where it is constant."""
+        source, survey = self.source, Survey(self.source.tiles)
+        jobs = {f"{span[0]}": SurveyJob(source.ref, span, source.tiles, source.layout.depth, layer) for span in spans}
         for part in self._pass("survey", marked=False).tasks(survey_planes, jobs):
             survey.add(part)
         assert survey.histogram is not None
-        check_volume([survey.histogram], source.tiles, source.ref.id, "anatomy")
-        plan = {
-            "provenance": provenance,
-            "ranges": [list(limits) for limits in survey.ranges()],
-            "over": survey.over,
-            "tumour": list(source.tumour_range),
-            "dtype": source.tumour_dtype,
-        }
-        ome.create_image(self.target, self.levels, plan["dtype"], source.label_name, self.options)
-        write_whole(uri, json.dumps(plan).encode(), self.options)
-        return plan
+        check_volume([survey.histogram], source.tiles, source.ref.id, source.volume.described(layer))
+        return survey
 
     def filled(self, plan: dict[str, Any], crew: Crew) -> list[dict[str, Any]]:
         """The finest level; what was noted of each block, in the order of their regions."""
@@ -165,27 +175,34 @@ class _Work:
             name: SeamJob(self.target, region, borders, self.options)
             for name, region in self._regions(self.levels[0]).items()
         }
-        parts = self._pass("seams", marked=False).tasks(measure_seams, jobs)
-        return sum(parts, start=SeamSums.none()).scores()
+        sums = [SeamSums.none()] * len(self.source.channels)
+        for part in self._pass("seams", marked=False).tasks(measure_seams, jobs):
+            sums = [known + own for known, own in zip(sums, part, strict=True)]
+        return seam_scores(sums, self.source.channels)
 
     def finish(self, plan: dict[str, Any], blocks: list[dict[str, Any]]) -> str:
         """Write the metadata, which make the folder an OME-Zarr; the SHA-256 of all voxels."""
-        source, dtype, (low, high) = self.source, np.dtype(plan["dtype"]), plan["tumour"]
+        source, dtype, ranges = self.source, np.dtype(plan["dtype"]), plan["tumour"]
         content = [list(source.volume.shape), str(dtype), *(block["sha256"] for block in blocks)]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        possible = (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" else (low, high)
         scales = {
             name: ome.multiscales(name, self.levels, source.volume.spacing, channel_axis=channel)
             for name, channel in (("synthetic", True), (source.label_name, False))
         }
-        image = ome.image_metadata(scales["synthetic"], [ome.channel(source.channel, "FF00FF", (low, high), possible)])
+        possible = (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" else None
+        channels = [
+            ome.channel(name, colour, (low, high), possible or (low, high))
+            for name, colour, (low, high) in zip(source.channels, itertools.cycle(COLOURS), ranges, strict=False)
+        ]
+        image = ome.image_metadata(scales["synthetic"], channels)
         classes = {value: f"class {value}" for value in range(1, source.volume.classes)}
-        lows, highs = zip(*plan["ranges"], strict=True)
+        anatomy = [_extent(planes) | {"over": plan["over"]} for planes in plan["ranges"]]
+        tumour = [{"low": low, "high": high, "from": "median of the training tiles"} for low, high in ranges]
         attributes = {
             **plan["provenance"],
             "intensities": {
-                "anatomy": {"over": plan["over"], "low": [min(lows), max(lows)], "high": [min(highs), max(highs)]},
-                "tumour": {"low": low, "high": high, "from": "median of the training tiles"},
+                "anatomy": _by_name(source.ref.anatomy, anatomy),
+                "tumour": _by_name(source.channels, tumour),
             },
             "label_voxels": np.sum([block["label_voxels"] for block in blocks], axis=0).tolist(),
             "voxels_sha256": digest,
@@ -209,15 +226,19 @@ class _Work:
         )
         written = ome.open_level(self.target, "s0", self.options)
         imposed = ome.open_level(self.target, f"labels/{self.source.label_name}/s0", self.options)
-        pictures: dict[str, list[np.ndarray]] = {"anatomy": [], "label": [], "generated": []}
+        anatomies, labels, images = [], [], []
         planes = sorted({round(at) for at in np.linspace(0, z - 1, PREVIEW_PLANES + 2)[1:-1]})
         for plane in planes:
             region, depth = ((plane, plane + 1), rows, columns), self.source.layout.depth
-            anatomy = projected(volume, region, depth)[0]
-            pictures["anatomy"].append(normalise(anatomy, *plan["ranges"][plane], clip=True))
-            pictures["label"].append(np.asarray(imposed[ome.where(region)])[0])
-            generated = np.asarray(written[ome.where(region)])[0, 0]
-            pictures["generated"].append(normalise(generated, *plan["tumour"], clip=True))
+            seen = [projected(volume, region, depth, layer)[0] for layer in self.source.anatomy]
+            anatomies.append(_normalised(seen, [planes[plane] for planes in plan["ranges"]]))
+            labels.append(np.asarray(imposed[ome.where(region)])[0])
+            images.append(_normalised(list(np.asarray(written[ome.where(region)])[:, 0]), plan["tumour"]))
+        pictures = {
+            **by_channel("anatomy", anatomies, self.source.ref.anatomy),
+            "label": labels,
+            **by_channel("generated", images, self.source.channels),
+        }
         return image_grid(pictures, rows=[f"plane {plane}" for plane in planes])
 
     def _pass(self, title: str, marked: bool = True) -> Pass:
@@ -227,3 +248,19 @@ class _Work:
         """The blocks of a level by name: its shards."""
         shards = ome.chunks_and_shards(level.shape)[1]
         return {f"{level.path}-{n:06d}": region for n, region in enumerate(ome.regions(level.shape, shards))}
+
+
+def _extent(planes: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Between what the (low, high) of planes lie."""
+    lows, highs = zip(*planes, strict=True)
+    return {"low": [min(lows), max(lows)], "high": [min(highs), max(highs)]}
+
+
+def _by_name(names: Sequence[str], facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Facts of the one channel, or by the name of each."""
+    return dict(zip(names, facts, strict=True)) if len(names) > 1 else facts[0]
+
+
+def _normalised(images: Sequence[np.ndarray], ranges: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Channels (C, y, x) in [-1, 1], each by its own range."""
+    return np.stack([normalise(image, *limits, clip=True) for image, limits in zip(images, ranges, strict=True)])

@@ -15,7 +15,7 @@ def augment(tile: Mapping[str, np.ndarray], seed: int, position: int) -> dict[st
     tile is not square.
 
     Args:
-        tile: anatomy, tumour (1, [D,] H, W) and label ([D,] H, W), those that there are.
+        tile: anatomy, tumour (C, [D,] H, W) and label ([D,] H, W), those that there are.
         seed: `training.seed`.
         position: of the tile in the stream of images.
     """

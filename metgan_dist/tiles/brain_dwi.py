@@ -17,7 +17,7 @@ import numpy as np
 
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import Histogram
-from metgan_dist.volumes.labelled import Role
+from metgan_dist.volumes.labelled import Layer
 
 GRID = (40, 128, 128)
 DROPPED_SLICES = 4
@@ -26,12 +26,15 @@ BACKGROUND_BELOW = 35.0
 CLIP_PERCENTILE = 99.5
 
 
-def preprocess(volume: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
-    """Whole volumes by role (z, y, x) -> (32, 128, 128): images float32, background 0; labels in their dtype."""
-    done: dict[Role, np.ndarray] = {}
-    for role, voxels in volume.items():
-        on_grid = resample(voxels, GRID, is_label=role == "label")[DROPPED_SLICES:-DROPPED_SLICES]
-        done[role] = on_grid if role == "label" else np.where(on_grid < BACKGROUND_BELOW, np.float32(0), on_grid)
+def preprocess(volume: Mapping[Layer, np.ndarray]) -> dict[Layer, np.ndarray]:
+    """Whole volumes by layer (z, y, x) -> (32, 128, 128): images float32, background 0; labels in their dtype.
+
+    Of several channels each is treated as the DWI is, by its own intensities.
+    """
+    done: dict[Layer, np.ndarray] = {}
+    for layer, voxels in volume.items():
+        on_grid = resample(voxels, GRID, is_label=layer == "label")[DROPPED_SLICES:-DROPPED_SLICES]
+        done[layer] = on_grid if layer == "label" else np.where(on_grid < BACKGROUND_BELOW, np.float32(0), on_grid)
     return done
 
 

@@ -13,45 +13,45 @@ import skimage  # loads a part of itself when that is first used
 
 from metgan_dist.tiles.blocks import Block, Triplet, pieces
 from metgan_dist.tiles.geometry import AXES, TilePlan, in_plane
-from metgan_dist.volumes.labelled import Role
+from metgan_dist.volumes.labelled import Layer
 from metgan_dist.volumes.volume import Region
 
-Read = Callable[[Role, Region], np.ndarray]
+Read = Callable[[Layer, Region], np.ndarray]
 
 
 def cut_block(
-    block: Block, read: Read, dtypes: Mapping[Role, np.dtype], chunks: Triplet, limit: int
-) -> dict[Role, list[np.ndarray]]:
+    block: Block, read: Read, dtypes: Mapping[Layer, np.dtype], chunks: Triplet, limit: int
+) -> dict[Layer, list[np.ndarray]]:
     """The tiles of a block at source resolution, each chunk of the box read once.
 
     Args:
         block: what to cut.
-        read: (role, region) -> voxels (z, y, x).
-        dtypes: roles to cut and their dtypes.
+        read: (layer, region) -> voxels (z, y, x).
+        dtypes: layers to cut and their dtypes.
         chunks: voxels (z, y, x) of a chunk of the file.
-        limit: bytes of voxels held at once, all roles together (or one chunk, when that is more).
+        limit: bytes of voxels held at once, all layers together (or one chunk, when that is more).
 
     Returns:
-        role -> arrays (H, W) or (D, H, W), one a tile, without padding.
+        layer -> arrays (H, W) or (D, H, W), one a tile, without padding.
     """
-    tiles = {role: [_lowest(plan, dtype) for plan in block.plans] for role, dtype in dtypes.items()}
+    tiles = {layer: [_lowest(plan, dtype) for plan in block.plans] for layer, dtype in dtypes.items()}
     voxel = sum(dtype.itemsize for dtype in dtypes.values())
     for piece in pieces(block.box, chunks, voxel, limit):
         touched = [(number, plan) for number, plan in enumerate(block.plans) if _overlap(plan.region, piece)]
-        for role in dtypes if touched else ():
-            voxels = read(role, piece)
+        for layer in dtypes if touched else ():
+            voxels = read(layer, piece)
             for number, plan in touched:
-                _add(tiles[role][number], plan, voxels, piece)
+                _add(tiles[layer][number], plan, voxels, piece)
     return tiles
 
 
-def cut_volume(plans: Sequence[TilePlan], volume: Mapping[Role, np.ndarray]) -> dict[Role, list[np.ndarray]]:
+def cut_volume(plans: Sequence[TilePlan], volume: Mapping[Layer, np.ndarray]) -> dict[Layer, list[np.ndarray]]:
     """The tiles of a volume that is in memory, for rules that preprocess it as a whole; otherwise as `cut_block`."""
-    whole: dict[Role, list[np.ndarray]] = {}
-    for role, voxels in volume.items():
-        whole[role] = [_lowest(plan, voxels.dtype) for plan in plans]
+    whole: dict[Layer, list[np.ndarray]] = {}
+    for layer, voxels in volume.items():
+        whole[layer] = [_lowest(plan, voxels.dtype) for plan in plans]
         z, y, x = voxels.shape
-        for tile, plan in zip(whole[role], plans, strict=True):
+        for tile, plan in zip(whole[layer], plans, strict=True):
             _add(tile, plan, voxels, ((0, z), (0, y), (0, x)))
     return whole
 

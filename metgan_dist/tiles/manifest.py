@@ -19,8 +19,9 @@ from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits
 from metgan_dist.tiles.survey import Survey
-from metgan_dist.tiles.tile_set import IMAGES, SPLITS, TileSet
-from metgan_dist.tiles.tiling import plane_key
+from metgan_dist.tiles.tile_set import SPLITS, TileSet
+from metgan_dist.tiles.tiling import images_of, plane_key
+from metgan_dist.volumes.labelled import LabelledVolume
 
 READ_AT_ONCE = 8
 
@@ -53,7 +54,7 @@ def finish_set(
             continue
         frame = _volume_rows(survey, rows[survey.ref.id])
         shards = list(dict.fromkeys(frame["shard"]))
-        statistics = _add_ranges(frame, survey.ref.id, shards, recipe.tiles, facts["roles"], folder, options)
+        statistics = _add_ranges(frame, survey.volume, shards, recipe.tiles, folder, options)
         frames.append(frame)
         volumes.append(_describe(survey, statistics))
     if not frames:
@@ -126,36 +127,35 @@ def _volume_rows(survey: Survey, rows: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _add_ranges(
     frame: pd.DataFrame,
-    volume: str,
+    volume: LabelledVolume,
     shards: Sequence[str],
     tiles: Tiles,
-    roles: Sequence[str],
     folder: str,
     options: Options | None,
 ) -> dict[str, dict[str, float]]:
-    """Add (low, high) of each channel to the rows; statistics of the volume by channel."""
+    """Add (low, high) of each channel to the rows; statistics of the volume by layer."""
     histograms = _joint_histograms(folder, shards, options)
     statistics = {}
-    for role in (role for role in IMAGES if role in roles):
-        merged = {key: histogram for (channel, key), histogram in histograms.items() if channel == role}
-        check_volume(list(merged.values()), tiles, volume, role)
+    for layer in images_of(volume.dtypes):
+        merged = {key: histogram for (channel, key), histogram in histograms.items() if channel == layer}
+        check_volume(list(merged.values()), tiles, volume.id, volume.described(layer))
         whole = Histogram.merge(merged.values())
         if tiles.normalise_over == "tile":
-            clipped = float(frame.pop(f"{role}_clipped").mean())
+            clipped = float(frame.pop(f"{layer}_clipped").mean())
         else:
             ranges = {key: range_of(histogram, tiles) for key, histogram in merged.items()}
             keys = [
                 plane_key(view, plane) if tiles.normalise_over == "plane" else ""
                 for view, plane in zip(frame["view"], frame["plane"], strict=True)
             ]
-            frame[f"{role}_low"] = [ranges[key][0] for key in keys]
-            frame[f"{role}_high"] = [ranges[key][1] for key in keys]
+            frame[f"{layer}_low"] = [ranges[key][0] for key in keys]
+            frame[f"{layer}_high"] = [ranges[key][1] for key in keys]
             outside = {key: merged[key].fraction_outside(*ranges[key]) * merged[key].pixels for key in merged}
             clipped = sum(outside.values()) / whole.pixels
-        statistics[role] = {
+        statistics[layer] = {
             **whole.summary(),
-            "low": float(frame[f"{role}_low"].min()),
-            "high": float(frame[f"{role}_high"].max()),
+            "low": float(frame[f"{layer}_low"].min()),
+            "high": float(frame[f"{layer}_high"].max()),
             "clipped": clipped if tiles.clip and tiles.normalise != "none" else 0.0,
         }
     return statistics
@@ -183,7 +183,7 @@ def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[s
         "chunks": list(volume.chunks),
         "spacing": survey.spacing,
         "unit": volume.spacing.unit if volume.spacing else None,
-        "dtypes": {role: str(dtype) for role, dtype in volume.dtypes.items()},
+        "dtypes": {layer: str(dtype) for layer, dtype in volume.dtypes.items()},
         "intensities": statistics,
     }
 

@@ -24,7 +24,7 @@ from metgan_dist.tiles.manifest import finish_set
 from metgan_dist.tiles.shards import finished_markers, read_marker
 from metgan_dist.tiles.survey import Survey, fingerprint, plan_jobs, roles_of, survey_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, begin_set, finished_fingerprint
-from metgan_dist.tiles.tiling import BlockJob, tile_block
+from metgan_dist.tiles.tiling import BlockJob, images_of, tile_block
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 
 # Interpreter, libraries and decoding, besides the voxels that a task holds.
@@ -54,7 +54,7 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
     plan = {"fingerprint": identity, "tile_memory": recipe.scaling.tile_memory}
     afresh = f"tiles: {folder} holds an unfinished set with other settings; it is started afresh"
     memory = int(begin_set(folder, plan, options, lambda: report(afresh))["tile_memory"]) * 2**20
-    jobs = {survey.ref.id: plan_jobs(survey, roles, recipe, folder, memory) for survey in surveys}
+    jobs = {survey.ref.id: plan_jobs(survey, recipe, folder, memory) for survey in surveys}
     planned = sum(len(job.block.plans) for listed in jobs.values() for job in listed)
     over_read = _over_read(surveys, jobs, recipe)
     count = sum(len(listed) for listed in jobs.values())
@@ -167,13 +167,13 @@ def _run_job(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _task_bytes(jobs: Sequence[BlockJob]) -> int:
-    """Memory to reserve for a task; whole-volume rules hold a volume in its own type and as float32, twice."""
+    """Memory to reserve for a task; whole-volume rules hold an image in its own type and as float32, twice."""
     if jobs[0].tiles.modality == "light-sheet":
         return TASK_BASE_BYTES + jobs[0].memory
     voxels = 1
     for low, high in max((job.block.box for job in jobs), key=lambda box: box[0][1] * box[1][1] * box[2][1]):
         voxels *= high - low
-    return TASK_BASE_BYTES + 12 * voxels
+    return TASK_BASE_BYTES + max(12, 6 * len(images_of(jobs[0].layers))) * voxels
 
 
 def _summary(counts: dict[str, Any]) -> str:

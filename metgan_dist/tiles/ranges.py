@@ -26,7 +26,7 @@ def range_of(histogram: Histogram, tiles: Tiles) -> tuple[float, float]:
 
 
 def check_volume(histograms: Sequence[Histogram], tiles: Tiles, volume: str, channel: str) -> None:
-    """UserError naming the volume when its channel is constant, or when the percentiles fall on one value."""
+    """UserError naming volume and channel where that is constant, or where the percentiles fall on one value."""
     whole = Histogram.merge(histograms)
     if tiles.normalise == "none":
         return

@@ -1,7 +1,8 @@
 """Where the pixels of tiles rest: one Zarr group a block, written whole, marked complete by a small file written last.
 
-A shard is the group ``shards/<name>.zarr`` (format v3) with the arrays anatomy, tumour and label: tile axis first, one
-chunk a tile, all chunks in one file, each with a CRC-32C that is compared whenever it is read. Beside it lie
+A shard is the group ``shards/<name>.zarr`` (format v3) with the arrays anatomy, tumour and label, and one more for each
+further channel of a role (anatomy_1, ...), each in the type of its own channel: tile axis first, one chunk a tile, all
+chunks in one file, each with a CRC-32C that is compared whenever it is read. Beside it lie
 ``<name>.npz`` (histograms of its intensities) and ``<name>.json`` (its index rows). Names depend on the plan alone, so
 a task that runs twice writes the same files again.
 """
@@ -38,7 +39,7 @@ from metgan_dist.storage import (
 from metgan_dist.tiles.intensity import Histogram
 
 Histograms = dict[tuple[str, str], Histogram]
-"""By (role, key): the key is "" for a whole volume, "<view>:<plane>" for one position along a view."""
+"""By (layer, key): the key is "" for a whole volume, "<view>:<plane>" for one position along a view."""
 
 
 def write_shard(
@@ -53,9 +54,9 @@ def write_shard(
     uri = join(folder, "shards", f"{name}.zarr")
     with storage_errors(uri):
         group = zarr.create_group(_store(uri, options, read_only=False), zarr_format=3, overwrite=True)
-        for role, pixels in tiles.items():
+        for layer, pixels in tiles.items():
             group.create_array(
-                role,
+                layer,
                 data=pixels,
                 chunks=(1, *pixels.shape[1:]),
                 shards=pixels.shape,
@@ -63,8 +64,8 @@ def write_shard(
             )
     packed = io.BytesIO()
     arrays = {
-        f"{role}|{key}|{part}": getattr(histogram, part)
-        for (role, key), histogram in histograms.items()
+        f"{layer}|{key}|{part}": getattr(histogram, part)
+        for (layer, key), histogram in histograms.items()
         for part in ("values", "counts")
     }
     np.savez_compressed(packed, **arrays)
@@ -99,30 +100,33 @@ def read_histograms(folder: str, name: str, options: Options | None) -> Histogra
     content = np.load(io.BytesIO(read_bytes(join(folder, "shards", f"{name}.npz"), options)), allow_pickle=False)
     keys = {tuple(entry.split("|")[:2]) for entry in content.files}
     return {
-        (role, key): Histogram(content[f"{role}|{key}|values"], content[f"{role}|{key}|counts"])
-        for role, key in sorted(keys)
+        (layer, key): Histogram(content[f"{layer}|{key}|values"], content[f"{layer}|{key}|counts"])
+        for layer, key in sorted(keys)
     }
 
 
 # A memo, not state: the same set (`digest`) has the same arrays. Opening costs more than reading a tile.
 @lru_cache(maxsize=512)
-def _open_array(folder: str, name: str, role: str, digest: str, options: str) -> zarr.Array:
+def _open_array(folder: str, name: str, layer: str, digest: str, options: str) -> zarr.Array:
     uri = join(folder, "shards", f"{name}.zarr")
-    array = zarr.open_array(_store(uri, json.loads(options), read_only=True), path=role, mode="r")
+    array = zarr.open_array(_store(uri, json.loads(options), read_only=True), path=layer, mode="r")
     # zarr reads an empty shard as one of empty tiles, which has no file at all.
-    if file_size(join(uri, role, array.metadata.encode_chunk_key((0,) * array.ndim)), json.loads(options)) == 0:
+    if file_size(join(uri, layer, array.metadata.encode_chunk_key((0,) * array.ndim)), json.loads(options)) == 0:
         raise ValueError("the file is empty")
     return array
 
 
-def read_tile(folder: str, name: str, role: str, position: int, digest: str, options: Options | None) -> np.ndarray:
-    """Pixels of one tile as they were stored, (H, W) or (D, H, W). Raises DamagedFile where they cannot be read."""
+def read_tile(folder: str, name: str, layer: str, position: int, digest: str, options: Options | None) -> np.ndarray:
+    """Pixels of one layer of a tile as they were stored, (H, W) or (D, H, W).
+
+    Raises DamagedFile where they cannot be read.
+    """
     try:
         with storage_errors(folder):
-            array = _open_array(folder, name, role, digest, json.dumps(options or {}, sort_keys=True))
+            array = _open_array(folder, name, layer, digest, json.dumps(options or {}, sort_keys=True))
             return np.asarray(array[position])
     except (FileNotFoundError, ValueError, RuntimeError) as error:
-        shard = join(folder, "shards", f"{name}.zarr", role)
+        shard = join(folder, "shards", f"{name}.zarr", layer)
         raise DamagedFile(f"{shard}: cannot be read ({one_line(error)}); copy or cut the tiles again") from error
 
 

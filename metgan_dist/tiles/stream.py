@@ -65,7 +65,7 @@ def tile_stream(
         here: tiles are read in this process, by a thread, without Ray.
 
     Yields:
-        anatomy, tumour: float32 (N, 1, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows;
+        anatomy, tumour: float32 (N, C, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows;
         organ: int64 (N,), places in `method.organs`, or in the set's list of organs where that is empty; -1 for another
         organ or none; left out where both are empty.
 
@@ -208,8 +208,8 @@ def _batches(dataset: ray.data.Dataset, batch_size: int) -> Iterator[Batch]:
 
 
 def _tile_bytes(tiles: TileSet) -> int:
-    """Of a loaded tile: two channels of float32 and a label."""
-    return int(np.prod(tiles.shape)) * 9
+    """Of a loaded tile: channels of float32 and a label."""
+    return int(np.prod(tiles.shape)) * (1 + 4 * len((*tiles.layers("anatomy"), *tiles.layers("tumour"))))
 
 
 def _tiles_per_task(tiles: TileSet, batch_size: int) -> int:

@@ -100,7 +100,7 @@ def roles_of(surveys: Sequence[Survey], tiles: Tiles) -> tuple[Role, ...]:
     return roles
 
 
-def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: str, memory: int) -> list[BlockJob]:
+def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[BlockJob]:
     """All tasks of one volume, in the order of their blocks.
 
     Raises UserError naming the field of `tiles` or `scaling` that does not suit the volume.
@@ -111,9 +111,9 @@ def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: s
         whole = (0, volume.shape[0]), (0, volume.shape[1]), (0, volume.shape[2])
         blocks = [Block(survey.ref.id, 0, whole, tuple(plans))]
     else:
-        voxel = sum(volume.dtypes[role].itemsize for role in roles)
+        voxel = sum(dtype.itemsize for dtype in volume.dtypes.values())
         # Resizing makes float32 of an image; a label keeps its type.
-        pixel = sum(4 if resized(tiles) and role != "label" else volume.dtypes[role].itemsize for role in roles)
+        pixel = sum(4 if resized(tiles) and layer != "label" else d.itemsize for layer, d in volume.dtypes.items())
         cut = max(in_plane_pixels(plan) for plan in plans)
         # Cut and finished pixels are there at once, while the one becomes the other.
         tile = cut * voxel + math.prod(plans[0].shape) * pixel
@@ -122,7 +122,7 @@ def plan_jobs(survey: Survey, roles: tuple[Role, ...], recipe: Recipe, folder: s
         BlockJob(
             survey.ref,
             block,
-            roles,
+            tuple(volume.dtypes),
             tiles,
             memory,
             folder,
@@ -165,7 +165,7 @@ def check_volumes(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
         surveys, _ = survey_volumes(volume_refs(data, options), data, lambda _line: None)
         roles = roles_of(surveys, recipe.tiles)
         for survey in surveys:
-            plan_jobs(survey, roles, recipe, "", recipe.scaling.tile_memory * 2**20)
+            plan_jobs(survey, recipe, "", recipe.scaling.tile_memory * 2**20)
         lacking = [role for role in needed if role not in roles]
         whose = f"volume {surveys[0].ref.id!r}"
     if lacking:

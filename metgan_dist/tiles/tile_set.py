@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.recipe import channel_names
 from metgan_dist.storage import Options, absolute, exists, filesystem, join, read_bytes, storage_errors, write_whole
 from metgan_dist.tiles.intensity import invert, normalise
 from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.shards import read_tile, remove_shards
+from metgan_dist.volumes.labelled import Layer, layers_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -30,12 +32,13 @@ SPLITS = ("train", "val", "test", "unseen")
 class TileReader:
     """Reads tiles by what the index says of them; small, so that it travels with every task.
 
-    The tiles of a mixed set lie in its parts: each is read by the reader of its own.
+    layers: of each role that the set has, one for each of its channels. The tiles of a mixed set lie in its parts: each
+    is read by the reader of its own.
     """
 
     folder: str
     digest: str
-    roles: tuple[str, ...]
+    layers: Mapping[str, tuple[Layer, ...]]
     clip: bool
     options: Options | None
     parts: tuple[TileReader, ...] = ()
@@ -45,15 +48,17 @@ class TileReader:
         if self.parts:
             return self.parts[tile["part"]].load(tile)
         loaded = {}
-        for role in self.roles:
+        for role, layers in self.layers.items():
             if role == "label":
                 shard, position = tile["label_shard"], tile["label_position"]
                 loaded[role] = read_tile(self.folder, shard, role, position, self.digest, self.options).astype(np.uint8)
-                continue
-            pixels = read_tile(self.folder, tile["shard"], role, tile["position"], self.digest, self.options)
-            low, high = tile[f"{role}_low"], tile[f"{role}_high"]
-            loaded[role] = normalise(pixels, low, high, clip=self.clip)[np.newaxis]
+            else:
+                loaded[role] = np.stack([self._channel(tile, layer) for layer in layers])
         return loaded
+
+    def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
+        pixels = read_tile(self.folder, tile["shard"], layer, tile["position"], self.digest, self.options)
+        return normalise(pixels, tile[f"{layer}_low"], tile[f"{layer}_high"], clip=self.clip)
 
 
 class TileSet:
@@ -65,7 +70,7 @@ class TileSet:
         manifest: what the set was made from, counts, statistics.
         index: one row a tile, in the order of row numbers: volume, organ, patient, view, plane, region (z0 ... x1) and
             padding in source voxels, spacing of a pixel, shard and position, split, fold, foreground (label pixels),
-            (low, high) of each channel, label_row (the row whose label the tile carries: its own, unless labels were
+            (low, high) of each layer, label_row (the row whose label the tile carries: its own, unless labels were
             shuffled). Split "gap": left out, too near a held-out tile. In a mixed set also part, the number of the set
             in the manifest's `parts` that a tile lies in.
         parts: the sets that a mixed set consists of; none for others.
@@ -84,7 +89,8 @@ class TileSet:
         self.parts = tuple(parts)
         readers = tuple(part.reader for part in parts)
         clip = manifest["normalisation"]["clip"]
-        self.reader: TileReader = TileReader(uri, digest, tuple(manifest["roles"]), clip, options, readers)
+        layers = {role: layers_of(role, max(1, len(self.channels(role)))) for role in manifest["roles"]}
+        self.reader: TileReader = TileReader(uri, digest, layers, clip, options, readers)
 
     @staticmethod
     def open(uri: str, options: Options | None = None) -> TileSet:
@@ -149,6 +155,14 @@ class TileSet:
         known = self.manifest.get("organs")
         return tuple(organ_names(self.index) if known is None else known)
 
+    def channels(self, role: str) -> tuple[str, ...]:
+        """Names of the channels of `anatomy` or `tumour`, in the order of a tile's; none for a label."""
+        return channel_names(self.manifest.get("data", {}).get(role)) if role in IMAGES else ()
+
+    def layers(self, role: str) -> tuple[Layer, ...]:
+        """What is stored of a role, one array of a shard for each of its channels; none of a role that is not there."""
+        return self.reader.layers.get(role, ())
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Pixels of every tile, (H, W) or (D, H, W)."""
@@ -170,25 +184,25 @@ class TileSet:
         }
         if self.parts:
             columns["part"] = own["part"]
-        for role in self.reader.roles:
-            if role in IMAGES:
-                columns |= {f"{role}_{end}": own[f"{role}_{end}"] for end in ("low", "high")}
+        for layer in (*self.layers("anatomy"), *self.layers("tumour")):
+            columns |= {f"{layer}_{end}": own[f"{layer}_{end}"] for end in ("low", "high")}
         lists = [column.tolist() for column in columns.values()]
         return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
     def load(self, row: int) -> dict[str, np.ndarray]:
-        """One tile, for the channels that the set has.
+        """One tile, for the roles that the set has.
 
         Returns:
-            anatomy, tumour: float32 (1, H, W) or (1, D, H, W), normalised, in [-1, 1] where the set clips;
+            anatomy, tumour: float32 (C, H, W) or (C, D, H, W), each channel normalised by its own range, in [-1, 1]
+                where the set clips;
             label: uint8 (H, W) or (D, H, W).
         """
         return self.reader.load(self.addresses([row])[0])
 
-    def invert(self, row: int, channel: str, image: np.ndarray) -> np.ndarray:
-        """An image in the normalised range of a tile's channel -> intensities of the file, float32, same shape."""
+    def invert(self, row: int, layer: Layer, image: np.ndarray) -> np.ndarray:
+        """An image in the normalised range of a tile's layer -> intensities of the file, float32, same shape."""
         tile = self.index.iloc[row]
-        return invert(image, float(tile[f"{channel}_low"]), float(tile[f"{channel}_high"]))
+        return invert(image, float(tile[f"{layer}_low"]), float(tile[f"{layer}_high"]))
 
 
 def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh: Callable[[], None]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,8 @@ from metgan_dist.tiles.geometry import AXES, TilePlan, in_plane, target_factors
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
 from metgan_dist.tiles.shards import Histograms, write_shard
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, Layer, VolumeRef
 from metgan_dist.volumes.volume import Region
-
-IMAGES: tuple[Role, ...] = ("anatomy", "tumour")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class BlockJob:
 
     ref: VolumeRef
     block: Block
-    roles: tuple[Role, ...]
+    layers: tuple[Layer, ...]
     tiles: Tiles
     memory: int
     folder: str
@@ -54,14 +53,14 @@ def tile_block(job: BlockJob) -> dict[str, Any]:
     histograms = _histograms(job, cut)
     rows = [_row(job, volume, plan, position, grid) for position, plan in enumerate(job.block.plans)]
     if job.tiles.normalise_over == "tile":
-        for role in IMAGES:
-            for row, tile in zip(rows, cut.get(role, ()), strict=False):
-                row.update(_tile_range(job.tiles, role, tile))
+        for layer in images_of(job.layers):
+            for row, tile in zip(rows, cut[layer], strict=True):
+                row.update(_tile_range(job.tiles, layer, tile))
     finished: dict[str, np.ndarray] = {}
-    for role in job.roles:
+    for layer in job.layers:
         # Cut tiles are let go one by one: only one copy of the block's pixels is held.
-        tiles = cut.pop(role)[::-1]
-        finished[role] = _stack(tiles, job.block.plans, is_label=role == "label", rules=job.tiles)
+        tiles = cut.pop(layer)[::-1]
+        finished[layer] = _stack(tiles, job.block.plans, is_label=layer == "label", rules=job.tiles)
     if "label" in finished:
         counts = np.count_nonzero(finished["label"].reshape(len(rows), -1), axis=1)
         for row, count in zip(rows, counts, strict=True):
@@ -69,6 +68,11 @@ def tile_block(job: BlockJob) -> dict[str, Any]:
     marker = {"rows": rows}
     write_shard(job.folder, job.shard, finished, histograms, marker, job.options)
     return marker
+
+
+def images_of(layers: Iterable[Layer]) -> list[Layer]:
+    """All layers but the label."""
+    return [layer for layer in layers if layer != "label"]
 
 
 def resized(tiles: Tiles) -> bool:
@@ -94,21 +98,21 @@ def preprocessed_shape(tiles: Tiles) -> Triplet | None:
     return z, y, x
 
 
-def _cut(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Role, list[np.ndarray]], Grid]:
+def _cut(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[np.ndarray]], Grid]:
     if job.tiles.modality == "light-sheet":
-        dtypes = {role: volume.dtypes[role] for role in job.roles}
+        dtypes = {layer: volume.dtypes[layer] for layer in job.layers}
         return cut_block(job.block, volume.read, dtypes, volume.chunks, piece_limit(job.memory)), Grid()
     if job.tiles.modality == "brain-dwi":
         z, y, x = volume.shape
         whole: Region = (0, z), (0, y), (0, x)
-        prepared = brain_dwi.preprocess({role: volume.read(role, whole) for role in job.roles})
+        prepared = brain_dwi.preprocess({layer: volume.read(layer, whole) for layer in job.layers})
         factor = tuple(length / size for length, size in zip(volume.shape, brain_dwi.GRID, strict=True))
         grid = Grid((brain_dwi.DROPPED_SLICES * factor[0], 0.0, 0.0), (factor[0], factor[1], factor[2]))
         return cut_volume(job.block.plans, prepared), grid
     return _cut_heart(job, volume)
 
 
-def _cut_heart(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Role, list[np.ndarray]], Grid]:
+def _cut_heart(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[np.ndarray]], Grid]:
     shape = preprocessed_shape(job.tiles) or cardiac.SHAPE
     spacing = job.tiles.spacing or cardiac.SPACING
     at = volume.spacing
@@ -120,21 +124,21 @@ def _cut_heart(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Role, list[n
     centre = cardiac.heart_centre(lambda part: volume.read("label", part), parts)
     region, pad = cardiac.crop_region(centre or (z / 2, y / 2, x / 2), volume.shape, factors, shape)
     prepared = {
-        role: cardiac.preprocess(volume.read(role, region), pad, is_label=role == "label", crop=shape)
-        for role in job.roles
+        layer: cardiac.preprocess(volume.read(layer, region), pad, is_label=layer == "label", crop=shape)
+        for layer in job.layers
     }
     origin = tuple(float(first - before) for (first, _), (before, _) in zip(region, pad, strict=True))
     return cut_volume(job.block.plans, prepared), Grid((origin[0], origin[1], origin[2]), factors)
 
 
-def _histograms(job: BlockJob, cut: dict[Role, list[np.ndarray]]) -> Histograms:
+def _histograms(job: BlockJob, cut: dict[Layer, list[np.ndarray]]) -> Histograms:
     """Of the tiles as cut: neither padding nor resizing changes the statistics."""
     per_plane = job.tiles.normalise_over == "plane"
     pixels: dict[tuple[str, str], list[np.ndarray]] = {}
-    for role in IMAGES:
-        for plan, tile in zip(job.block.plans, cut.get(role, ()), strict=False):
+    for layer in images_of(job.layers):
+        for plan, tile in zip(job.block.plans, cut[layer], strict=True):
             key = plane_key(plan.view, plan.plane) if per_plane else ""
-            pixels.setdefault((role, key), []).append(tile)
+            pixels.setdefault((layer, key), []).append(tile)
     return {key: Histogram.of_tiles(tiles) for key, tiles in pixels.items()}
 
 
@@ -143,10 +147,10 @@ def plane_key(view: str, plane: int) -> str:
     return f"{view}:{plane}"
 
 
-def _tile_range(tiles: Tiles, role: str, tile: np.ndarray) -> dict[str, float]:
+def _tile_range(tiles: Tiles, layer: Layer, tile: np.ndarray) -> dict[str, float]:
     histogram = Histogram.of(tile)
     low, high = range_of(histogram, tiles)
-    return {f"{role}_low": low, f"{role}_high": high, f"{role}_clipped": histogram.fraction_outside(low, high)}
+    return {f"{layer}_low": low, f"{layer}_high": high, f"{layer}_clipped": histogram.fraction_outside(low, high)}
 
 
 def _stack(tiles: list[np.ndarray], plans: tuple[TilePlan, ...], *, is_label: bool, rules: Tiles) -> np.ndarray:

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metgan_dist.figures import image_grid
+from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.methods.method import Method
 from metgan_dist.scores.fidelity import SHARE, doubt, share_of_real
-from metgan_dist.scores.reference import References, fit_references
+from metgan_dist.scores.reference import TRIVIAL, References, fit_references
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
@@ -22,6 +22,8 @@ from metgan_dist.training.step import Batch, Stepper
 
 BATCH = 4
 PICTURES = 4
+# Whose channels the pictures of a method have, where these are no label's.
+SHOWN_AS = dict.fromkeys(("anatomy", "cycled"), "anatomy") | dict.fromkeys(("tumour", "generated", "real"), "tumour")
 
 
 def chosen_rows(rows: np.ndarray, most: int) -> np.ndarray:
@@ -101,13 +103,14 @@ def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.
 
 
 def grid(method: Method, tiles: TileSet, rows: np.ndarray, device: torch.device) -> bytes:
-    """PNG of the method's pictures (anatomy, label, generated, real, cycled), a tile a row."""
+    """PNG of the method's pictures (anatomy, label, generated, real, cycled), a tile a row, a channel a column."""
     columns: dict[str, list[np.ndarray]] = {}
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, 1, method.organs):
             for name, images in method.pictures(_to(batch, device)).items():
                 columns.setdefault(name, []).append(images[0].float().cpu().numpy())
-    return image_grid(columns)
+    parts = (by_channel(name, images, tiles.channels(SHOWN_AS.get(name, "label"))) for name, images in columns.items())
+    return image_grid({title: images for part in parts for title, images in part.items()})
 
 
 def references(tiles: TileSet) -> References:
@@ -121,7 +124,7 @@ def score_with_references(
 ) -> dict[str, Scored]:
     """Scores on `rows` of the method (`generated`), of the trivial predictions (`identity`, `affine`), and of the judge
     on the real images (`real`)."""
-    scorers = {name: _scorer(tiles, judge) for name in ("generated", "identity", "affine")}
+    scorers = {name: _scorer(tiles, judge) for name in ("generated", *trivial.names)}
     scorers["real"] = _scorer(tiles, judge, images=())
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, BATCH, method.organs):
@@ -140,10 +143,13 @@ def evaluate_splits(
 
     Returns, by split, `{"tiles": n, "generated": {...}, "identity": {...}, "affine": {...}, "real": {"label_fidelity":
     d}}`, and the same for each volume under `per_volume` where there are several. Beside label fidelity the others have
-    `label_fidelity_of_real`, its share of d. It is left out where no class occurs; `say` gets a line for that, and one
-    for a judge that is blind.
+    `label_fidelity_of_real`, its share of d. It is left out where no class occurs, and `identity` where anatomy and
+    tumour have different numbers of channels; `say` gets a line for either, and one for a judge that is blind.
     """
     trivial = references(tiles)
+    if "identity" not in trivial.names:
+        anatomy, tumour = (len(tiles.layers(role)) for role in ("anatomy", "tumour"))
+        say(f"identity: left out, the anatomy has {anatomy} channel(s) and the tumour image {tumour}")
     results: dict[str, Any] = {}
     for split in ("test", "unseen"):
         rows = tiles.positions(split)
@@ -172,8 +178,8 @@ def _summaries(scored: dict[str, Scored], rows: np.ndarray) -> dict[str, Any]:
 
 
 def _line(split: str, scores: dict[str, Any]) -> str:
-    parts = [f"{name} MAE {scores[name]['mae']:.4f}" for name in ("generated", "identity", "affine")]
-    found = {name: scores[name].get("label_fidelity") for name in ("generated", "real", "identity")}
+    parts = [f"{name} MAE {scores[name]['mae']:.4f}" for name in ("generated", *TRIVIAL) if name in scores]
+    found = {name: scores[name].get("label_fidelity") for name in ("generated", "real", "identity") if name in scores}
     shares = {name: scores[name].get(SHARE) for name in found}
     dice = [
         f"{name} {value:.3f}" + (f" ({share:.0%} of real)" if (share := shares[name]) is not None else "")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Data, Section, VolumeEntry
+from metgan_dist.recipe import Channels, Data, Section, VolumeEntry, channel_names
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
@@ -22,8 +22,8 @@ DESCRIPTION = "dataset.yaml"
 class Description(Section):
     """What a `dataset.yaml` holds; paths are relative to its folder."""
 
-    anatomy: str | None = Field(None, description="channel that gives the anatomy; default for data.anatomy")
-    tumour: str | None = Field(None, description="channel to generate; default for data.tumour")
+    anatomy: Channels | None = Field(None, description="channel(s) that give the anatomy; default for data.anatomy")
+    tumour: Channels | None = Field(None, description="channel(s) to generate; default for data.tumour")
     classes: int | None = Field(None, ge=2, le=255, description="number of label classes; default for data.classes")
     volumes: list[VolumeEntry] = Field(min_length=1, description="the volumes")
 
@@ -63,10 +63,12 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
 
 def check_channels(data: Data) -> None:
     """UserError where a generator would learn to copy its input."""
-    if data.anatomy == data.tumour and not data.one_channel:
+    known = channel_names(data.anatomy)
+    shared = next((name for name in channel_names(data.tumour) if name in known), None)
+    if shared is not None and not data.one_channel:
         raise UserError(
-            f"data.tumour: {data.tumour!r} is data.anatomy as well, which leaves nothing to generate; name another "
-            "channel, or set data.one_channel for segmentation alone"
+            f"data.tumour: {shared!r} is {'in ' if len(known) > 1 else ''}data.anatomy as well, which leaves nothing "
+            "to generate; name another channel, or set data.one_channel for segmentation alone"
         )
 
 
@@ -107,8 +109,8 @@ def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
             split=entry.split,
             entry=entry,
             base=base,
-            anatomy=described.anatomy,
-            tumour=described.tumour,
+            anatomy=channel_names(described.anatomy),
+            tumour=channel_names(described.tumour),
             label=described.label,
             classes=described.classes,
             options=dict(options or {}),

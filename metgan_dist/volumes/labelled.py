@@ -18,6 +18,8 @@ from metgan_dist.volumes.open import open_volume, same_grid
 from metgan_dist.volumes.volume import Region, Volume, whole
 
 Role = Literal["anatomy", "tumour", "label"]
+Layer = str
+"""One channel of a role, as it is cut and stored; see `layers_of`."""
 
 # A label stored through a scale factor comes back a rounding error away from its integer.
 _ROUNDING = 1e-3
@@ -27,7 +29,7 @@ _ROUNDING = 1e-3
 class VolumeRef:
     """One volume of a data set, small and picklable: a worker on any machine opens it.
 
-    base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, tumour ""
+    base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, no tumour
     where there is none; label: what `data.label` says, for entries that name no label; classes: number of classes.
     """
 
@@ -37,8 +39,8 @@ class VolumeRef:
     split: str
     entry: VolumeEntry
     base: str
-    anatomy: str
-    tumour: str
+    anatomy: tuple[str, ...]
+    tumour: tuple[str, ...]
     label: str | None
     classes: int
     options: Options = field(default_factory=dict, repr=False)  # may hold a secret
@@ -64,11 +66,17 @@ class VolumeRef:
         return next((path for path in candidates if exists(path, self.options)), None)
 
 
+def layers_of(role: str, channels: int) -> tuple[Layer, ...]:
+    """The layers of a role of so many channels: the role's own name, then `anatomy_1`, `anatomy_2` and so on."""
+    return tuple(f"{role}_{number}" if number else role for number in range(channels))
+
+
 class LabelledVolume:
     """An opened volume by the role of its channels: anatomy, tumour (where there is one), label (where there is one).
 
-    shape, chunks (z, y, x), spacing: of the image; dtypes: of the roles that it has (a label is always given as uint8);
-    names, table: of separate images, else None (see `Volume`).
+    shape, chunks (z, y, x), spacing: of the image; dtypes: of its layers, one for each channel of a role, in the order
+    of roles and of channels (a label is always given as uint8); names, table: of separate images, else None (see
+    `Volume`).
 
     Raises UserError for a missing channel, an image stored through a palette, a label or channel of another shape
     (naming both), a label that may lie otherwise than its image, or unmatched image names.
@@ -79,10 +87,10 @@ class LabelledVolume:
         self._volume = open_image(ref)
         self.shape, self.chunks, self.spacing = self._volume.shape, self._volume.chunks, self._volume.spacing
         self._sources: dict[str, tuple[Volume, str]] = {}
-        for role, channel in (("anatomy", ref.anatomy), ("tumour", ref.tumour)):
-            if channel or role == "anatomy":
+        for role, channels in (("anatomy", ref.anatomy or ("",)), ("tumour", ref.tumour)):
+            for layer, channel in zip(layers_of(role, len(channels)), channels, strict=True):
                 self._volume.channel_number(channel)
-                self._sources[role] = (self._volume, channel)
+                self._sources[layer] = (self._volume, channel)
                 if self._volume.palette_of(channel):
                     raise UserError(
                         f"{self._volume.uri_of(channel)}: its pixels are numbers of a palette's colours, which are no "
@@ -92,8 +100,8 @@ class LabelledVolume:
         if label is not None:
             self._sources["label"] = label
         self.dtypes = {
-            role: np.dtype(np.uint8) if role == "label" else volume.dtype_of(channel)
-            for role, (volume, channel) in self._sources.items()
+            layer: np.dtype(np.uint8) if layer == "label" else volume.dtype_of(channel)
+            for layer, (volume, channel) in self._sources.items()
         }
 
     @property
@@ -115,6 +123,11 @@ class LabelledVolume:
         """Whether the volume has this role."""
         return role in self._sources
 
+    def described(self, layer: Layer) -> str:
+        """A layer in messages: its role, with the channel's name where the role has several."""
+        role = layer.partition("_")[0]
+        return f"{role} ({self._sources[layer][1]})" if f"{role}_1" in self._sources else role
+
     def check_label(self) -> None:
         """UserError for a label value that is no class, as far as a look that costs little shows: see `overview`."""
         if "label" not in self._sources:
@@ -128,22 +141,24 @@ class LabelledVolume:
             voxels = np.rint(seen.read(channel, whole(seen)))
             _as_classes(voxels, volume.uri_of(channel), self.classes, whole(seen))
 
-    def read(self, role: Role, region: Region) -> np.ndarray:
-        """Voxels (z, y, x) of a role: an image with its own dtype and values, a label as uint8 in 0..classes-1.
+    def read(self, layer: Layer, region: Region) -> np.ndarray:
+        """Voxels (z, y, x) of a layer: an image with its own dtype and values, a label as uint8 in 0..classes-1.
 
         Raises UserError for a role that the volume has not, NaN or infinite voxels, and label values that are no class.
         """
-        if role not in self._sources:
-            hint = "give `label` in the data set or data.label" if role == "label" else f"set data.{role} to a channel"
-            raise UserError(f"{self._volume.uri}: volume '{self.id}' has no {role}; {hint}")
-        volume, channel = self._sources[role]
+        if layer not in self._sources:
+            hint = (
+                "give `label` in the data set or data.label" if layer == "label" else f"set data.{layer} to a channel"
+            )
+            raise UserError(f"{self._volume.uri}: volume '{self.id}' has no {layer}; {hint}")
+        volume, channel = self._sources[layer]
         voxels = volume.read(channel, region)
         if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
             raise UserError(
                 f"{volume.uri_of(channel)}: NaN or infinite voxels in channel '{channel}', region {_text(region)}; "
                 "replace them in the file"
             )
-        return _as_classes(voxels, volume.uri_of(channel), self.classes, region) if role == "label" else voxels
+        return _as_classes(voxels, volume.uri_of(channel), self.classes, region) if layer == "label" else voxels
 
 
 def open_looked_at(ref: VolumeRef) -> LabelledVolume:

@@ -90,8 +90,10 @@ def regions(shape: Sequence[int], unit: Sequence[int]) -> Iterator[Region]:
         )
 
 
-def create_image(uri: str, levels: Sequence[Level], dtype: DTypeLike, label: str, options: Options | None) -> None:
-    """Empty arrays of an image (axes c, z, y, x, one channel) and of its label group (z, y, x; uint8); replaces all."""
+def create_image(
+    uri: str, levels: Sequence[Level], dtype: DTypeLike, label: str, options: Options | None, channels: int = 1
+) -> None:
+    """Empty arrays of an image (axes c, z, y, x) and of its label group (z, y, x; uint8); replaces all."""
     store = zarr_store(uri, options, read_only=False)
     with storage_errors(uri):
         root = zarr.create_group(store, zarr_format=3, overwrite=True)
@@ -100,7 +102,7 @@ def create_image(uri: str, levels: Sequence[Level], dtype: DTypeLike, label: str
             chunks, shards = chunks_and_shards(level.shape)
             root.create_array(
                 level.path,
-                shape=(1, *level.shape),
+                shape=(channels, *level.shape),
                 chunks=(1, *chunks),
                 shards=(1, *shards),
                 dtype=dtype,
@@ -125,26 +127,33 @@ def open_level(uri: str, path: str, options: Options | None, *, write: bool = Fa
         return zarr.open_array(store, path=path, mode="r+" if write else "r")
 
 
-def write_block(uri: str, path: str, region: Region, voxels: np.ndarray, options: Options | None) -> None:
-    """Write a region (z, y, x) that is exactly one shard of a level, as far as it lies in the array.
+def write_block(
+    uri: str, path: str, region: Region, voxels: np.ndarray, options: Options | None, channel: int = 0
+) -> None:
+    """Write a region (z, y, x) of a channel that is exactly one shard of a level, as far as it lies in the array.
 
     What an interrupted process left of that shard is removed first: at the end of an array, Zarr would read it.
     """
     array = open_level(uri, path, options, write=True)
     assert array.shards is not None
-    lead = array.ndim - len(region)
-    at = (0,) * lead + tuple(start // size for (start, _), size in zip(region, array.shards[lead:], strict=True))
+    lead = () if array.ndim == len(region) else (channel,)
+    at = lead + tuple(start // size for (start, _), size in zip(region, array.shards[len(lead) :], strict=True))
     key = join(uri, path, array.metadata.encode_chunk_key(at))
     fs, place = filesystem(key, options)
     with storage_errors(key):
         if fs.exists(place):
             fs.rm_file(place)
-        array[where(region)] = voxels.reshape((1,) * lead + voxels.shape[-3:])
+        array[lead + where(region)] = voxels
 
 
 def where(region: Region) -> tuple[Any, ...]:
     """Index of a region (z, y, x) into an array with or without a channel axis before."""
     return (..., *(slice(start, stop) for start, stop in region))
+
+
+def channels_of(array: zarr.Array) -> int:
+    """How many channels an image's array (c, z, y, x) has; 1 of a label's (z, y, x)."""
+    return int(array.shape[0]) if array.ndim == 4 else 1
 
 
 @dataclass(frozen=True)
@@ -169,25 +178,26 @@ def coarsen_block(job: CoarserJob) -> dict[str, Any]:
     for prefix, how in _REDUCTIONS:
         prefix = prefix.format(label=job.label)
         source = open_level(job.uri, f"{prefix}{job.finer}", job.options)
-        coarse = coarser(source, job.region, job.step, how)
-        write_block(job.uri, f"{prefix}{job.coarser}", job.region, coarse, job.options)
+        for channel in range(channels_of(source)):
+            coarse = coarser(source, job.region, job.step, how, channel)
+            write_block(job.uri, f"{prefix}{job.coarser}", job.region, coarse, job.options, channel)
     return {}
 
 
-def coarser(source: zarr.Array, region: Region, step: Triplet, how: Reduction) -> np.ndarray:
-    """Voxels (z, y, x) of a region of the next coarser level; `step` of `source` make one along each axis.
+def coarser(source: zarr.Array, region: Region, step: Triplet, how: Reduction, channel: int = 0) -> np.ndarray:
+    """Voxels (z, y, x) of a region of the next coarser level of a channel; `step` of `source` make one along each axis.
 
     Means are rounded for integers. The last voxel of an odd axis is made from what is there. Reads a chunk at a time.
     """
-    lead = source.ndim - len(region)
+    lead = () if source.ndim == len(region) else (channel,)
     out = np.empty([stop - start for start, stop in region], source.dtype)
     for part in regions(out.shape, CHUNK):
         fine = [
             (size * (start + first), min(size * (start + last), length))
-            for size, (start, _), (first, last), length in zip(step, region, part, source.shape[lead:], strict=True)
+            for size, (start, _), (first, last), length in zip(step, region, part, source.shape[-3:], strict=True)
         ]
-        voxels = np.asarray(source[where((fine[0], fine[1], fine[2]))])
-        out[where(part)] = _reduced(voxels.reshape(voxels.shape[lead:]), step, how)
+        voxels = np.asarray(source[lead + where((fine[0], fine[1], fine[2]))])
+        out[where(part)] = _reduced(voxels, step, how)
     return out
 
 

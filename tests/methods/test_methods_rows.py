@@ -138,7 +138,7 @@ def test_several_channels_and_classes(name, classes):
     method = MetGAN(
         row=ROWS[name],
         backbone=TABLE_2[name][0],
-        channels=3,
+        channels=(3, 3),
         classes=classes,
         edges=(64, 128),
         width=1 / 16,

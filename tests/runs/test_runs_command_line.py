@@ -196,6 +196,18 @@ def test_fields_that_say_nothing_sensible_are_named(field, value, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(("given", "kept"), [("a", "a"), ("a,b", ["a", "b"]), ("", "")])
+def test_channels_are_comma_separated_and_a_single_one_stays_a_string(given, kept):
+    recipe = parse("--data.tumour", given).recipe
+    assert recipe.data.tumour == kept
+    assert yaml.safe_load(recipe.to_yaml())["data"]["tumour"] == kept
+
+
+def test_a_channel_named_twice_is_refused(mistake):
+    with mistake("data.tumour", "channel 'a' is named twice"):
+        parse("--data.tumour", "a,a")
+
+
 @pytest.mark.parametrize("phantom", [True, False])
 def test_one_channel_in_two_parts_is_refused_unless_it_is_meant(tmp_path, mistake, phantom):
     for name in ("mine.ome.zarr", "spots.tif"):

@@ -39,7 +39,7 @@ def test_identical_tiles_are_perfect_and_a_negative_is_anticorrelated():
 
 
 def test_cross_correlation_is_the_mean_product_of_standard_scores_on_any_scale():
-    one, other = noise(1, 2, 16, 16), noise(1, 2, 16, 16, seed=1) + noise(1, 2, 16, 16)
+    one, other = noise(1, 1, 16, 16), noise(1, 1, 16, 16, seed=1) + noise(1, 1, 16, 16)
     a, b = ((part - part.mean()) / part.std(correction=0) for part in (one.double(), other.double()))
     assert image_scores(one, other)["correlation"][0] == pytest.approx(float((a * b).mean()))
     assert image_scores(one / 2 + 0.5, other)["correlation"][0] == pytest.approx(float((a * b).mean()), abs=1e-6)
@@ -86,3 +86,16 @@ def test_summary_has_mean_and_spread_of_each_score():
     assert summary["mae_std"] == pytest.approx(0.1)
     assert summary["psnr"] == math.inf
     assert math.isnan(summary["psnr_std"])
+
+
+def test_channels_are_correlated_each_with_its_own():
+    random = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(1, 2, 16, 16, generator=random) * 0.2 for _ in range(2))
+    for image in (one, other):
+        image[:, 1] += 0.8  # together, the step between the channels would be all that counts
+    alone = [image_scores(one[:, [k]], other[:, [k]]) for k in range(2)]
+    joint = image_scores(one, other)
+    for name in ("mae", "msd", "ssim", "correlation"):
+        assert joint[name] == pytest.approx((alone[0][name] + alone[1][name]) / 2)
+    assert abs(joint["correlation"][0]) < 0.2
+    assert joint["psnr"] == pytest.approx(10 * np.log10(4 / joint["msd"]))

@@ -15,6 +15,7 @@ from torchvision.models import Inception3
 
 from metgan_dist.errors import UserError
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
+from metgan_dist.scores.frechet import FeatureStatistics
 from metgan_dist.scores.inception import FEATURES, InceptionFeatures
 from metgan_dist.scores.kernel import FeatureSample, kernel_distance
 from metgan_dist.weights import PUBLISHED
@@ -49,13 +50,13 @@ def features(weights: Path) -> Iterator[InceptionFeatures]:
 
 
 def photographs(count: int, contrast: float, seed: int) -> np.ndarray:
-    """(count, 24, 32, 3) uint8."""
+    """Grey ones, (count, 24, 32) uint8."""
     random = np.random.default_rng(seed)
-    return (128 + 127 * contrast * random.uniform(-1, 1, (count, 24, 32, 3))).astype(np.uint8)
+    return (128 + 127 * contrast * random.uniform(-1, 1, (count, 24, 32))).astype(np.uint8)
 
 
 def as_tiles(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.from_numpy(images)[:, None] / 127.5 - 1
 
 
 @pytest.mark.filterwarnings("ignore::scipy.linalg.LinAlgWarning")
@@ -79,37 +80,54 @@ def test_fid_and_kid_of_16_images_equal_pytorch_fids(features, tmp_path):
             parts[part].add(seen[-1], range(start, stop))
         sets.append(parts[0] + pickle.loads(pickle.dumps(parts[1])))
 
-    basis, _ = np.linalg.qr(np.concatenate(seen).T.astype(np.float64))
+    basis, _ = np.linalg.qr(np.concatenate(seen)[:, 0].T.astype(np.float64))
     small = [basis.T @ part if part.ndim == 1 else basis.T @ part @ basis for part in statistics]
     assert [np.trace(small[k]) for k in (1, 3)] == pytest.approx([np.trace(statistics[k]) for k in (1, 3)], rel=1e-6)
     expected = calculate_frechet_distance(*small)
     scores = distribution_scores(*sets)
     assert scores["fid_unverified"] == pytest.approx(expected, rel=1e-6)
     assert expected > 1e-3 * np.trace(statistics[1])  # an effect, not the remainder of a cancellation
-    assert (scores["kid_unverified"], scores["kid_unverified_std"]) == kernel_distance(*(one.sample for one in sets))
+    assert (scores["kid_unverified"], scores["kid_unverified_std"]) == kernel_distance(
+        *(one.samples[0] for one in sets)
+    )
     assert scores["kid_unverified"] > 0
     assert set(scores) == {"fid_unverified", "kid_unverified", "kid_unverified_std"}
 
 
-def test_one_channel_scores_as_grey_photographs_of_any_precision(features):
-    tiles = as_tiles(photographs(1, 1.0, 2))[:, :1]
-    grey = features(tiles)
-    assert grey.shape == (1, FEATURES)
-    assert grey.dtype == np.float32
-    np.testing.assert_array_equal(features(tiles.repeat(1, 3, 1, 1)), grey)
+def test_channels_count_as_grey_photographs_of_any_precision(features):
+    tiles = as_tiles(photographs(1, 1.0, 2))
+    several = torch.cat([tiles, tiles.flip(-1) * 0.5], dim=1)
+    both = features(several)
+    assert (both.shape, both.dtype) == ((1, 2, FEATURES), np.float32)
+    np.testing.assert_allclose(both[:, :1], features(tiles), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(both[:, 0], both[:, 1], rtol=1e-3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        np.testing.assert_array_equal(features(tiles.double()), grey)
-    with pytest.raises(UserError, match=r"^FID and KID: needs two-dimensional tiles of one or three channels"):
-        features(tiles.repeat(1, 2, 1, 1))
+        np.testing.assert_array_equal(features(several.double()), both)
+    with pytest.raises(UserError, match=r"^FID and KID: needs two-dimensional tiles"):
+        features(tiles[None])
 
 
-def filled(weights: str, seed: int) -> FeatureSet:
+def test_each_channel_is_compared_with_its_own():
+    one, other = filled("a" * 64, 0, channels=2), filled("a" * 64, 1, channels=2)
+    alone = []
+    for k in range(2):
+        parts = [FeatureSet("a" * 64) for _ in range(2)]
+        for part, whole in zip(parts, (one, other), strict=True):
+            part.samples, part.statistics = whole.samples[k : k + 1], whole.statistics[k : k + 1]
+        alone.append(distribution_scores(*parts))
+    joint = distribution_scores(one, other)
+    assert joint == {name: pytest.approx((alone[0][name] + alone[1][name]) / 2) for name in joint}
+    with pytest.raises(ValueError, match="2 and of 1 channels"):
+        one + filled("a" * 64, 0)
+
+
+def filled(weights: str, seed: int, channels: int = 1) -> FeatureSet:
     """A feature set of the right width without the cost of its covariance."""
     random = np.random.default_rng(seed)
-    one = FeatureSet(weights)
-    one.sample = FeatureSample(3)
-    one.statistics = type(one.statistics)(3)
-    one.add(random.normal(0, 1, (8, 3)), range(8))
+    one = FeatureSet(weights, channels)
+    one.samples = [FeatureSample(3) for _ in range(channels)]
+    one.statistics = [FeatureStatistics(3) for _ in range(channels)]
+    one.add(random.normal(0, 1, (8, channels, 3)), range(8))
     return one
 
 

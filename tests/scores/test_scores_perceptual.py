@@ -50,9 +50,10 @@ def test_score_is_that_of_the_package_with_these_weights(weights, distance):
     state = torch.load(weights)
     for part in package.net.children():  # its layers keep torchvision's numbers
         part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})
-    generated, real = noise(3, 3, 64, 40), noise(3, 3, 64, 40, seed=1)
+    grey = noise(3, 1, 64, 40), noise(3, 1, 64, 40, seed=1)
+    generated, real = (images.repeat(1, 3, 1, 1) for images in grey)
     expected = package(generated, real).flatten().tolist()
-    scores = distance(generated, real)["lpips_unverified"]
+    scores = distance(*grey)["lpips_unverified"]
     assert scores.dtype == np.float64
     assert scores.tolist() == pytest.approx(expected, rel=1e-5)
     assert len(set(expected)) == 3
@@ -66,11 +67,13 @@ def test_linear_heads_are_the_published_ones_of_the_package(distance):
         torch.testing.assert_close(distance.network.state_dict()[name], value)
 
 
-def test_one_channel_scores_as_grey_photographs(distance):
-    generated, real = noise(2, 1, 40, 40), noise(2, 1, 40, 40, seed=1)
-    grey = distance(generated, real)["lpips_unverified"]
-    colour = distance(generated.repeat(1, 3, 1, 1), real.repeat(1, 3, 1, 1))["lpips_unverified"]
-    np.testing.assert_array_equal(grey, colour)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_several_channels_score_as_grey_photographs_in_the_mean(distance, channels):
+    generated, real = noise(2, channels, 40, 40), noise(2, channels, 40, 40, seed=1)
+    scores = distance(generated, real)["lpips_unverified"]
+    alone = [distance(generated[:, [k]], real[:, [k]])["lpips_unverified"] for k in range(channels)]
+    np.testing.assert_allclose(scores, np.mean(alone, axis=0), rtol=1e-5)
+    assert not np.allclose(alone[0], alone[1], rtol=1e-3)
 
 
 def test_equal_tiles_score_zero_and_a_stronger_change_scores_more(distance):
@@ -98,10 +101,9 @@ def test_smallest_tile_is_the_smallest_that_the_network_takes(distance):
         distance(noise(1, 1, SMALLEST - 1, 64), noise(1, 1, SMALLEST - 1, 64))
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 40, 40), (1, 1, 40, 40, 40)])
-def test_tiles_that_are_no_photographs_are_refused(distance, shape):
-    with pytest.raises(UserError, match=r"^LPIPS: needs two-dimensional tiles of one or three channels"):
-        distance(noise(*shape), noise(*shape))
+def test_volumes_and_unequal_batches_are_refused(distance):
+    with pytest.raises(UserError, match=r"^LPIPS: needs two-dimensional tiles"):
+        distance(noise(1, 1, 40, 40, 40), noise(1, 1, 40, 40, 40))
     with pytest.raises(ValueError, match="two equal batches"):
         distance(noise(1, 1, 40, 40), noise(2, 1, 40, 40))
 

@@ -23,7 +23,7 @@ class Inception:
     weights = "0" * 64
 
     def __call__(self, images):
-        return np.tile(images.flatten(1).numpy(), FEATURES // images[0].numel())
+        return np.tile(images.flatten(2).numpy(), FEATURES // images[0, 0].numel())
 
 
 def judge(batch):
@@ -61,10 +61,11 @@ def test_parts_join_to_all_at_once_exactly(parts, size):
     assert joined.per_tile["tile"].tolist() == list(range(COUNT))
     assert joined.summary() == whole.summary()
     assert joined.pictures.keys() == {1, 5}
-    np.testing.assert_array_equal(joined.pictures[5], OUTPUT[5, 0].numpy())
-    np.testing.assert_array_equal(joined.features.sample.features, whole.features.sample.features)
-    assert joined.features.statistics.count == COUNT
-    np.testing.assert_allclose(joined.features.statistics.scatter, whole.features.statistics.scatter, atol=1e-9)
+    np.testing.assert_array_equal(joined.pictures[5], OUTPUT[5].numpy())
+    np.testing.assert_array_equal(joined.features.samples[0].features, whole.features.samples[0].features)
+    assert joined.features.statistics[0].count == COUNT
+    scatter = (one.features.statistics[0].scatter for one in (joined, whole))
+    np.testing.assert_allclose(next(scatter), next(scatter), atol=1e-9)
 
 
 def dice_by_hand(found):

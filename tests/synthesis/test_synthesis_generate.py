@@ -63,7 +63,7 @@ def make_here(synthesis, folder):
 
 def finished(synthesis, folder, markers):
     gate = synthesis.settings.gate
-    made = finish_set(str(folder), synthesis.tiles, markers, synthesis.facts, gate, synthesis.fingerprint, {})
+    made = finish_set(str(folder), synthesis.tiles, markers, synthesis.facts, "tumour", gate, synthesis.fingerprint, {})
     return made, markers
 
 

@@ -25,7 +25,7 @@ from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.runs.run_folder import open_run
 from metgan_dist.synthesis.blending import AxisTiles, reflected
 from metgan_dist.synthesis.filling import Filler, Filling
-from metgan_dist.synthesis.seams import SeamSums, seam_sums
+from metgan_dist.synthesis.seams import SeamSums, seam_scores, seam_sums
 from metgan_dist.synthesis.slabs import SurveyJob, projected, survey_planes
 from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis, fill_volume
@@ -394,7 +394,7 @@ def test_what_does_not_fit_is_one_line(generator, recipe_of, volume, checkpoint,
 
 def filling_of(source, target):
     limits = [(500.0, 5000.0)] * source.volume.shape[0]
-    return Filling.of(source, {"ranges": limits, "tumour": source.tumour_range, "dtype": "uint16"}, target)
+    return Filling.of(source, {"ranges": [limits], "tumour": source.tumour_ranges, "dtype": "uint16"}, target)
 
 
 def test_voxels_do_not_depend_on_the_blocks_beside(generator, recipe_of, tmp_path, monkeypatch):
@@ -451,3 +451,13 @@ def test_a_label_that_is_resized_for_the_generator_is_written_as_it_was_imposed(
     assert ((image > 600) == (written > 0))[image != 600].all()
     assert not written[~label.any(axis=(1, 2))].any()
     assert 0.9 < benchmark.dice(written > 0, label > 0) <= 1.0
+
+
+def test_of_several_channels_the_one_whose_borders_show_most_is_scored():
+    def sums(across):
+        return SeamSums(np.array([[across, 8.0], [across, 8.0]]), np.full((2, 2), 4.0))
+
+    scores = seam_scores([sums(8.0), sums(12.0)], ("signal", "nuclei"))
+    assert scores["ratio"] == scores["channels"]["nuclei"]["ratio"] == 1.5
+    assert scores["channels"]["signal"]["ratio"] == 1.0
+    assert seam_scores([sums(12.0)], ("signal",)) == sums(12.0).scores()

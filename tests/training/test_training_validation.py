@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tile_sets import write_set
+from tile_sets import several_channels, write_set
 
 from metgan_dist.methods.method import Method
 from metgan_dist.training import validation
@@ -178,3 +178,47 @@ def test_tiles_without_any_label_have_no_label_fidelity_and_a_line_says_why(tmp_
     assert "mae" in results["test"]["generated"]
     assert "label fidelity" not in said[0]
     assert said[1] == "test: no label fidelity: no class occurs in these tiles, neither labelled nor found"
+
+
+class Averaged(Plain):
+    """Gives the mean of the anatomy's channels as each of the tumour image's."""
+
+    def __init__(self, tumour):
+        super().__init__()
+        self.tumour = tumour
+
+    def translate(self, batch):
+        return batch["anatomy"].mean(dim=1, keepdim=True).expand(-1, self.tumour, -1, -1)
+
+    def cycle(self, batch, output):
+        return output.mean(dim=1, keepdim=True).expand_as(batch["anatomy"])
+
+    def pictures(self, batch):
+        made = self.translate(batch)
+        label = batch["label"][:, None].float()
+        return {"anatomy": batch["anatomy"], "label": label, "generated": made, "cycled": self.cycle(batch, made)}
+
+
+@pytest.mark.parametrize(("anatomy", "tumour"), [("ab", "t"), ("a", "tu")])
+def test_unequal_channels_are_scored_without_the_anatomy_itself_and_shown_by_name(
+    tmp_path, monkeypatch, anatomy, tumour
+):
+    tiles, said, shown = several_channels(tmp_path, anatomy=anatomy, tumour=tumour), [], {}
+    results = evaluate_splits(Averaged(len(tumour)), tiles, Plain(labels=True), CPU, said.append)
+    assert {"generated", "affine", "real"} <= results["test"].keys()
+    assert "identity" not in results["test"]
+    assert said[0] == (
+        f"identity: left out, the anatomy has {len(anatomy)} channel(s) and the tumour image {len(tumour)}"
+    )
+    (line,) = (line for line in said if line.startswith("test: 2 tiles; generated MAE "))
+    assert "identity" not in line
+    monkeypatch.setattr(validation, "image_grid", lambda columns: shown.update(columns) or b"")
+    validation.grid(Averaged(len(tumour)), tiles, tiles.positions("test"), CPU)
+    both = {name: f"{name}: " for name in ("anatomy", "generated", "cycled")}
+    titles = [
+        title
+        for name, channels in (("anatomy", anatomy), ("generated", tumour), ("cycled", anatomy))
+        for title in ([both[name] + c for c in channels] if len(channels) > 1 else [name])
+    ]
+    assert [title for title in shown if title != "label"] == titles
+    assert {image.shape for images in shown.values() for image in images} == {(64, 64)}

@@ -13,7 +13,7 @@ import zarr
 
 from metgan_dist.recipe import Data, VolumeEntry
 from metgan_dist.storage import join
-from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
 from metgan_dist.volumes.labelled import open_looked_at
 from metgan_dist.volumes.nifti import Nifti
 from metgan_dist.volumes.ome_zarr import OmeZarr
@@ -317,3 +317,54 @@ def test_means_of_classes_in_a_coarse_level_are_no_mistake(folder, label, monkey
     monkeypatch.setattr(OmeZarr, "cheap_bytes", label.nbytes * 4 - 1)
     describe(folder, volumes=[{"id": "a", "path": "b.ome.zarr", "label": "a/label.ome.zarr"}])
     open_looked_at(volume_refs(Data(path=str(folder)))[0])
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_several_channels_of_a_role_are_layers_of_the_volume(folder, name, voxels):
+    describe(folder, anatomy=["signal", "auto"], tumour="")
+    data = Data(path=str(folder), tumour="")
+    (ref,) = (ref for ref in volume_refs(data) if ref.id == name)
+    volume = pickle.loads(pickle.dumps(ref)).open()
+    assert list(volume.dtypes) == ["anatomy", "anatomy_1", "label"]
+    assert volume.dtypes["anatomy"] == np.dtype("f4" if name == "a" else "u2")
+    shift = 0 if name == "a" else 9
+    np.testing.assert_array_equal(volume.read("anatomy", ALL), voxels.astype(volume.dtypes["anatomy"]))
+    np.testing.assert_array_equal(volume.read("anatomy_1", ALL), voxels + shift)
+    assert (volume.described("anatomy_1"), volume.described("label")) == ("anatomy (auto)", "label")
+
+
+def test_several_channels_of_nifti_files_and_of_folders_of_planes(tmp_path, voxels):
+    for number, name in enumerate(("t1", "t2")):
+        nibabel.save(nibabel.Nifti1Image((voxels + number).transpose(2, 1, 0), np.eye(4)), tmp_path / f"{name}.nii.gz")
+        for z, plane in enumerate(voxels + number):
+            image(tmp_path / f"planes/{name}/{z:03d}.tif", plane)
+    paths = {name: f"{name}.nii.gz" for name in ("t1", "t2")}
+    entries = [VolumeEntry(id="n", path=paths), VolumeEntry(id="p", path="planes")]
+    data = Data(path=str(tmp_path), volumes=entries, anatomy=["t2", "t1"], tumour="")
+    for ref in volume_refs(data):
+        volume = ref.open()
+        np.testing.assert_array_equal(volume.read("anatomy", ALL), voxels + 1)
+        np.testing.assert_array_equal(volume.read("anatomy_1", ALL), voxels)
+
+
+def test_a_channel_that_one_of_several_volumes_lacks_is_named_with_its_volume(folder, mistake):
+    describe(folder, anatomy=["auto", "nuclei"], tumour="signal")
+    for ref, place in zip(volume_refs(Data(path=str(folder))), ("a/auto.tif", "b.ome.zarr"), strict=True):
+        with mistake(str(folder / place), "no channel 'nuclei'", "auto"):
+            ref.open()
+
+
+def test_a_recipes_channels_are_a_string_or_a_list_of_different_names():
+    assert (Data(anatomy=["a"]).anatomy, Data(tumour=[]).tumour) == ("a", "")
+    assert Data(anatomy="DAPI, 405 nm").anatomy == "DAPI, 405 nm"  # one channel of this name
+    assert Data(anatomy=["a", "b"], tumour="").channel_numbers == (2, 1)
+    for names, said in ((["a", "a"], "channel 'a' is named twice"), (["a", ""], "an empty channel name")):
+        with pytest.raises(ValueError, match=said):
+            Data(anatomy=names)
+
+
+def test_a_channel_in_both_roles_leaves_nothing_to_generate(mistake):
+    data = Data(anatomy=["a", "b"], tumour=["c", "b"])
+    with mistake("data.tumour: 'b' is in data.anatomy", "data.one_channel"):
+        check_channels(data)
+    check_channels(data.model_copy(update={"one_channel": True}))

@@ -140,3 +140,19 @@ def test_a_torn_shard_is_written_anew_even_at_the_end_of_the_array(tmp_path, sma
     file.write_bytes(b"torn")
     ome.write_block(uri, "s0", region, image[4:5, 16:21, 32:34], {})
     np.testing.assert_array_equal(ome.open_level(uri, "s0", {})[0], image)
+
+
+def test_channels_are_written_and_coarsened_each_by_itself(tmp_path):
+    uri, shape = str(tmp_path / "two.zarr"), (2, 4, 6)
+    levels = [ome.Level("s0", shape, (1, 1, 1)), ome.Level("s1", (2, 2, 3), (1, 2, 2))]
+    ome.create_image(uri, levels, "uint16", "lesions", {}, channels=2)
+    image = np.arange(2 * 48, dtype=np.uint16).reshape(2, *shape)
+    region = ((0, 2), (0, 4), (0, 6))
+    for channel, voxels in enumerate(image):
+        ome.write_block(uri, "s0", region, voxels, {}, channel)
+    ome.write_block(uri, "labels/lesions/s0", region, np.ones(shape, np.uint8), {})
+    job = ome.CoarserJob(uri, "lesions", "s0", "s1", ((0, 2), (0, 2), (0, 3)), (1, 2, 2), {})
+    ome.coarsen_block(job)
+    np.testing.assert_array_equal(ome.open_level(uri, "s0", {})[:], image)
+    expected = np.rint(image.reshape(2, 2, 2, 2, 3, 2).mean(axis=(3, 5)))
+    np.testing.assert_array_equal(ome.open_level(uri, "s1", {})[:], expected)
