@@ -14,7 +14,7 @@ from torch import Tensor
 from metgan_dist.synthesis.gate import label_dice
 from metgan_dist.tiles.organs import organ_numbers
 from metgan_dist.trained import load_method
-from metgan_dist.training.precision import autocast_dtype, lay_out, resolved
+from metgan_dist.training.precision import autocast_dtype, resolved
 
 LEVELS = 65535
 """Images in [-1, 1] are stored as uint16: 0 is -1, LEVELS is 1."""
@@ -53,7 +53,6 @@ class Replica:
         method, recipe = load_method(model, options)
         self.method, self.classes = method.to(self.device), recipe.data.classes
         self.autocast = autocast_dtype(self.precision, self.device)
-        lay_out(self.method, self.device, self.autocast)
         self.segmentor = None if segmentor is None else load_method(segmentor, options)[0].to(self.device)
         self._one_at_a_time = threading.Lock()
 

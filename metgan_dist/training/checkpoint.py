@@ -82,7 +82,6 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
         network.load_state_dict(state["networks"][name])
     for name, optimiser in stepper.optimisers.items():
         optimiser.load_state_dict(state["optimisers"][name])
-        _lay_out_as_weights(optimiser)
     for name, network in (stepper.ema or {}).items():
         network.load_state_dict(state["ema"][name])
     mine = folder / f"rank-{rank}.pt"
@@ -94,14 +93,3 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
         if "random_cuda" in own and stepper.device.type == "cuda":
             torch.cuda.set_rng_state(own["random_cuda"], stepper.device)
     return json.loads((folder / "meta.json").read_text())
-
-
-def _lay_out_as_weights(optimiser: torch.optim.Optimizer) -> None:
-    """Bring moments to the order in memory of their weights: another device or precision may have saved them.
-
-    Fused Adam goes through both by address: moments of another order would be those of other weights.
-    """
-    for weight, moments in optimiser.state.items():
-        for name, value in moments.items():
-            if value.shape == weight.shape and value.stride() != weight.stride():
-                moments[name] = torch.empty_like(weight).copy_(value)

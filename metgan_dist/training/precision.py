@@ -1,11 +1,10 @@
-"""Which precision `training.precision` means on the device at hand, and how weights lie in memory for it."""
+"""Which precision `training.precision` means on the device at hand."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from torch import nn
 
 Precision = Literal["fp32", "bf16"]
 
@@ -30,16 +29,3 @@ def _native_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     # Private, but all that torch tells of a CPU's instructions: AMX or AVX512-BF16.
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def lay_out(network: nn.Module, device: torch.device, autocast: torch.dtype | None) -> None:
-    """Bring weights, in place, to the order in memory in which the device works fastest in this precision.
-
-    On CPUs bfloat16 convolutions want all channels of a pixel together; with images plane by plane they reorder them
-    before and after each. Float32 ones gain nothing by it.
-    """
-    if device.type != "cpu" or autocast is None:
-        return
-    volumes = any(weight.dim() == 5 for weight in network.parameters())
-    order = torch.channels_last_3d if volumes else torch.channels_last
-    network.to(memory_format=order)  # type: ignore[call-overload]  # torch's own annotations leave it out

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.methods.method import Method, Player
-from metgan_dist.training.precision import lay_out
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 
 Batch = dict[str, Tensor]
@@ -63,7 +62,6 @@ class Stepper:
         if world > 1:
             synchronise_batch_norm(method, device)
         self.method = method.to(device)
-        lay_out(self.method, device, autocast)
         self.device, self.world, self.autocast = device, world, autocast
         self.optimisers = {player.name: _optimiser(method, player) for player in method.players()}
         self.rates = {player.name: player.learning_rate for player in method.players()}
