@@ -33,6 +33,7 @@ SIZES = {
         "width",
         "backbone",
         "merge_full_resolution",
+        "label_norm",
         "latent",
         "global_classes",
         "segmentor_width",
@@ -76,10 +77,17 @@ def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe
     """The recipe that made the checkpoint that `uri` names; UserError where it is of another version."""
     location = join(checkpoint_folder(uri, options), "recipe.yaml")
     try:
-        return Recipe.model_validate(yaml.safe_load(_read(location, options)))
+        return Recipe.model_validate(_with_its_norm(yaml.safe_load(_read(location, options))))
     except ValidationError as error:
         reason = first_mistake(error, "no such field")
         raise UserError(f"{location}: of another version, cannot be read: {reason}") from error
+
+
+def _with_its_norm(tree: Any) -> Any:
+    """A checkpoint's recipe that names no norm of the label path is from before there was a choice."""
+    if isinstance(tree, dict) and isinstance(tree.get("method"), dict):
+        tree["method"].setdefault("label_norm", "batch")
+    return tree
 
 
 def checkpoint_digest(uri: str, options: dict[str, Any] | None = None) -> str:

@@ -55,7 +55,7 @@ def test_label_changes_the_image_where_it_changes():
 
 def test_sync_batch_norm_conversion_reaches_every_batch_norm_and_keeps_the_result():
     torch.manual_seed(0)
-    generator = MetGen(width=1 / 8).eval()
+    generator = MetGen(width=1 / 8, label_norm="batch").eval()
     label, image = torch.randint(0, 2, (1, 64, 64)), torch.randn(1, 1, 64, 64)
     before = generator(image, generator.encode_label(label))
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(generator)

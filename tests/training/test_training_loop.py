@@ -205,6 +205,20 @@ def test_generator_comes_back_from_a_checkpoint_as_it_was(tmp_path):
     assert torch.equal(generator.translate({"anatomy": batch["anatomy"], "label": batch["label"]}), expected)
 
 
+def test_a_checkpoint_from_before_the_label_paths_norm_was_a_choice_is_read_as_it_was_trained(tmp_path):
+    plan = recipe()
+    plan = plan.model_copy(update={"method": plan.method.model_copy(update={"label_norm": "batch"})})
+    machine = stepper(plan)
+    train(plan, machine, Length(1, 1), Kept(tmp_path).around())
+    written = tmp_path / "images-000000001" / "recipe.yaml"
+    lines = written.read_text().splitlines(keepends=True)
+    written.write_text("".join(line for line in lines if "label_norm" not in line))
+    method, own = load_method(str(written.parent))
+    assert own.method.label_norm == "batch"
+    with machine.inference() as live:
+        assert torch.equal(method.translate(image(9)), live.translate(image(9)))
+
+
 def test_damaged_or_missing_checkpoint_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no checkpoint here"):
         load_method(str(tmp_path))
