@@ -33,6 +33,7 @@ SIZES = {
         "width",
         "backbone",
         "merge_full_resolution",
+        "label_norm",
         "latent",
         "global_classes",
         "segmentor_width",

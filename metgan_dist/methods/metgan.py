@@ -30,6 +30,7 @@ from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
 from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.networks.spade import Norm
 from metgan_dist.recipe import Recipe
 
 # Weights of tumour and background pixels when the segmentor judges the generator, 4:1 (MetGAN's release).
@@ -76,6 +77,7 @@ class MetGAN(Method):
         learning_rate: float = 2e-4,
         merge_full_resolution: bool = False,
         stochastic_inference: bool = False,
+        label_norm: Norm = "batch",
     ) -> None:
         weights = row.weights(weights)
         _check(weights, channels)
@@ -83,7 +85,15 @@ class MetGAN(Method):
         directions = {"generator": ("anatomy", "tumour"), **({"inverse": ("tumour", "anatomy")} if row.cycle else {})}
         networks = {
             name: build_generator(
-                backbone, of[source], of[target], classes, edges, width, merge_full_resolution, stochastic_inference
+                backbone,
+                of[source],
+                of[target],
+                classes,
+                edges,
+                width,
+                merge_full_resolution,
+                stochastic_inference,
+                label_norm,
             )
             for name, (source, target) in directions.items()
         }
@@ -126,6 +136,7 @@ class MetGAN(Method):
             learning_rate=recipe.training.learning_rate,
             merge_full_resolution=method.merge_full_resolution,
             stochastic_inference=method.stochastic_inference,
+            label_norm=method.label_norm,
         )
 
     @classmethod

@@ -13,6 +13,7 @@ from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import LabelAsImage
 from metgan_dist.networks.metgen import MetGen
 from metgan_dist.networks.resnet_9 import ResNet9
+from metgan_dist.networks.spade import Norm
 from metgan_dist.networks.unet_256 import UNet256, downs_of
 
 Backbone = Literal["metgen", "unet-256", "resnet-9"]
@@ -83,13 +84,16 @@ def build_generator(
     width: float,
     merge_full_resolution: bool,
     stochastic_inference: bool,
+    label_norm: Norm,
 ) -> nn.Module:
     """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`.
 
     `image` is (N, in_channels, H, W), what is made of it (N, out_channels, H, W).
     """
     if backbone == "metgen":
-        return initialise(MetGen(in_channels, out_channels, classes, width, merge_full_resolution))
+        return initialise(
+            MetGen(in_channels, out_channels, classes, width, merge_full_resolution, label_norm=label_norm)
+        )
     incoming = in_channels + classes - 1
     if backbone == "resnet-9":
         return initialise(LabelAsImage(ResNet9(incoming, out_channels, width=width), classes))

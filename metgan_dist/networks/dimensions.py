@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -14,7 +12,6 @@ class Layers:
     """Layer classes of one dimensionality; `linear` is the name of its (bi- or tri-) linear interpolation."""
 
     convolution: type[nn.Conv2d] | type[nn.Conv3d]
-    convolve: Callable[..., Tensor]
     batch_norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
     instance_norm: type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]
     max_pool: type[nn.MaxPool2d] | type[nn.MaxPool3d]
@@ -22,8 +19,8 @@ class Layers:
 
 
 _LAYERS = {
-    2: Layers(nn.Conv2d, functional.conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.MaxPool2d, "bilinear"),
-    3: Layers(nn.Conv3d, functional.conv3d, nn.BatchNorm3d, nn.InstanceNorm3d, nn.MaxPool3d, "trilinear"),
+    2: Layers(nn.Conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.MaxPool2d, "bilinear"),
+    3: Layers(nn.Conv3d, nn.BatchNorm3d, nn.InstanceNorm3d, nn.MaxPool3d, "trilinear"),
 }
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metgan_dist.networks.dimensions import layers_of, scaled
-from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
+from metgan_dist.networks.spade import HIDDEN, PADDING, Norm, SpadeBlock, one_hot_label
 
 
 class LabelPath(nn.Module):
@@ -20,12 +20,22 @@ class LabelPath(nn.Module):
         classes: label classes, background included.
         width: multiplier of all channel numbers (at least 2; SPADE's hidden channels at least 8).
         merge_full_resolution: also give features at level 0.
+        norm: of the SPADE blocks. The authors' is `batch`. On the coarsest grids most labels are empty, and then
+            nothing varies but by the zeros beyond the border. BatchNorm enlarges that to variance 1: the features tell
+            places in the tile instead of labels, and images have marks at fixed places. With `pixel` a label of one
+            class gives the same features everywhere.
 
     `channels` tells the channels per level: {4: 128, 3: 128, 2: 32, 1: 16} at width 1, level L being 1/2^L of the edge.
     """
 
     def __init__(
-        self, classes: int, *, width: float = 1.0, merge_full_resolution: bool = False, dimensions: int = 2
+        self,
+        classes: int,
+        *,
+        width: float = 1.0,
+        merge_full_resolution: bool = False,
+        dimensions: int = 2,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         self.classes = classes
@@ -36,9 +46,11 @@ class LabelPath(nn.Module):
 
         def block(in_channels: int, out_channels: int) -> SpadeBlock:
             """A SPADE block that takes the one-hot label, its hidden channels scaled as the path's."""
-            return SpadeBlock(in_channels, out_channels, classes, hidden=hidden, dimensions=dimensions)
+            return SpadeBlock(in_channels, out_channels, classes, hidden=hidden, dimensions=dimensions, norm=norm)
 
-        self.first = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)
+        self.first = layers_of(dimensions).convolution(
+            classes, wide, kernel_size=3, padding=1, padding_mode=PADDING[norm]
+        )
         self.head = block(wide, wide)
         self.middle_0, self.middle_1 = block(wide, wide), block(wide, wide)
         self.up_0, self.up_1, self.up_2 = block(wide, c64), block(c64, c32), block(c32, c16)

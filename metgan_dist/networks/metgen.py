@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.networks.label_path import LabelPath
+from metgan_dist.networks.spade import Norm
 from metgan_dist.networks.unet import UNet
 
 
@@ -23,6 +24,7 @@ class MetGen(nn.Module):
         width: multiplier of all channel numbers; 1 is the paper.
         merge_full_resolution: also merge label features at full resolution, before the last 1x1 convolution.
         dimensions: 2 as in the papers, or 3.
+        label_norm: `norm` of the label path; the papers' is `batch`.
 
     `divisor` (64): image edges must be multiples of it.
     """
@@ -36,10 +38,15 @@ class MetGen(nn.Module):
         merge_full_resolution: bool = False,
         *,
         dimensions: int = 2,
+        label_norm: Norm = "batch",
     ) -> None:
         super().__init__()
         self.label_path = LabelPath(
-            classes, width=width, merge_full_resolution=merge_full_resolution, dimensions=dimensions
+            classes,
+            width=width,
+            merge_full_resolution=merge_full_resolution,
+            dimensions=dimensions,
+            norm=label_norm,
         )
         self.anatomy_path = UNet(
             in_channels, out_channels, width=width, dimensions=dimensions, merge=self.label_path.channels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,9 @@ def spectral_convolution(
     padding: int = 0,
     bias: bool = True,
     dimensions: int = 2,
+    padding_mode: Literal["zeros", "replicate"] = "zeros",
 ) -> nn.Module:
-    """A zero-padded convolution whose weight is divided by its largest singular value.
+    """A convolution whose weight is divided by its largest singular value.
 
     The weight counts as the matrix (out_channels, in_channels * kernel). One power iteration per forward pass in
     training mode keeps up with it; in eval mode the estimate stands still. May be called several times before one
@@ -62,7 +63,13 @@ def spectral_convolution(
     """
     layers_of(dimensions)  # refuses other dimensions
     convolution = _CONVOLUTIONS[dimensions](
-        in_channels, out_channels, kernel_size=kernel_size, stride=stride, padding=padding, bias=bias
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        bias=bias,
+        padding_mode=padding_mode,
     )
     return spectral_norm(convolution)
 

@@ -29,7 +29,7 @@ METHOD_TRAINING: dict[str, dict[str, Any]] = {"sifa": {"batch_size": 8}}
 METHOD_SETTINGS = frozenset(
     {
         *("alpha1", "alpha2", "alpha3", "alpha4", "identity", "feature_matching", "perceptual", "kl", "latent"),
-        *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution"),
+        *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution", "label_norm"),
     }
 )
 # Methods that are another one with a part added or left out. They share its settings: rows of an ablation are to differ
@@ -73,6 +73,11 @@ class MethodRecipe(Section):
     pool: int = Field(50, ge=0, description="past fakes kept for the discriminators; 0: none; pix2pix: 0")
     merge_full_resolution: bool = Field(
         False, description="also merge the label path's last block at full resolution (the authors compute and drop it)"
+    )
+    label_norm: Literal["batch", "pixel"] = Field(
+        "batch",
+        description="norm of metgen's label path: over the batch, as in the authors' code, which may leave marks at "
+        "fixed places of small tiles; or over the channels of each pixel, which leaves none",
     )
     stochastic_inference: bool = Field(False, description="keep unet-256's dropout on when images are generated")
     feature_matching: float = Field(10.0, ge=0, description="weight of feature matching (SPADE, SEAN, RedGAN)")

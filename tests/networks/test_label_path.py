@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_path import LabelPath
 
 
@@ -48,6 +49,34 @@ def test_every_class_changes_the_features():
     coarse = [path(label)[1] for label in maps]
     assert (coarse[0] - coarse[1]).abs().max() > 1e-3
     assert (coarse[1] - coarse[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(("dimensions", "edge"), [(2, 64), (2, 128), (3, 32)])
+def test_a_label_of_one_class_has_the_same_features_everywhere(dimensions, edge, label, training):
+    """Features that differ from place to place show in the image as marks at fixed places."""
+    torch.manual_seed(0)
+    path = initialise(LabelPath(2, width=1 / 4, merge_full_resolution=True, dimensions=dimensions, norm="pixel")).train(
+        training
+    )
+    label = torch.full((2, *[edge] * dimensions), label)
+    for features in path(label).values():
+        over_places = features.flatten(2).std(dim=(0, 2)).mean()
+        assert over_places < 1e-4 * features.std(dim=1).mean()
+
+
+def test_an_empty_label_leaves_gradients_as_they_are_for_others():
+    """A norm that enlarges what does not vary enlarges gradients too, by as much."""
+    torch.manual_seed(0)
+    path = initialise(LabelPath(2, width=1 / 4, norm="pixel"))
+    sizes = []
+    for classes in (1, 2):
+        path.zero_grad()
+        features = path(torch.randint(0, classes, (2, 128, 128)))
+        sum((level * torch.randn_like(level)).mean() for level in features.values()).backward()
+        sizes.append(float(path.first.weight.grad.norm()))
+    assert 0 < sizes[0] < 10 * sizes[1]
 
 
 def test_three_dimensional_path_runs():
