@@ -77,15 +77,16 @@ def test_a_dry_run_shows_what_rows_have_of_their_own(capsys):
     asked = ("--study", "image-synthesis", "--recipe", "cells", "--scores.missing_weights", "skip")
     planned_study(command(*asked, "--rows", "pix2pix,metgan,sifa", "--dry-run"), Path("jobs"))
     rows = yaml.safe_load(capsys.readouterr().out)["rows"]
-    assert rows["metgan"] == {}
+    paper = {"method": {"label_norm": "batch"}, "training": {"keep": "last"}}  # of all rows, and not of `cells`
+    assert rows["metgan"] == paper
     assert rows["pix2pix"] == {
         "method": {
             **{"name": "pix2pix", "alpha1": 1, "alpha2": 10, "alpha3": 100, "alpha4": 100},
-            **{"backbone": "unet-256", "adversarial": "log", "pool": 0},
+            **{"backbone": "unet-256", "adversarial": "log", "pool": 0, **paper["method"]},
         },
-        "training": {"batch_size": 1, "learning_rate": 2e-4},
+        "training": {"batch_size": 1, "learning_rate": 2e-4, **paper["training"]},
     }
-    assert rows["sifa"]["training"] == {"batch_size": 8, "learning_rate": 2e-4}
+    assert rows["sifa"]["training"] == {"batch_size": 8, "learning_rate": 2e-4, **paper["training"]}
 
 
 def test_a_row_that_its_own_job_would_refuse_is_refused_before_any_work():
