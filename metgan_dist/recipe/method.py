@@ -76,8 +76,8 @@ class MethodRecipe(Section):
     )
     label_norm: Literal["batch", "pixel"] = Field(
         "batch",
-        description="norm of metgen's label path: over the batch, as in the authors' code, which may leave marks at "
-        "fixed places of small tiles; or over the channels of each pixel, which leaves none",
+        description="norm of metgen's label path: over the batch, as in the authors' code, with which an empty label "
+        "tells places in the tile; or over the channels of each pixel, with which it does not",
     )
     stochastic_inference: bool = Field(False, description="keep unet-256's dropout on when images are generated")
     feature_matching: float = Field(10.0, ge=0, description="weight of feature matching (SPADE, SEAN, RedGAN)")
