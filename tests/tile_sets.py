@@ -15,7 +15,7 @@ from metgan_dist.tiles.cut import finish as finish_tile
 from metgan_dist.tiles.geometry import plan_tiles
 from metgan_dist.tiles.shards import write_shard
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import layers_of
+from metgan_dist.volumes.layers import layers_of
 
 HIGH = 999
 

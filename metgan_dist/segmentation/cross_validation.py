@@ -47,15 +47,15 @@ class CrossValidation:
         if is_tile_set(recipe):
             assert recipe.data.path is not None
             tiles = TileSet.open(recipe.data.path, recipe.storage.options)
-            planned_folds(tiles, datasets, resolved(recipe))
             check_datasets(datasets, tiles, recipe)
+            planned_folds(tiles, datasets, resolved(recipe))
         return CrossValidation(datasets, script)
 
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped when folds failed, after the others were trained."""
         tiles = prepare_tiles(opened)
-        folds = planned_folds(tiles, self.datasets, opened.recipe)
         trained_on = check_datasets(self.datasets, tiles, opened.recipe)
+        folds = planned_folds(tiles, self.datasets, opened.recipe)
         with opened.log() as log:
             for dataset, *rows in zip(self.datasets, *(fold.synthetic for fold in folds), strict=True):
                 used = max(len(part) for part in rows)

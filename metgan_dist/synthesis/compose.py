@@ -20,7 +20,7 @@ from metgan_dist.synthesis.plan import KINDS, Sources
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.shards import read_tile
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import Layer
+from metgan_dist.volumes.layers import Layer
 
 # How often a label is drawn anew on one anatomy, and how many anatomies are tried, before the job gives up.
 LABEL_ATTEMPTS, ANATOMY_ATTEMPTS = 4, 24

@@ -18,7 +18,7 @@ from metgan_dist.synthesis.gate import KEPT, REJECTED, splits
 from metgan_dist.synthesis.lesions import Lesions
 from metgan_dist.synthesis.replica import LEVELS
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import Layer, layers_of
+from metgan_dist.volumes.layers import Layer, layers_of
 
 ORIGIN = ("source_tile", "kind", "label_sources", "transform", "seed", "sample", "foreground")
 SOURCE_SECTIONS = ("tile_shape", "data", "tiles", "normalisation", "padding", "organs", "volumes")

@@ -31,7 +31,8 @@ from metgan_dist.synthesis.slabs import Layout, projected
 from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import invert, normalise
-from metgan_dist.volumes.labelled import VolumeRef, layers_of
+from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.layers import layers_of
 from metgan_dist.volumes.ome_zarr_writer import write_block
 from metgan_dist.volumes.volume import Range, Region
 

@@ -33,7 +33,7 @@ from metgan_dist.synthesis.plan import Sources
 from metgan_dist.synthesis.replica import Replica
 from metgan_dist.tiles.shards import finished_markers, read_marker, write_shard
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import Layer, layers_of
+from metgan_dist.volumes.layers import Layer, layers_of
 
 READ_AT_ONCE = 8
 

@@ -19,7 +19,8 @@ from metgan_dist.tiles.blocks import pieces
 from metgan_dist.tiles.geometry import target_factors
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
-from metgan_dist.volumes.labelled import LabelledVolume, Layer, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.layers import Layer
 from metgan_dist.volumes.ome_zarr_writer import chunks_and_shards, regions
 from metgan_dist.volumes.volume import Range, Region
 

@@ -13,7 +13,8 @@ from metgan_dist.storage import Options, absolute, basename
 from metgan_dist.synthesis.model import find_model
 from metgan_dist.synthesis.slabs import Layout
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import LabelledVolume, Layer, VolumeRef, layers_of
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.layers import Layer, layers_of
 from metgan_dist.volumes.open import open_volume
 
 

@@ -32,7 +32,7 @@ from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.ranges import check_volume
 from metgan_dist.volumes import ome_zarr_writer as ome
-from metgan_dist.volumes.labelled import Layer
+from metgan_dist.volumes.layers import Layer
 from metgan_dist.volumes.volume import Range, Region
 
 TARGET, MARKERS, PLAN = "synthetic.ome.zarr", "volume", "plan.json"

@@ -17,7 +17,7 @@ import numpy as np
 
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import Histogram
-from metgan_dist.volumes.labelled import Layer
+from metgan_dist.volumes.layers import Layer
 
 GRID = (40, 128, 128)
 DROPPED_SLICES = 4

@@ -13,7 +13,7 @@ import skimage  # loads a part of itself when that is first used
 
 from metgan_dist.tiles.blocks import Block, Triplet, pieces
 from metgan_dist.tiles.geometry import AXES, TilePlan, in_plane
-from metgan_dist.volumes.labelled import Layer
+from metgan_dist.volumes.layers import Layer
 from metgan_dist.volumes.volume import Region
 
 Read = Callable[[Layer, Region], np.ndarray]

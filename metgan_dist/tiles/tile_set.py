@@ -18,7 +18,7 @@ from metgan_dist.storage import Options, absolute, exists, filesystem, join, rea
 from metgan_dist.tiles.intensity import invert, normalise
 from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.shards import read_tile, remove_shards
-from metgan_dist.volumes.labelled import Layer, layers_of
+from metgan_dist.volumes.layers import Layer, layers_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"

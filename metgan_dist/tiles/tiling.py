@@ -17,7 +17,8 @@ from metgan_dist.tiles.geometry import AXES, TilePlan, in_plane, target_factors
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
 from metgan_dist.tiles.shards import Histograms, write_shard
-from metgan_dist.volumes.labelled import LabelledVolume, Layer, VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.layers import Layer
 from metgan_dist.volumes.volume import Region
 
 

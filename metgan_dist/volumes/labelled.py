@@ -13,13 +13,12 @@ from metgan_dist.recipe import VolumeEntry
 from metgan_dist.storage import Options, exists, join
 from metgan_dist.volumes.axes import spatial_order
 from metgan_dist.volumes.images import ImageFolders, check_in_step
+from metgan_dist.volumes.layers import Layer, layers_of
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
 from metgan_dist.volumes.volume import Region, Volume, whole
 
 Role = Literal["anatomy", "tumour", "label"]
-Layer = str
-"""One channel of a role, as it is cut and stored; see `layers_of`."""
 
 # A label stored through a scale factor comes back a rounding error away from its integer.
 _ROUNDING = 1e-3
@@ -64,11 +63,6 @@ class VolumeRef:
         if self.entry.label:
             candidates.append(join(self.base, name))
         return next((path for path in candidates if exists(path, self.options)), None)
-
-
-def layers_of(role: str, channels: int) -> tuple[Layer, ...]:
-    """The layers of a role of so many channels: the role's own name, then `anatomy_1`, `anatomy_2` and so on."""
-    return tuple(f"{role}_{number}" if number else role for number in range(channels))
 
 
 class LabelledVolume:
