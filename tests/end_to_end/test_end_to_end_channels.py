@@ -46,7 +46,11 @@ def volume(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("anatomy", "tumour"), [("autofluorescence,nuclei", "signal"), ("autofluorescence", "signal,nuclei")]
+    ("anatomy", "tumour"),
+    [
+        pytest.param("autofluorescence,nuclei", "signal", marks=pytest.mark.slow),
+        ("autofluorescence", "signal,nuclei"),
+    ],
 )
 def test_channels_go_all_the_way(tmp_path, volume, anatomy, tumour):
     names = {role: tuple(given.split(",")) for role, given in (("anatomy", anatomy), ("tumour", tumour))}

@@ -142,7 +142,7 @@ def test_a_stop_saves_after_the_step_and_goes_on_exactly_there(number, assigned,
     assert (continued.images, continued.score) == (undisturbed.images, undisturbed.score)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_workers_of_ray_save_before_the_driver_is_interrupted(number, by_ray, assigned, capsys):
     stopped = assigned(f"stopped-by-ray-{number}", here=False)
     said = []
