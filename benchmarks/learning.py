@@ -121,12 +121,11 @@ def _learns(
     name, began = recipe.method.name, time.monotonic()
     validator = Validator(tiles, chosen_rows(tiles.positions("test"), 64), judge.method, DEVICE)
     criterion, order = method_class(name).criterion(recipe)
-    befores, afters = [], []
-    for precision, seed in itertools.product(args.precisions, args.seeds):
-        before, after = (scores[criterion] for scores in _trained(recipe, seed, precision, tiles, segmentor, validator))
-        befores.append(before)
-        afters.append(after)
-    before = befores[0]
+    runs = [
+        [scores[criterion] for scores in _trained(recipe, seed, precision, tiles, segmentor, validator)]
+        for precision, seed in itertools.product(args.precisions, args.seeds)
+    ]
+    before, afters = runs[0][0], [after for _, after in runs]
     if order == "min":
         learned, margin = max(afters) <= ERROR_FALLS_TO * before, f"x {ERROR_FALLS_TO}"
     else:

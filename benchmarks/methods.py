@@ -27,6 +27,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
+from metgan_dist.evaluation.tables import aligned
 from metgan_dist.methods import METHODS
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -155,15 +156,12 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
-    head = list(rows[0])
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(str(row[key]) for key in head) for row in rows]
-    body = "\n".join(f"| {line} |" for line in lines)
+    body = aligned([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
     return (
         "# Every method on real tiles\n\n"
         f"{args.steps} steps on tiles of the recipe `cells`, two CPU workers, batch 1 each, {args.size} pixels, width "
         f"{args.width}; {os.cpu_count()} cores, load {os.getloadavg()[2]:.0f} (15 minutes' mean at the end; above "
-        f"about twice the cores the speeds are too low).\n\n{body}\n"
+        f"about twice the cores the speeds are too low).\n\n{body}"
     )
 
 

@@ -118,13 +118,12 @@ def _methods() -> list[str]:
 
 
 def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
-    head = list(rows[0])
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(str(row[key]) for key in head) for row in rows]
-    body = "\n".join(f"| {line} |" for line in lines)
+    from metgan_dist.evaluation.tables import aligned
+
+    body = aligned([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
     return (
         f"# A step, against commit {args.older}\n\n{EDGE} pixels, batch 1, width 1, one thread, precision "
-        f"{args.precision}; {platform.machine()}, {args.rounds} rounds in turns, {args.steps} steps each.\n\n{body}\n"
+        f"{args.precision}; {platform.machine()}, {args.rounds} rounds in turns, {args.steps} steps each.\n\n{body}"
     )
 
 
