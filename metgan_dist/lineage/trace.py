@@ -13,6 +13,7 @@ from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import GENERATED, Records
 from metgan_dist.lineage.walk import Walk, run_facts
 from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import say
 from metgan_dist.storage import absolute, join
 from metgan_dist.tracking import LoggedRun
 
@@ -31,9 +32,9 @@ def trace(command: Command) -> str:
     records = Records([store], recipe.storage.options)
     chain = follow(command.own["reference"], recipe.storage.path, records)
     if style == "json":
-        print(json.dumps(chain.tree(), indent=1))
+        say(json.dumps(chain.tree(), indent=1))
     else:
-        print("\n".join(chain.lines()))
+        say("\n".join(chain.lines()))
     reasons = list(chain.breaks())
     if reasons:
         more = f" (and {len(reasons) - 1} more broken link(s), see above)" if len(reasons) > 1 else ""

@@ -74,8 +74,17 @@ class Result:
 
 
 def say(line: str) -> None:
-    """Progress for a person: one line on standard output, at once."""
-    print(line, flush=True)
+    """Progress for a person: one line on standard output, at once.
+
+    Where nobody reads on (`| head`), this and what follows goes nowhere, and the work goes on.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # The descriptor itself, not sys.stdout: what is left in its buffer is written once more at the end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def run_job(

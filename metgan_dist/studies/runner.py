@@ -16,6 +16,7 @@ from metgan_dist.methods import check_tile_size, method_class
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
+from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
@@ -35,7 +36,7 @@ def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
     kind: type[DownstreamRun] | type[StudyRun] = DownstreamRun if study.job == "segment_folds" else StudyRun
     planned = kind.planned(name, study, command, jobs / f"{study.job}.py")
     if command.dry_run:
-        print(own_settings(planned.recipes, command.recipe))
+        say(own_settings(planned.recipes, command.recipe))
     return planned
 
 

@@ -1,9 +1,11 @@
 """Exit codes and last lines of a job, without running one."""
 
+import os
+
 import pytest
 
 from metgan_dist.errors import TrainingStopped, UserError, understood
-from metgan_dist.runs.job import run_job
+from metgan_dist.runs.job import run_job, say
 
 
 def job(work, *arguments):
@@ -20,6 +22,16 @@ def raising(error):
 def test_done_is_zero_and_the_last_line_is_the_result(capsys):
     assert job(lambda _command: "/somewhere/result.json") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "result: /somewhere/result.json"
+
+
+def test_work_goes_on_where_nobody_reads_what_it_says(monkeypatch):
+    """`--dry-run | head`: the lines after the first screen have no reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert job(lambda _command: "/somewhere/result.json") == 0
+        say("and on")
 
 
 @pytest.mark.parametrize(
