@@ -8,6 +8,7 @@ PatchGAN that sees the tumour image together with what F was given: anatomy and 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
@@ -24,9 +25,10 @@ from metgan_dist.methods.losses import (
     l1,
     weighted_cross_entropy,
 )
-from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
+from metgan_dist.methods.method import Batch, Best, Losses, Method, Player, Statistics
 from metgan_dist.methods.rows import PAPER_LOSS_WEIGHTS, ROWS, Backbone, LossWeights, Terms, build_generator
 from metgan_dist.methods.segmentor import label_picture, one_versus_rest
+from metgan_dist.networks.image_statistics import image_statistics
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
 from metgan_dist.networks.patchgan import PatchGAN
@@ -56,6 +58,7 @@ class MetGAN(Method):
         segmentation_loss: `wbce` weighted binary cross-entropy (paper); `l1` mean |probability - label| (released
             code).
         pool: past fakes per domain that the discriminators are shown; 0 for none. A fake stays with its condition.
+        statistics: what BatchNorm normalises by in eval mode: each image's own, or those of the training.
     """
 
     inference = ("generator",)
@@ -78,6 +81,7 @@ class MetGAN(Method):
         merge_full_resolution: bool = False,
         stochastic_inference: bool = False,
         label_norm: Norm = "batch",
+        statistics: Statistics = "image",
     ) -> None:
         weights = row.weights(weights)
         _check(weights, channels)
@@ -112,6 +116,7 @@ class MetGAN(Method):
         self.row, self.classes, self.weights = row, classes, weights
         self.adversarial: AdversarialForm = adversarial
         self.segmentation_loss = segmentation_loss
+        self.statistics = statistics
         self.learning_rate = learning_rate
 
     @classmethod
@@ -137,6 +142,7 @@ class MetGAN(Method):
             merge_full_resolution=method.merge_full_resolution,
             stochastic_inference=method.stochastic_inference,
             label_norm=method.label_norm,
+            statistics=method.statistics,
         )
 
     @classmethod
@@ -271,7 +277,8 @@ class MetGAN(Method):
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
         """F(x, l): tumour images (N, C, H, W) in [-1, 1] from `anatomy`, whatever its channels, and `label`."""
-        return self._generated(batch)
+        with self._inference("generator"):
+            return self._generated(batch)
 
     @torch.no_grad()
     def cycle(self, batch: Batch, output: Tensor) -> Tensor | None:
@@ -279,7 +286,11 @@ class MetGAN(Method):
         if not self.row.cycle:
             return None
         inverse = self.networks["inverse"]
-        return inverse(output, _encode(inverse, batch["label"]))
+        with self._inference("inverse"):
+            return inverse(output, _encode(inverse, batch["label"]))
+
+    def _inference(self, name: str) -> AbstractContextManager[None]:
+        return image_statistics(self.networks[name]) if self.statistics == "image" else nullcontext()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Batch = Mapping[str, Tensor]
 Losses = tuple[dict[str, Tensor], dict[str, Tensor]]
 Best = tuple[str, Literal["min", "max"]]
+Statistics = Literal["image", "running"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ class Method(nn.Module, ABC):
         inference: names of the networks that `translate` needs.
         told_of_organs: whether `organ` of a batch changes anything.
         organs: what the numbers in `organ` stand for; none where the method takes those of the tiles at hand.
+        statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
+            or the running ones of the training.
     """
 
     inference: tuple[str, ...]
     told_of_organs: ClassVar[bool] = False
     organs: tuple[str, ...] = ()
+    statistics: Statistics = "running"
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from metgan_dist.methods.method import Statistics
 from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.recipe import Tiles
 from metgan_dist.storage import Options
@@ -59,6 +60,7 @@ class Filling:
     target: str
     label: str
     organ: str | None
+    statistics: Statistics
     batch_size: int
     seed: int
     precision: str
@@ -81,6 +83,7 @@ class Filling:
             target,
             source.label_name,
             settings.volume_organ,
+            settings.volume_statistics,
             settings.batch_size,
             settings.seed,
             source.recipe.training.precision,
@@ -233,6 +236,7 @@ def _replica(filling: Filling) -> Replica:
         options=filling.options,
     )
     _keep_what_generates(replica)
+    replica.method.statistics = filling.statistics
     return replica
 
 

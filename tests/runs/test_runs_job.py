@@ -28,7 +28,7 @@ def test_work_goes_on_where_nobody_reads_what_it_says(monkeypatch):
     """`--dry-run | head`: the lines after the first screen have no reader."""
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, "w") as pipe:
+    with os.fdopen(writer, "w") as pipe:
         monkeypatch.setattr("sys.stdout", pipe)
         assert job(lambda _command: "/somewhere/result.json") == 0
         say("and on")
