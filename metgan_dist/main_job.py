@@ -225,7 +225,7 @@ def train_method(opened: OpenRun) -> None:
 
 
 def _compare_tiles(field: str, start: str, tiles: TileSet) -> None:
-    """Say so where the weights that `field` names were not trained on these tiles: they may have seen the test tiles."""
+    """Say so where the weights that `field` names are of other tiles' training: they may have seen the test tiles."""
     run = run_of(start, tiles.options) or {"folder": start}
     theirs = (read_result(run["folder"], tiles.options) or {}).get("artefacts", {}).get("tiles")
     if theirs is None or absolute(str(theirs)) != absolute(tiles.uri):

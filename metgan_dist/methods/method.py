@@ -159,7 +159,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
-        """What a training goes through, in this order, each stage under a name of its own; by default one of all players.
+        """What a training goes through, in this order, each stage under its own name; by default one of all players.
 
         Recipes change a stage's length by its name (`training.stages`), leave it out, or take it from another run
         (`training.stages_from`).

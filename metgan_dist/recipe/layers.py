@@ -17,8 +17,8 @@ def layered(*layers: Tree, compared: bool = False) -> Tree:
 
     METHOD_SETTINGS that a layer sets hold for the method that this layer and those below it name (MetGAN where none
     does) and for its variants. Where a later layer names another method they are left out, so that it gets its own
-    paper's; and so are stages, which are the method's. With `compared`, as the rows of a study are, the same goes for the
-    batch size and the learning rate.
+    paper's; and so are stages, which are the method's. With `compared`, as the rows of a study are, the same goes for
+    the batch size and the learning rate.
     """
     named = (_section(layer, "method").get("name") for layer in layers)
     _, *names = accumulate(named, lambda below, name: below if name is None else name, initial=_DEFAULT)

@@ -20,7 +20,7 @@ class Training(Section):
     max_steps: int | None = Field(
         None,
         ge=1,
-        description="stop after this many optimiser steps, if before the epochs end; stages are shortened in proportion",
+        description="stop after this many optimiser steps, if before the epochs end; stages get shorter in proportion",
     )
     stages: dict[str, Annotated[int, Field(ge=0)]] = Field(
         {}, description="epochs of the method's stages by name, such as pretrain=20,joint=50; 0 leaves one out [>= 0]"

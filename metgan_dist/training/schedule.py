@@ -128,7 +128,7 @@ class Falling:
 
 
 def check_stages(recipe: Recipe) -> None:
-    """UserError for fields that name no stage of the recipe's method, leave nothing to train, or too few steps for it."""
+    """UserError for fields that name no stage of the method, or leave nothing to train, or too few steps for it."""
     training, method = recipe.training, recipe.method.name
     stages = method_class(method).stages(recipe)
     names = [stage.name for stage in stages]

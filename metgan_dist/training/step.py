@@ -80,7 +80,7 @@ class Stepper:
         self.playing = method.players()
 
     def begin(self, stage: Stage) -> None:
-        """Let the players of `stage`, which the method has entered, move from here on; the others keep what they have."""
+        """Let the players of `stage`, which the method has entered, move from here on; others keep what they have."""
         self._make_ready()
         self.playing = self.method.playing(stage)
 

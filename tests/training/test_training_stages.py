@@ -330,7 +330,7 @@ def test_a_stage_taken_from_another_run_is_its_networks_weights(tmp_path, other)
     _same(ours, dict(theirs))
     assert kept.said[0] == f"training: 2 stages: pretrain (from {other}), joint (8 images)"
     # Where the run goes on, it has them already.
-    run(plan, tmp_path / "again", tmp_path / "taken" / "images-000000003", take=lambda *_: pytest.fail())
+    run(plan, tmp_path / "again", tmp_path / "taken" / "images-000000003", take=pytest.fail)
     _same(files(tmp_path / "taken", 8), files(tmp_path / "again", 8))
 
 
@@ -386,21 +386,21 @@ def test_a_method_that_grows_begins_with_no_other_runs_weights(tmp_path, mistake
 @pytest.mark.parametrize(
     ("name", "training", "line"),
     [
-        ("staged", {"stages": {"jiont": 3}}, "training.stages: staged has no stage 'jiont'; its stages are pretrain, joint"),
-        ("staged", {"stages_from": {"both": "x"}}, "training.stages_from: staged has no stage 'both'; its stages are "),
-        ("metgan", {"stages": {"joint": 3}}, "training.stages: metgan has no stage 'joint'; it trains in one, as long as "),
-        ("metgan", {"stages": {"": 3}}, "training.stages: metgan has no stage ''; it trains in one, as long as "),
-        ("staged", {"stages": {"pretrain": 0, "joint": 0}}, "training.stages: every stage of staged is left out or taken"),
+        ("staged", {"stages": {"jiont": 3}}, "stages: staged has no stage 'jiont'; its stages are pretrain, joint"),
+        ("staged", {"stages_from": {"both": "x"}}, "stages_from: staged has no stage 'both'; its stages are "),
+        ("metgan", {"stages": {"joint": 3}}, "stages: metgan has no stage 'joint'; it trains in one, as long as "),
+        ("metgan", {"stages": {"": 3}}, "stages: metgan has no stage ''; it trains in one, as long as "),
+        ("staged", {"stages": {"pretrain": 0, "joint": 0}}, "stages: every stage of staged is left out or taken"),
         (
             "staged",
             {"stages": {"joint": 0}, "stages_from": {"pretrain": "x"}},
-            "training.stages: every stage of staged is left out or taken",
+            "stages: every stage of staged is left out or taken",
         ),
-        ("staged", {"max_steps": 1}, "training.max_steps: 1 for 2 stages of staged, each of which takes at least one"),
+        ("staged", {"max_steps": 1}, "max_steps: 1 for 2 stages of staged, each of which takes at least one"),
     ],
 )
 def test_stages_that_cannot_be_are_one_line(name, training, line, mistake):
-    with mistake(line):
+    with mistake(f"training.{line}"):
         check_stages(recipe(name, **{"stages": {}, **training}))
 
 

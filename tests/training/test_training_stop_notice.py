@@ -14,13 +14,13 @@ def rounds(monkeypatch):
     """rounds(seconds of each step, ranks): the steps after which rank 0 looked for a stop."""
 
     def count(seconds, world):
-        now, looked = [0.0], []
-        monkeypatch.setattr(stop_notice, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        now, made, looked = 0.0, 0, []
+        monkeypatch.setattr(stop_notice, "time", SimpleNamespace(monotonic=lambda: now))
         monkeypatch.setattr(stop_notice.dist, "broadcast", lambda *_: None)
-        assignment = SimpleNamespace(folder="here", asked_to_stop=lambda: bool(looked.append(step)))
+        assignment = SimpleNamespace(folder="here", asked_to_stop=lambda: bool(looked.append(made)))
         notice = StopNotice(assignment, 0, world, torch.device("cpu"))
-        for step, one in enumerate(seconds, 1):
-            now[0] += one
+        for one in seconds:
+            now, made = now + one, made + 1
             notice()
         return looked
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from toys import Growing, Wasserstein
 from torch import nn
+from toys import Growing, Wasserstein
 
 from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Method, Player
