@@ -14,7 +14,7 @@ from tile_sets import write_set
 from toys import Growing, Staged, image, register
 
 from metgan_dist.cluster.resources import ResourcePlan
-from metgan_dist.methods import build_method
+from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Stage
 from metgan_dist.recipe import Recipe, Scaling, Tiles
 from metgan_dist.tracking import start_run
@@ -277,6 +277,16 @@ def test_networks_that_a_stage_adds_are_kept_averaged_loaded_and_the_same_for_on
         stepper, _ = run(other, tmp_path / f"other-{epochs}")
         added.append(weights(stepper, "scale_2"))
     assert not differs(*added)
+
+
+def test_what_a_stage_draws_leaves_the_random_numbers_of_the_run_alone():
+    """In which the ranks of a run differ, and by which it goes on as undisturbed."""
+    plan, state = growing(), torch.manual_seed(9).get_state()
+    method = build_method(plan)
+    for stage in method.stages(plan):
+        enter_stage(method, plan, stage)
+    assert len(method.networks) == 3
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_average_forgets_only_while_its_network_learns():
