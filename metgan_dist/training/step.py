@@ -254,9 +254,8 @@ def _average_over_ranks(gradients: Sequence[Tensor], world: int) -> None:
         gradient.copy_(part.view_as(gradient) / world)
 
 
-def _copies_of(method: Method, names: Sequence[str]) -> nn.ModuleDict:
-    copies = nn.ModuleDict({name: copy.deepcopy(method.networks[name]) for name in names})
-    return copies.requires_grad_(False).eval()
+def _copies_of(method: Method, names: Sequence[str]) -> dict[str, nn.Module]:
+    return {name: copy.deepcopy(method.networks[name]).requires_grad_(False).eval() for name in names}
 
 
 @contextmanager
