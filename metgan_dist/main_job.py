@@ -23,11 +23,12 @@ from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
-from metgan_dist.trained import check_segmentor, find_start, load_method, read_result, run_of
+from metgan_dist.trained import check_segmentor, find_stages, find_start, load_method, read_result, run_of
 from metgan_dist.training.assignment import PARTS, Assignment, Part
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
+from metgan_dist.training.schedule import check_stages
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
@@ -45,6 +46,7 @@ def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
 def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     check_tile_size(recipe, recipe.tiles.shape)
+    check_stages(_as_segmentor(recipe))
     find_start(_as_segmentor(recipe))
     check_tiles(recipe, ("tumour", "label"))
 
@@ -55,7 +57,9 @@ def check_training(recipe: Recipe) -> None:
     method_class(recipe.method.name).check(recipe)
     Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
+    check_stages(recipe)
     find_start(recipe)
+    find_stages(recipe)
     check_tiles(recipe, ("anatomy", "tumour", "label"))
 
 
@@ -118,8 +122,8 @@ def pretrain_segmentor(opened: OpenRun) -> None:
 def _as_segmentor(recipe: Recipe) -> Recipe:
     """The recipe of a run that is for the segmentor itself, which then starts from what the recipe says."""
     own = segmentor_recipe(recipe)
-    start = {"start_from": recipe.training.start_from}
-    return own.model_copy(update={"training": own.training.model_copy(update=start)})
+    said = {field: getattr(recipe.training, field) for field in ("start_from", "stages", "stages_from")}
+    return own.model_copy(update={"training": own.training.model_copy(update=said)})
 
 
 def train_segmentor(
@@ -194,14 +198,17 @@ def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | N
 def train_method(opened: OpenRun) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = opened.recipe, opened.result
-    start = opened.start(lambda: find_start(recipe))
+    start, stages = opened.start(lambda: find_start(recipe)), opened.stages(lambda: find_stages(recipe))
     prepared = prepare_training(opened, method_class(recipe.method.name).needs_segmentor(recipe))
     tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
-    if start is not None:
-        _compare_tiles(start, tiles)
+    taken = {"start_from": start, **{f"stages_from.{stage}": uri for stage, uri in stages.items()}}
+    for field, uri in taken.items():
+        if uri is not None:
+            _compare_tiles(f"training.{field}", uri, tiles)
     with result.phase("training"):
         assignment = assign(opened, tiles, recipe.method.name, recipe)
-        trained = run_training(replace(assignment, segmentor=segmentor, judge=judge, weights_from=start), say)
+        assignment = replace(assignment, segmentor=segmentor, judge=judge, weights_from=start, stages_from=stages)
+        trained = run_training(assignment, say)
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
@@ -217,13 +224,13 @@ def train_method(opened: OpenRun) -> None:
         _score(opened, tiles, trained.best, judge)
 
 
-def _compare_tiles(start: str, tiles: TileSet) -> None:
-    """Say so where the weights to start from were not trained on these tiles: they may have seen the test tiles."""
+def _compare_tiles(field: str, start: str, tiles: TileSet) -> None:
+    """Say so where the weights that `field` names are of other tiles' training: they may have seen the test tiles."""
     run = run_of(start, tiles.options) or {"folder": start}
     theirs = (read_result(run["folder"], tiles.options) or {}).get("artefacts", {}).get("tiles")
     if theirs is None or absolute(str(theirs)) != absolute(tiles.uri):
         say(
-            f"training.start_from: {start} was trained on {theirs or 'tiles that are not known'}; scores on test tiles "
+            f"{field}: {start} was trained on {theirs or 'tiles that are not known'}; scores on test tiles "
             "count only where it saw none of them"
         )
 

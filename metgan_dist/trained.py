@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.methods import build_method
-from metgan_dist.methods.method import Method
+from metgan_dist.methods import build_method, enter_stage
+from metgan_dist.methods.method import Method, Stage
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.mistakes import first_mistake
@@ -55,6 +55,7 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
     location = join(folder, "state.pt")
     state = load_tensors(location, options)
     method = build_method(recipe, _blank_segmentor(recipe, state))
+    _enter(method, recipe, _stage_of(folder, options))
     for name, network in method.saved().items():
         weights = state["ema"].get(name) or state["networks"][name]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
@@ -124,9 +125,22 @@ def find_start(recipe: Recipe) -> dict[str, Any] | None:
     trained it, None where that is not known. None where the recipe names none. Raises UserError naming the field where
     there is no such model, or the first tensor in which its networks differ from the recipe's.
     """
-    named, options = recipe.training.start_from, recipe.storage.options
-    if named is None:
-        return None
+    named = recipe.training.start_from
+    return None if named is None else _find("training.start_from", named, recipe)
+
+
+def find_stages(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The trained models that `training.stages_from` names, by stage, as `find_start` gives one.
+
+    Of each only the networks of the stage's players have to be as the recipe's are. Stages that the method does not
+    have are for `check_stages`.
+    """
+    named = recipe.training.stages_from
+    return {stage: _find(f"training.stages_from.{stage}", named[stage], recipe, stage) for stage in named}
+
+
+def _find(field: str, named: str, recipe: Recipe, stage: str | None = None) -> dict[str, Any]:
+    options = recipe.storage.options
     beside = join(recipe.storage.path, named)
     place = absolute(beside if read_run(beside, options) else named)
     try:
@@ -135,28 +149,35 @@ def find_start(recipe: Recipe) -> dict[str, Any] | None:
         if theirs.method.name != recipe.method.name:
             raise UserError(f"{named}: a model of {theirs.method.name}, method.name is {recipe.method.name}")
         state = load_tensors(join(folder, "state.pt"), options)
-        if difference := _first_difference(recipe, theirs, state):
+        if difference := _first_difference(recipe, theirs, state, stage):
             raise UserError(f"{named}: {difference}")
     except UserError as error:
-        raise UserError(f"training.start_from: {error}") from error
+        raise UserError(f"{field}: {error}") from error
     run = run_of(folder, options) or run_of(place, options) or {}
     digest = checkpoint_digest(folder, options)
     return {"uri": folder, "sha256": digest, "method": theirs.method.name, "run": run.get("mlflow_run_id")}
 
 
-def _first_difference(recipe: Recipe, theirs: Recipe, state: dict[str, Any]) -> str | None:
-    """The first tensor of the recipe's networks that those of `state` lack, have besides, or have in another shape."""
+def _first_difference(recipe: Recipe, theirs: Recipe, state: dict[str, Any], stage: str | None) -> str | None:
+    """The first tensor of the recipe's networks that those of `state` lack, have besides, or have in another shape.
+
+    Of the networks that `stage` trains, or of all that are not frozen.
+    """
     method = build_method(recipe, _blank_segmentor(recipe, state))
+    wanted = (set(method.networks) | set(state["networks"])) - set(method.frozen)
+    if stage is not None:
+        players = method.playing(_enter(method, recipe, stage))
+        wanted = {name for player in players for name in player.networks}
     ours = {
         f"{name}.{key}": tuple(value.shape)
         for name, network in method.saved().items()
-        if name not in method.frozen
+        if name in wanted
         for key, value in network.state_dict().items()
     }
     others = {
         f"{name}.{key}": tuple(value.shape)
         for name, tensors in state["networks"].items()
-        if name not in method.frozen
+        if name in wanted
         for key, value in tensors.items()
     }
     for tensor in {**ours, **others}:
@@ -171,6 +192,22 @@ def _first_difference(recipe: Recipe, theirs: Recipe, state: dict[str, Any]) -> 
             )
             return f"{tensor} is {other} there, {mine} here{next(changed, '')}"
     return None
+
+
+def _enter(method: Method, recipe: Recipe, name: str | None) -> Stage:
+    """Let a method go through its stages to the one of that name, or the first alone without one; the stage reached."""
+    stages = method.stages(recipe)
+    names = [stage.name for stage in stages]
+    reached = 0 if name is None else names.index(name)
+    for stage in stages[: reached + 1]:
+        enter_stage(method, recipe, stage)
+    return stages[reached]
+
+
+def _stage_of(folder: str, options: dict[str, Any] | None) -> str | None:
+    """The stage in which a checkpoint was written; None for one of an earlier version."""
+    written = join(folder, "meta.json")
+    return json.loads(read_bytes(written, options)).get("stage") if exists(written, options) else None
 
 
 def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:

@@ -64,6 +64,14 @@ def test_where_they_cannot_be_kept_apart_both_learn_from_all_and_a_line_says_so(
         assert f"{role}: the training tiles lie at too few places to keep segmentor and judge apart" in said
 
 
+@pytest.mark.parametrize(("job", "method"), [("check_training", "metgan"), ("check_segmentor_training", "segmentor")])
+@pytest.mark.parametrize("field", ["stages", "stages_from"])
+def test_a_stage_that_the_method_does_not_have_is_told_before_any_work(job, method, field, mistake):
+    given = {"tiles": {"size": [128]}, "training": {field: {"joint": 3 if field == "stages" else "other"}}}
+    with mistake(f"training.{field}: {method} has no stage 'joint'; it trains in one, as long as "):
+        getattr(main_job, job)(Recipe.model_validate(given))
+
+
 @pytest.mark.parametrize(("dice", "warned"), [(None, False), (0.0, True), (0.19, True), (0.2, False)])
 def test_a_segmentor_that_learned_nothing_is_told_with_what_to_do(tmp_path, train, dice, warned):
     train.dice = dice

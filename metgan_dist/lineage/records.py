@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,13 @@ from metgan_dist.trained import checkpoint_digest, read_result, read_run, run_of
 SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
 GENERATED = "generated"
 ZARR, VOLUME_ATTRIBUTE = "zarr.json", "metgan_dist"  # where a synthetic volume says how it was made
+
+
+def starts(written: Mapping[str, Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """The models in the `run.json` of a run from which it has weights: by stage, None for all of its networks."""
+    if written.get("start_from") is not None:
+        yield None, written["start_from"]
+    yield from written.get("stages_from", {}).items()
 
 
 class Records:

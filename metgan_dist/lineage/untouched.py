@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records
+from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records, starts
 from metgan_dist.lineage.tissue import Tissue, meetings
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
@@ -84,9 +84,8 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
 
 def _uses_of_model(run: LoggedRun, link: str, records: Records) -> Iterator[Use]:
     """Tiles that a model's training has seen, and those behind the weights that it started from."""
-    start = (records.folder_of(run, link) or {}).get("start_from")
-    if start is not None:
-        before = f"start of the {link}"
+    for stage, start in starts(records.folder_of(run, link) or {}):
+        before = f"start of the {link}" if stage is None else f"stage {stage} of the {link}"
         records.checkpoint(start["uri"], start["sha256"], before)
         yield from _uses_of_model(records.trained_by(start["uri"], start["run"], before), before, records)
     for logged in records.training_data(run, link):

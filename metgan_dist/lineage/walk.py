@@ -11,7 +11,7 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
-from metgan_dist.lineage.records import GENERATED, PARTS, SYNTHESIS, Records
+from metgan_dist.lineage.records import GENERATED, PARTS, SYNTHESIS, Records, starts
 from metgan_dist.lineage.volumes import extents, located, volume_links
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import LoggedRun
@@ -66,9 +66,9 @@ class Walk:
         written = self._records.folder_of(run, link)
         if written is not None:
             found.facts |= {name: written["recipe"]["method"].get(name) for name in ("segmentor", "judge")}
-            if written.get("start_from") is not None:
-                started = written["start_from"]
-                found.sources.append(self._checkpoint("started from", started, f"start of run {run.name}"))
+            for stage, model in starts(written):
+                role, what = ("started from", "start") if stage is None else (f"{stage} from", f"stage {stage}")
+                found.sources.append(self._checkpoint(role, model, f"{what} of run {run.name}"))
         for logged in sorted(run.datasets, key=lambda logged: (logged.context == GENERATED, logged.context)):
             found.sources.append(
                 self.data(logged.context, logged.uri, logged.digest, f"{logged.context} data of run {run.name}")

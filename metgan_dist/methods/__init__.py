@@ -6,6 +6,7 @@ A new method is a new file here and one line in METHODS.
 from __future__ import annotations
 
 import difflib
+import zlib
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.metgan import MetGAN
-from metgan_dist.methods.method import Method, Player
+from metgan_dist.methods.method import Method, Player, Stage
 from metgan_dist.methods.redgan import RedGan
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.methods.sean import Sean
@@ -28,9 +29,11 @@ __all__ = [
     "Method",
     "Player",
     "SegmentorNetwork",
+    "Stage",
     "build_method",
     "build_segmentor_network",
     "check_tile_size",
+    "enter_stage",
     "method_class",
 ]
 
@@ -71,6 +74,13 @@ def build_method(recipe: Recipe, segmentor: nn.Module | None = None, perceptual:
         method = chosen.from_recipe(recipe, segmentor, perceptual)
     method.seed_pools(recipe.training.seed)
     return method
+
+
+def enter_stage(method: Method, recipe: Recipe, stage: Stage) -> None:
+    """Let `stage` begin: networks that it adds get weights that depend on `training.seed` and its name alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(zlib.crc32(f"{recipe.training.seed} {stage.name}".encode()))
+        method.enter(stage)
 
 
 def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:

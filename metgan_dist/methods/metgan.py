@@ -114,6 +114,7 @@ class MetGAN(Method):
             networks["segmentor"] = segmentor
         super().__init__(networks, frozen=("segmentor",) if judged else (), pools=pools)
         self.row, self.classes, self.weights = row, classes, weights
+        self.makes_ahead = row.discriminator_first
         self.adversarial: AdversarialForm = adversarial
         self.segmentation_loss = segmentation_loss
         self.statistics = statistics
@@ -179,7 +180,7 @@ class MetGAN(Method):
 
     def ahead(self, batch: Batch) -> dict[str, Tensor]:
         """In pix2pix rows `tumour` = F(x, l), which first the discriminator sees and then the generator learns from."""
-        return {"tumour": self._generated(batch)} if self.row.discriminator_first else {}
+        return {"tumour": self._generated(batch)}
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
         """Terms adversarial, cycle, segmentation, pair, identity of the generators; tumour, anatomy of the others.

@@ -24,17 +24,47 @@ Statistics = Literal["image", "running"]
 
 @dataclass(frozen=True)
 class Player:
-    """Networks that share one optimiser (Adam) and are updated together."""
+    """Networks that share one optimiser (Adam) and are updated together.
+
+    `moves`: so many in a step, each on losses of its own (new random draws) from the same batch. `every`: 1 for each
+    step, k for every k-th step of the run alone. `compiled`: its losses may be compiled and run under
+    DistributedDataParallel's hooks, which a loss with a gradient in it (a gradient penalty) may not.
+    """
 
     name: str
     networks: tuple[str, ...]
     learning_rate: float
     betas: tuple[float, float]
+    moves: int = 1
+    every: int = 1
+    compiled: bool = True
 
     @property
     def discriminates(self) -> bool:
         """Whether the player tells real images from generated ones."""
         return all(name.startswith("discriminator") for name in self.networks)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Players that train together, for so long and with one schedule.
+
+    `name`: what progress, checkpoints and recipes know it by. `players`: their names, in the order in which they move;
+    none stands for all of the method in their own order. `epochs`: passes over the training tiles (of the larger
+    domain); None for `training.epochs`. `decay_from`: the fraction of the stage after which the rates fall linearly to
+    0 (1: they stay, 0: they fall from its beginning); None for `training.decay_from`. `patience`: (loss, epochs), such
+    as ("segmentors/real", 5): the stage ends when that loss's mean over an epoch has not been lower than before for so
+    many epochs. Optimisers go on from stage to stage with what they remember.
+    """
+
+    name: str
+    players: tuple[str, ...] = ()
+    epochs: int | None = None
+    decay_from: float | None = None
+    patience: tuple[str, int] | None = None
+
+
+WHOLE = Stage("")  # of a method that has no others
 
 
 class Method(nn.Module, ABC):
@@ -54,12 +84,14 @@ class Method(nn.Module, ABC):
         organs: what the numbers in `organ` stand for; none where the method takes those of the tiles at hand.
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
             or the running ones of the training.
+        makes_ahead: whether `ahead` makes anything.
     """
 
     inference: tuple[str, ...]
     told_of_organs: ClassVar[bool] = False
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
+    makes_ahead: bool = False
 
     def __init__(
         self,
@@ -129,23 +161,50 @@ class Method(nn.Module, ABC):
     def check(cls, recipe: Recipe) -> None:
         """UserError, naming the field, for a recipe that the method cannot be built from; any will do by default."""
 
+    @classmethod
+    def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
+        """What a training goes through, in this order, each stage under its own name; by default one of all players.
+
+        Recipes change a stage's length by its name (`training.stages`), leave it out, or take it from another run
+        (`training.stages_from`).
+        """
+        return (WHOLE,)
+
+    def enter(self, stage: Stage) -> None:
+        """Make ready for a stage that begins: a method that grows adds networks, and changes what `players` gives.
+
+        Called for each stage in turn, those that are left out or taken from another run too; again in this order when
+        a run goes on, or is loaded, up to the stage that it was in. So it follows from the stage alone; weights that it
+        draws depend on `training.seed` and the stage's name. A network that is there already stays the same object, and
+        a player that gets other networks another name. What no player trains any more may join `frozen`.
+        """
+
     @abstractmethod
     def players(self) -> tuple[Player, ...]:
-        """The players in the order in which they are updated within a step."""
+        """The players in the order in which they are updated within a step, whatever the stage."""
+
+    def playing(self, stage: Stage) -> tuple[Player, ...]:
+        """The players that move in a stage, in its order; ValueError where the method has none of a name."""
+        players = {player.name: player for player in self.players()}
+        if unknown := [name for name in stage.players if name not in players]:
+            raise ValueError(f"stage {stage.name}: no player {unknown[0]}; there are {', '.join(players)}")
+        return tuple(players[name] for name in stage.players or players)
 
     @abstractmethod
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
         """The loss terms of `player`, already weighted, whose sum it minimises; and images made on the way.
 
-        `made` holds the (detached) images of the players before it in this step; the second result are those for the
-        players after it.
+        `made` holds the (detached) images of the players before it in this step, which may be none: a player before it
+        may not move in this step, or stage. The second result are those for the players after it; of several moves,
+        those of the last.
         """
 
     def ahead(self, batch: Batch) -> dict[str, Tensor]:
         """Images that the last player makes and that players before it in a step need too, with its gradients' graph.
 
-        None by default. A step then has them in `made` from the beginning, so that they are made once. They may be
-        missing from it: a step of several batches would have to hold all their graphs at once.
+        Asked where `makes_ahead`. A step then has them in `made` from the beginning, so that they are made once. They
+        may be missing from it: a step of several batches would have to hold all their graphs at once, and a player of
+        several moves needs new ones.
         """
         return {}
 

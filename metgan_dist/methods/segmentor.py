@@ -235,12 +235,14 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
             # The paper's 4 are those of a step, of all workers together.
             "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.processes),
             "learning_rate": method.segmentor_learning_rate,
-            # What belongs to the method alone is off: the falling rate, accumulation, averaged weights, its start, the
-            # choice among its checkpoints.
+            # What belongs to the method alone is off: the falling rate, accumulation, averaged weights, its start, its
+            # stages, the choice among its checkpoints.
             "decay_from": 1.0,
             "accumulate": 1,
             "ema_half_life": 0,
             "start_from": None,
+            "stages": {},
+            "stages_from": {},
             "keep": None,
             "keep_floor": None,
             "seed": recipe.training.seed + seed_offset,

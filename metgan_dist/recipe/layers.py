@@ -17,7 +17,8 @@ def layered(*layers: Tree, compared: bool = False) -> Tree:
 
     METHOD_SETTINGS that a layer sets hold for the method that this layer and those below it name (MetGAN where none
     does) and for its variants. Where a later layer names another method they are left out, so that it gets its own
-    paper's. With `compared`, as the rows of a study are, the same goes for the batch size and the learning rate.
+    paper's; and so are stages, which are the method's. With `compared`, as the rows of a study are, the same goes for
+    the batch size and the learning rate.
     """
     named = (_section(layer, "method").get("name") for layer in layers)
     _, *names = accumulate(named, lambda below, name: below if name is None else name, initial=_DEFAULT)
@@ -31,7 +32,8 @@ def layered(*layers: Tree, compared: bool = False) -> Tree:
 
 def _for_any_method(layer: Tree, name: str, compared: bool) -> Tree:
     """A layer without what it sets for a method that is not `name`."""
-    own = {"method": settings_of(name), "training": {"batch_size", "learning_rate"} if compared else set()}
+    training = {"stages", "stages_from"} | ({"batch_size", "learning_rate"} if compared else set())
+    own = {"method": settings_of(name), "training": training}
     kept = {section: {k: v for k, v in _section(layer, section).items() if k not in own[section]} for section in own}
     return layer | {section: fields for section, fields in kept.items() if isinstance(layer.get(section), dict)}
 

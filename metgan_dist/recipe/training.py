@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metgan_dist.recipe.section import Section
 
@@ -14,15 +14,30 @@ Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae",
 class Training(Section):
     """The loop: how long, how fast, how often to look."""
 
-    epochs: int = Field(200, ge=1, description="passes over the training tiles")
+    epochs: int = Field(
+        200, ge=1, description="passes over the training tiles; a method in stages may have its own for each (stages)"
+    )
     max_steps: int | None = Field(
-        None, ge=1, description="stop after this many optimiser steps, if before the epochs end"
+        None,
+        ge=1,
+        description="stop after this many optimiser steps, if before the epochs end; stages get shorter in proportion",
+    )
+    stages: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="epochs of the method's stages by name, such as pretrain=20,joint=50; 0 leaves one out [>= 0]"
+    )
+    stages_from: dict[str, str] = Field(
+        {},
+        description="stages that are not trained, by name: their networks get the weights of another run (its name or "
+        "folder, or a checkpoint; averaged ones, where it kept some)",
     )
     batch_size: int = Field(1, ge=1, description="tiles on one worker in one step")
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
     learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate")
     decay_from: float = Field(
-        0.5, ge=0, le=1, description="fraction of the run after which the rate falls linearly to 0"
+        0.5,
+        ge=0,
+        le=1,
+        description="fraction of the run after which the rate falls linearly to 0; stages may have their own",
     )
     start_from: str | None = Field(
         None,
@@ -41,7 +56,9 @@ class Training(Section):
     )
     validate_every: int = Field(2000, ge=1, description="images between validations")
     patience: int | None = Field(
-        None, ge=1, description="stop after so many validations without a better score; none: run to the end"
+        None,
+        ge=1,
+        description="stop after so many validations (of the last stage) without a better score; none: run to the end",
     )
     keep: Keep | None = Field(
         None,
@@ -61,6 +78,13 @@ class Training(Section):
     log_every: int = Field(1, ge=1, description="steps between two logged losses")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker is lost")
     compile: bool = Field(False, description="torch.compile the players' forward")
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        for name in self.stages_from:
+            if name in self.stages:
+                raise ValueError(f"stages_from takes {name!r} from another run; leave it out of stages")
+        return self
 
 
 class Scaling(Section):

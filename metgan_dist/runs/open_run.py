@@ -80,6 +80,19 @@ class OpenRun:
         say(f"weights to start from: {uri}")
         return uri
 
+    def stages(self, find: Callable[[], dict[str, dict[str, Any]]]) -> dict[str, str]:
+        """The checkpoints that stand for stages of the run, by stage: on record like `start`."""
+        if not self.recipe.training.stages_from:
+            return {}
+        if self.run.stages is None:
+            self.run = record(replace(self.run, stages=find()), self.recipe, self.run.mlflow_run_id)
+        assert self.run.stages is not None
+        taken = {stage: str(model["uri"]) for stage, model in self.run.stages.items()}
+        for stage, uri in taken.items():
+            self.result.artefacts[f"stage_{stage}"] = uri
+            say(f"stage {stage}: taken from {uri}")
+        return taken
+
     def keep(self, files: Mapping[str, bytes], artefacts: Mapping[str, str] | None = None) -> None:
         """Write files into the run's folder, log them to MLflow and name their URIs in the result.
 

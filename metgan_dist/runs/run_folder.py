@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
@@ -32,7 +34,8 @@ class Run:
     """Name and folder of a run, and whether it was there before.
 
     `raised`: what this start gives it more of, in words. `start`: the trained model whose weights it began with
-    (training.start_from), as `find_start` gives it.
+    (training.start_from), as `find_start` gives it; `stages`: those that stand for stages of it (training.stages_from),
+    by the stage's name.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Run:
     options: dict[str, Any]
     raised: tuple[str, ...] = ()
     start: dict[str, Any] | None = None
+    stages: dict[str, dict[str, Any]] | None = None
 
     def write(self, name: str, text: str) -> str:
         """Write a text file into the run's folder; returns its URI."""
@@ -73,7 +77,7 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
     written = json.loads(read_bytes(known, options))
     if written["job"] != job:
         raise UserError(f"tracking.run: {name!r} is a run of {written['job']}; choose another name for {job}")
-    changes = _differences(written["recipe"], recipe.model_dump(mode="json"))
+    changes = _differences(_as_of_now(written["recipe"]), recipe.model_dump(mode="json"))
     raised = [field for field in changes if field in RAISABLE.get(job, ()) and _is_more(*changes[field])]
     words = {field: f"{field} was {old!r}, is {new!r}" for field, (old, new) in changes.items()}
     for field, difference in words.items():
@@ -83,7 +87,8 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
                 f"tracking.run: {name!r} was started with another recipe ({difference}{how}); choose another name"
             )
     given = tuple(words[field] for field in raised)
-    return Run(name, folder, job, True, written["mlflow_run_id"], options, given, written.get("start_from"))
+    start, stages = written.get("start_from"), written.get("stages_from")
+    return Run(name, folder, job, True, written["mlflow_run_id"], options, given, start, stages)
 
 
 def _fresh_name(recipe_name: str) -> str:
@@ -92,10 +97,12 @@ def _fresh_name(recipe_name: str) -> str:
 
 
 def record(run: Run, recipe: Recipe, mlflow_run_id: str | None) -> Run:
-    """Tie the folder to its recipe and MLflow run, and to the model that it starts from, where there is one."""
+    """Tie the folder to its recipe and MLflow run, and to the models that it starts from, where there are any."""
     tree = {"job": run.job, "mlflow_run_id": mlflow_run_id, "recipe": recipe.model_dump(mode="json")}
     if run.start is not None:
         tree["start_from"] = run.start
+    if run.stages is not None:
+        tree["stages_from"] = run.stages
     run.write("run.json", json.dumps(tree, indent=1))
     return replace(run, mlflow_run_id=mlflow_run_id)
 
@@ -104,6 +111,14 @@ def forget(run: Run) -> None:
     """Take away a folder in which nothing is but the record of its run."""
     fs, path = filesystem(run.folder, run.options)
     fs.rm(path, recursive=True)
+
+
+def _as_of_now(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe on record with the fields that it has today: those that came later as they are by default."""
+    try:
+        return Recipe.model_validate(tree).model_dump(mode="json")
+    except ValidationError:  # of another version; what is different is told field by field
+        return tree
 
 
 def _differences(old: Any, new: Any, field: str = "") -> dict[str, tuple[Any, Any]]:

@@ -22,8 +22,9 @@ from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
 from metgan_dist.studies.study import Row, Study, asked_study, own_settings
-from metgan_dist.trained import find_start
+from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.choice import Choice
+from metgan_dist.training.schedule import check_stages
 
 
 def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
@@ -112,7 +113,9 @@ def _check(row: Row, recipe: Recipe) -> None:
         check_tile_size(complete, complete.tiles.shape)
         method_class(complete.method.name).check(complete)
         Choice.of(complete)
+        check_stages(complete)
         find_start(complete)
+        find_stages(complete)
     except UserError as error:
         raise UserError(f"--study: row {row.name}: {error}") from error
     for section in ("data", "tiles"):

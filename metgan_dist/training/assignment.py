@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -25,10 +26,10 @@ class Assignment:
 
     `part`: whose part of the training tiles it learns from (see `tiles.splits.segmentor_and_judge`); without one, from
     all of them. `start_from`: a checkpoint folder to go on from where the training has none of its own; `weights_from`:
-    one whose weights it begins with. `main`: the run is for this training, which may be given more length when it is
-    started again; not so the segmentors that serve it. `keep_last`: so many of the latest checkpoints are kept; without
-    it, the best and the last. `review` sees each report and may end the training. `queue` takes lines for a person;
-    without one, the training opens its own.
+    one whose weights it begins with; `stages_from`: those whose weights stand for a stage, by its name. `main`: the run
+    is for this training, which may be given more length when it is started again; not so the segmentors that serve it.
+    `keep_last`: so many of the latest checkpoints are kept; without it, the best and the last. `review` sees each
+    report and may end the training. `queue` takes lines for a person; without one, the training opens its own.
     """
 
     role: str
@@ -44,6 +45,7 @@ class Assignment:
     part: Part | None = None
     start_from: str | None = None
     weights_from: str | None = None
+    stages_from: Mapping[str, str] = field(default_factory=dict)
     main: bool = True
     keep_last: int | None = None
     review: Review | None = None

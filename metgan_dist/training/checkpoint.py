@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[st
         "networks": {name: network.state_dict() for name, network in stepper.method.saved().items()},
         "optimisers": {name: optimiser.state_dict() for name, optimiser in stepper.optimisers.items()},
         "ema": {name: network.state_dict() for name, network in (stepper.ema or {}).items()},
+        "averaged": dict(stepper.averaged),
     }
     _save(state, folder / "state.pt")
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
@@ -57,23 +59,28 @@ def _save(state: dict[str, Any], path: Path) -> None:
     Path(digest_file(str(path))).write_text(f"{digest}  {path.name}\n")
 
 
-def begin_with(folder: Path, stepper: Stepper) -> None:
+def begin_with(folder: Path, stepper: Stepper, names: Collection[str] | None = None) -> None:
     """Put the weights of another run's checkpoint into `stepper`: averaged ones where that run kept an average.
 
-    Frozen networks stay as they are: they are this run's own. So do the optimisers. Raises DamagedFile for a file that
-    is not as it was written.
+    `names`: the networks that get them; without it, all but the frozen ones, which are this run's own. Optimisers stay
+    as they are. Raises DamagedFile for a file that is not as it was written.
     """
     state = load_tensors(str(folder / "state.pt"), device=stepper.device)
     weights = {**state["networks"], **state["ema"]}
-    for name, network in stepper.method.saved().items():
-        if name not in stepper.method.frozen:
-            network.load_state_dict(weights[name])
-    for name, network in (stepper.ema or {}).items():
-        network.load_state_dict(weights[name])
+    if names is None:
+        names = set(stepper.method.saved()) - set(stepper.method.frozen)
+    for networks in (stepper.method.saved(), stepper.ema or {}):
+        for name in networks.keys() & names:
+            networks[name].load_state_dict(weights[name])
 
 
-def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
-    """Put a checkpoint back into `stepper`; returns its progress. Ranks that did not exist then start fresh pools.
+def read_progress(folder: Path) -> dict[str, Any]:
+    """The numbers that `save_state` was given."""
+    return json.loads((folder / "meta.json").read_text())
+
+
+def restore(folder: Path, stepper: Stepper, rank: int) -> None:
+    """Put a checkpoint back into `stepper`, whose method has entered its stage. New ranks start with fresh pools.
 
     Raises DamagedFile for a file that is not as it was written.
     """
@@ -84,6 +91,8 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
         optimiser.load_state_dict(state["optimisers"][name])
     for name, network in (stepper.ema or {}).items():
         network.load_state_dict(state["ema"][name])
+    # Earlier versions kept the images of the run alone, all of which the averaged networks had learned from.
+    stepper.averaged = state.get("averaged") or dict.fromkeys(stepper.averaged, read_progress(folder)["images"])
     mine = folder / f"rank-{rank}.pt"
     if mine.exists():
         own = load_tensors(str(mine))
@@ -92,4 +101,3 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> dict[str, Any]:
         torch.set_rng_state(own["random"])
         if "random_cuda" in own and stepper.device.type == "cuda":
             torch.cuda.set_rng_state(own["random_cuda"], stepper.device)
-    return json.loads((folder / "meta.json").read_text())

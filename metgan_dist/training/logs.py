@@ -43,13 +43,14 @@ class Watch(Log):
     def __init__(self, log: Log, method: Method) -> None:
         self.images = 0
         self._log = log
-        self._discriminators = {player.name for player in method.players() if player.discriminates}
+        self._method = method
         self._losses: dict[str, list[float]] = {}
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self.images = step
+        discriminators = {player.name for player in self._method.players() if player.discriminates}
         for name, value in values.items():
-            if name.partition("/")[0] in self._discriminators:
+            if name.partition("/")[0] in discriminators:
                 self._losses.setdefault(name, []).append(float(value))
         self._log.metrics(values, step)
 

@@ -1,21 +1,23 @@
-"""One optimiser step of every player of a method, on one worker or many.
+"""One optimiser step of every player of a stage, on one worker or many.
 
 The loop knows players, not methods: a player is a set of networks with one optimiser. Each player's networks are
 wrapped once, in a module whose forward computes the player's losses, so that DistributedDataParallel sees one
-forward call per player and micro-batch and every parameter in it gets a gradient.
+forward call per player, move and micro-batch and every parameter in it gets a gradient.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from metgan_dist.errors import TrainingStopped
-from metgan_dist.methods.method import Method, Player
+from metgan_dist.methods.method import Method, Player, Stage
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 
 Batch = dict[str, Tensor]
@@ -46,7 +48,12 @@ class Stepper:
     """Owns a method's optimisers and distributed wrappers, and makes its steps.
 
     `autocast` is the dtype of mixed precision, or None for float32. With `world` > 1 a process group must exist; batch
-    statistics then run over all ranks.
+    statistics then run over all ranks. All players of the method move, until `begin` says which.
+
+    Attributes:
+        playing: the players that move, in their order.
+        steps: of the run so far; the loop puts them back where a run goes on.
+        averaged: images that each averaged network has learned from, by name.
     """
 
     def __init__(
@@ -59,59 +66,105 @@ class Stepper:
         compile_turns: bool = False,
         ema_half_life: int = 0,
     ) -> None:
-        if world > 1:
-            synchronise_batch_norm(method, device)
-        self.method = method.to(device)
-        self.device, self.world, self.autocast = device, world, autocast
-        self.optimisers = {player.name: _optimiser(method, player) for player in method.players()}
-        self.rates = {player.name: player.learning_rate for player in method.players()}
+        self.method, self.device, self.world, self.autocast = method, device, world, autocast
+        self._compile = compile_turns
+        self._known: set[str] = set()  # networks
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.rates: dict[str, float] = {}
         self.turns: dict[str, nn.Module] = {}
-        for player in method.players():
-            turn: nn.Module = Turn(method, player)
-            # Compiled within DistributedDataParallel's wrapper, whose hooks are then no part of the graph.
-            if compile_turns:
-                turn.compile()
-            if world > 1:
-                # Buffers agree already: batch statistics are joint, and spectral vectors start from the same seed.
-                devices = [device.index] if device.type == "cuda" else None
-                turn = DistributedDataParallel(turn, device_ids=devices, broadcast_buffers=False)
-            self.turns[player.name] = turn
         self.ema_half_life = ema_half_life
-        self.images = 0  # seen by all workers; the loop keeps it
-        self.ema = _copy_of(method, method.inference) if ema_half_life else None
+        self.ema = nn.ModuleDict() if ema_half_life else None
+        self.averaged: dict[str, int] = {}
+        self.steps = 0
+        self._make_ready()
+        self.playing = method.players()
+
+    def begin(self, stage: Stage) -> None:
+        """Let the players of `stage`, which the method has entered, move from here on; others keep what they have."""
+        self._make_ready()
+        self.playing = self.method.playing(stage)
+
+    def _make_ready(self) -> None:
+        """Optimisers and turns for the players that have none, averages for new networks; those that are gone go."""
+        networks, players = self.method.networks, self.method.players()
+        for name in [name for name in networks if name not in self._known]:
+            if self.world > 1:
+                networks[name] = synchronise_batch_norm(networks[name], self.device)
+            self._known.add(name)
+        self.method.to(self.device)
+        for of_players in (self.optimisers, self.rates, self.turns):
+            for gone in of_players.keys() - {player.name for player in players}:
+                del of_players[gone]
+        for player in players:
+            if player.name not in self.turns:
+                self.optimisers[player.name] = _optimiser(self.method, player)
+                self.rates[player.name] = player.learning_rate
+                self.turns[player.name] = self._turn(player)
+        if self.ema is not None:
+            new = [name for name in self.method.inference if name not in self.ema]
+            self.ema.update(_copies_of(self.method, new))
+            self.averaged |= dict.fromkeys(new, 0)
+
+    def _turn(self, player: Player) -> nn.Module:
+        # Between steps no network learns, and DistributedDataParallel would leave out what does not.
+        turn = Turn(self.method, player).requires_grad_(True)
+        if not player.compiled:
+            return turn
+        # Compiled within DistributedDataParallel's wrapper, whose hooks are then no part of the graph.
+        if self._compile:
+            turn.compile()
+        if self.world == 1:
+            return turn
+        # Buffers agree already: batch statistics are joint, and spectral vectors start from the same seed.
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(turn, device_ids=devices, broadcast_buffers=False)
 
     def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Every player moves once on the mean gradient of `batches`; returns the detached mean of each loss term.
+        """Every player whose step it is moves, each time on the mean gradient of `batches`.
 
-        Raises TrainingStopped, on all ranks alike, when a player's gradient is not finite: no optimiser has moved then
-        for this player.
+        Returns the detached mean of each loss term over batches and moves. Raises TrainingStopped, on all ranks alike,
+        when a player's gradient is not finite: no optimiser has moved then for this player.
         """
         self.method.train()
         made = self._ahead(batches)
         report: dict[str, Tensor] = {}
-        for player in self.method.players():
-            with _only_learning(self.method, player):
+        for player in self.playing:
+            if self._moves(player):
+                images = self._play(player, batches, made, report)
+                made = [{**before, **new} for before, new in zip(made, images, strict=True)]
+        self._average(sum(len(batch["anatomy"]) for batch in batches) * self.world)
+        self.steps += 1
+        return report
+
+    def _moves(self, player: Player) -> bool:
+        """Whether the player moves in the step at hand."""
+        return (self.steps + 1) % player.every == 0
+
+    def _play(
+        self, player: Player, batches: Sequence[Batch], made: Sequence[Batch], report: dict[str, Tensor]
+    ) -> list[Batch]:
+        """All moves of a player in a step, its mean losses into `report`; what it made of each batch in the last."""
+        images_of: list[Batch] = []
+        parts = len(batches)
+        with _only_learning(self.method, player):
+            for _ in range(player.moves):
+                images_of = []
                 for number, batch in enumerate(batches):
-                    terms, images = self._backward(
-                        player, batch, made[number], len(batches), number + 1 == len(batches)
-                    )
-                    made[number] = {**made[number], **images}
+                    terms, images = self._backward(player, batch, made[number], parts, number + 1 == parts)
+                    images_of.append(images)
                     for term, value in terms.items():
-                        share = value.detach().float() / len(batches)
+                        share = value.detach().float() / (parts * player.moves)
                         report[f"{player.name}/{term}"] = report.get(f"{player.name}/{term}", 0) + share
                 # Before the next player's turn, which thus plays against the player as it is now.
                 self._move(player, report)
-        seen = sum(len(batch["anatomy"]) for batch in batches) * self.world
-        self.images += seen
-        self._average(seen)
-        return report
+        return images_of
 
     def _ahead(self, batches: Sequence[Batch]) -> list[Batch]:
         """What is made before the first turn, for each batch."""
-        if len(batches) > 1:
-            # Each graph would be held until the last batch has been through the turns before.
+        last = self.playing[-1]
+        # With several batches each graph would be held until the last one has been through the turns before.
+        if not self.method.makes_ahead or len(batches) > 1 or last.moves > 1 or not self._moves(last):
             return [{} for _ in batches]
-        last = self.method.players()[-1]
         turn = self.turns[last.name]
         # Not through DistributedDataParallel, which counts on a backward pass after each forward; the turn's own
         # forward comes later and tells it.
@@ -139,6 +192,8 @@ class Stepper:
     def _move(self, player: Player, report: dict[str, Tensor]) -> None:
         optimiser = self.optimisers[player.name]
         gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        if self.world > 1 and not isinstance(self.turns[player.name], DistributedDataParallel):
+            _average_over_ranks(gradients, self.world)
         # Gradients are already averaged, so every rank sees the same norm and takes the same decision.
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             bad = [name for name, value in report.items() if not torch.isfinite(value)]
@@ -148,12 +203,15 @@ class Stepper:
         optimiser.zero_grad(set_to_none=True)
 
     def _average(self, images: int) -> None:
-        if self.ema is None:
-            return
-        keep = 0.5 ** (images / min(self.ema_half_life, MEMORY * self.images))
-        with torch.no_grad():
-            for name, average in self.ema.items():
-                live = self.method.networks[name]
+        """Let the averages of networks that learn forget the past, by so many images."""
+        learning = {name for player in self.playing for name in player.networks}
+        for name, average in (self.ema or {}).items():
+            if name not in learning:
+                continue
+            self.averaged[name] += images
+            keep = 0.5 ** (images / min(self.ema_half_life, MEMORY * self.averaged[name]))
+            live = self.method.networks[name]
+            with torch.no_grad():
                 for mine, current in zip(average.parameters(), live.parameters(), strict=True):
                     mine.lerp_(current, 1 - keep)
                 # Running statistics are averages already, and the mean of two spectral vectors is not one.
@@ -188,11 +246,16 @@ def _optimiser(method: Method, player: Player) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=player.learning_rate, betas=player.betas, fused=True)
 
 
-def _copy_of(method: Method, names: Sequence[str]) -> nn.ModuleDict:
-    import copy
+def _average_over_ranks(gradients: Sequence[Tensor], world: int) -> None:
+    """What DistributedDataParallel does for the players that it wraps, in one collective; all ranks have the same."""
+    joint = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(joint)
+    for gradient, part in zip(gradients, joint.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient) / world)
 
-    copies = nn.ModuleDict({name: copy.deepcopy(method.networks[name]) for name in names})
-    return copies.requires_grad_(False).eval()
+
+def _copies_of(method: Method, names: Sequence[str]) -> dict[str, nn.Module]:
+    return {name: copy.deepcopy(method.networks[name]).requires_grad_(False).eval() for name in names}
 
 
 @contextmanager

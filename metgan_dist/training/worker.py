@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
-from metgan_dist.methods.method import Method
+from metgan_dist.methods.method import Method, Stage
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
 from metgan_dist.tiles.splits import segmentor_and_judge
@@ -26,9 +27,10 @@ from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import PARTS, Assignment
 from metgan_dist.training.checkpoint import begin_with
 from metgan_dist.training.logs import Log, RunLog, Watch
-from metgan_dist.training.loop import Length, Surroundings, train
+from metgan_dist.training.loop import Surroundings, train
 from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.review import Review
+from metgan_dist.training.schedule import Length
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.team import Team
@@ -69,7 +71,8 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = TileSet.open(assignment.tiles, assignment.options)
     rows = _training_rows(assignment, tiles)
-    length = Length.of(recipe.training, len(rows), world, assignment.plan.workers)
+    stages = stepper.method.stages(recipe)
+    length = Length.of(recipe.training, len(rows), world, assignment.plan.workers, stages)
     logger = _logger(assignment, say) if rank == 0 else None
     watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment, team) as folder:
@@ -86,6 +89,8 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
             log=watch,
             resume_from=folder,
             title=assignment.role,
+            take=lambda stage: _take(assignment, stage, stepper),
+            mean=lambda value: _mean(value, world),
             leaving=team.leaving(say),
             stopping=StopNotice(assignment, rank, world, device),
         )
@@ -199,6 +204,20 @@ def _keep(
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, answer)
     return all(answers)
+
+
+def _take(assignment: Assignment, stage: Stage, stepper: Stepper) -> None:
+    """Give the networks of the stage at hand the weights of another run's."""
+    with local_folder(assignment.stages_from[stage.name], assignment.options) as other:
+        begin_with(other, stepper, {name for player in stepper.playing for name in player.networks})
+
+
+def _mean(value: Tensor, world: int) -> Tensor:
+    if world == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / world
 
 
 def _agree(reason: str, world: int) -> str:

@@ -28,11 +28,11 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import filesystem, join
-from metgan_dist.trained import find_start
+from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import ray_storage
-from metgan_dist.training.loop import Length
 from metgan_dist.training.review import open_desk
+from metgan_dist.training.schedule import Length
 from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.findings import Findings
 from metgan_dist.tuning.ledger import Ledger, TrialRecord
@@ -172,11 +172,12 @@ def _plan_here(recipe: Recipe) -> tuple[int, ResourcePlan]:
 def _trial_recipe(recipe: Recipe, tiles: int) -> tuple[Recipe, Length, int]:
     """The recipe of a whole trial, its length, and the images between its reports."""
     tuning, training = recipe.tuning, recipe.training
+    stages = method_class(recipe.method.name).stages(recipe)
     if tuning.images is not None:
         step = Length.of(training, tiles, recipe.scaling.processes).step
         steps = max(1, tuning.images // step)
         training = training.model_copy(update={"max_steps": min(steps, training.max_steps or steps)})
-    length = Length.of(training, tiles, recipe.scaling.processes)
+    length = Length.of(training, tiles, recipe.scaling.processes, stages=stages)
     every = -(-length.total // tuning.reports)
     training = training.model_copy(update={"validate_every": every, "checkpoint_every": every})
     return recipe.model_copy(update={"training": training}), length, every
@@ -189,6 +190,7 @@ def _assignment(opened: OpenRun, prepared: Prepared, recipe: Recipe, plan: Resou
         segmentor=prepared.segmentor,
         judge=prepared.judge,
         weights_from=opened.start(lambda: find_start(opened.recipe)),
+        stages_from=opened.stages(lambda: find_stages(opened.recipe)),
     )
 
 

@@ -150,12 +150,13 @@ class World:
         (folder / "state.pt").write_bytes(content)
         return folder
 
-    def started_from(self, run: str, other: str, checkpoint: Path) -> None:
-        """Put on record that a run began with the weights of another one's checkpoint."""
+    def started_from(self, run: str, other: str, checkpoint: Path, stage: str | None = None) -> None:
+        """Put on record that a run began, or replaced a stage, with the weights of another one's checkpoint."""
         record = self.storage / run / "run.json"
         start = {"uri": str(checkpoint), "sha256": sha256(checkpoint / "state.pt"), "method": "metgan"}
-        tree = {**json.loads(record.read_text()), "start_from": {**start, "run": self.ids[other]}}
-        record.write_text(json.dumps(tree))
+        start["run"] = self.ids[other]
+        taken = {"start_from": start} if stage is None else {"stages_from": {stage: start}}
+        record.write_text(json.dumps({**json.loads(record.read_text()), **taken}))
 
     def on_tiles(self, tiles: TileSet) -> Recipe:
         """The recipe of a run that took finished tiles."""

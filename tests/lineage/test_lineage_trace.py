@@ -57,6 +57,14 @@ def test_a_run_that_started_from_another_leads_to_that_ones_data(study):
     )
 
 
+def test_a_stage_that_was_taken_from_another_run_leads_to_that_ones_data(study):
+    study.run("gan-2", "train_metgan", training=study.real)
+    study.started_from("gan", "gan-2", study.checkpoint("gan-2", b"others"), "pretrain")
+    assert "run gan > pretrain from checkpoint step-8 > trained by run gan-2 > training tiles cells" in set(
+        paths(chain(study, "gan"))
+    )
+
+
 def test_a_chain_holds_each_set_once_and_names_it_again_after(sound):
     lines = list(chain(sound, "downstream").lines())
     assert sum("cut from: volume v0" in line for line in lines) == 1

@@ -59,15 +59,16 @@ def test_a_gan_that_saw_the_test_volumes_is_refused(study):
     assert "volume 'v3', 16 tiles" in text
 
 
-def test_a_gan_that_started_from_one_that_saw_the_test_volumes_is_refused(study):
+@pytest.mark.parametrize(("stage", "what"), [(None, "start"), ("pretrain", "stage pretrain")])
+def test_a_gan_that_started_from_one_that_saw_the_test_volumes_is_refused(study, stage, what):
     other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "val"})
     study.run("gan-2", "train_metgan", training=other)
     seen = study.checkpoint("gan-2", b"others")
-    study.started_from("gan", "gan-2", seen)
+    study.started_from("gan", "gan-2", seen, stage)
     text = refusal(study.real, study.made, study.store)
-    assert f"training data of run gan-2 ({study.ids['gan-2']}), the start of the generator of synthetic tiles" in text
+    assert f"training data of run gan-2 ({study.ids['gan-2']}), the {what} of the generator of synthetic tiles" in text
     (seen / "state.pt").write_bytes(b"replaced")
-    assert "start of the generator" in (text := refusal(study.real, study.made, study.store))
+    assert f"{what} of the generator" in (text := refusal(study.real, study.made, study.store))
     assert "it was replaced afterwards" in text
 
 

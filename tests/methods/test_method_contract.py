@@ -110,6 +110,19 @@ def test_each_network_that_is_not_frozen_has_one_player(name, method):
     assert any(player.discriminates for player in players) == (name != "segmentor")
 
 
+def test_stages_have_names_that_differ_and_together_train_all_players(name, method):
+    stages = method.stages(recipe(name))
+    assert len({stage.name for stage in stages}) == len(stages)
+    playing = {player.name for stage in stages for player in method.playing(stage)}
+    assert playing == {player.name for player in method.players()}
+
+
+def test_only_where_the_discriminator_moves_first_an_image_is_made_ahead_of_it(name, method):
+    assert method.makes_ahead == name.startswith("pix2pix")
+    if method.makes_ahead:
+        assert method.ahead(batch(classes=CLASSES))["tumour"].requires_grad
+
+
 def test_a_turn_moves_its_own_players_parameters_and_no_others(name):
     for turn in stepped(name)[1]:
         own = {key for key in turn.gradients if key.split(".")[1] in turn.player.networks}

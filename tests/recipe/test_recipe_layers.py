@@ -101,6 +101,17 @@ def test_a_whole_recipe_as_runs_keep_it_is_a_recipe_for_its_method(tmp_path):
     )
 
 
+def test_stages_are_those_of_the_method_that_they_were_written_for(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: {name: metgan}\ntraining: {stages: {joint: 3}, epochs: 7}\n")
+    own, variant, other = (
+        command("--recipe", str(path), "--method.name", name).recipe.training
+        for name in ("metgan", "metgen_cycle", "sifa")
+    )
+    assert own.stages == variant.stages == {"joint": 3}
+    assert (other.stages, other.epochs) == ({}, 7)
+
+
 def test_a_layer_that_returns_to_the_first_method_finds_its_settings_again():
     first, row, flags = {"method": {"alpha4": 7}}, {"method": {"name": "pix2pix", "alpha4": 8}}, {"method": {}}
     assert Recipe.model_validate(layered(first, row, flags)).method.alpha4 == 8

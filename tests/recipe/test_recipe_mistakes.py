@@ -24,6 +24,15 @@ from metgan_dist.volumes.dataset import Description
             {"method": {"organs": "lung,liver,heart", "global_classes": 2}},
             "method: organs are 3, but global_classes is 2",
         ),
+        (
+            {"training": {"stages": {"joint": -1}}},
+            "training.stages.joint: -1: input should be greater than or equal to 0",
+        ),
+        (
+            {"training": {"stages": {"joint": 1}, "stages_from": {"joint": "other"}}},
+            "training: stages_from takes 'joint' from another run; leave it out of stages",
+        ),
+        ({"training": {"stages_from": {"joint": 3}}}, "training.stages_from.joint: 3: input should be a valid string"),
         ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help lists them all"),
         (
             {"training": {"epochs": 0}, "method": {"alpha1": -3}},

@@ -39,6 +39,14 @@ def test_lists_are_comma_separated():
     assert tiles.views == ("z", "x")
 
 
+def test_stages_are_named_in_flags():
+    flags = ("--training.stages", "pretrain=20,joint=0", "--training.stages_from", "both=other")
+    training = parse(*flags).recipe.training
+    assert (training.stages, training.stages_from) == ({"pretrain": 20, "joint": 0}, {"both": "other"})
+    with pytest.raises(UserError, match=r"^training\.stages\.joint: 'many': input should be a valid integer"):
+        parse("--training.stages", "joint=many")
+
+
 def test_metastases_is_the_paper():
     recipe = parse("--recipe", "metastases").recipe
     method, training = recipe.method, recipe.training

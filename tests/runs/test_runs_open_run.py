@@ -1,11 +1,12 @@
 """What a run keeps lies in its folder, in MLflow and in its result, under the same name."""
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, Training
 from metgan_dist.runs.job import Result
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.runs.run_folder import Run
@@ -40,3 +41,12 @@ def test_files_are_kept_under_their_paths_and_named_in_the_result(opened, tmp_pa
 def test_a_name_is_that_of_the_file_without_its_folder(opened):
     opened.keep({"study/table.csv": b""})
     assert {name: Path(uri).name for name, uri in opened.result.artefacts.items()} == {"table_csv": "table.csv"}
+
+
+def test_models_that_stand_for_stages_are_looked_for_once_and_put_on_record(opened, tmp_path):
+    assert opened.stages(pytest.fail) == {}
+    found = {"pretrain": {"uri": "/there", "sha256": "00", "method": "toy", "run": None}}
+    opened.recipe = Recipe(training=Training(stages_from={"pretrain": "other"}))
+    assert opened.stages(lambda: found) == opened.stages(pytest.fail) == {"pretrain": "/there"}
+    assert json.loads((tmp_path / "run.json").read_text())["stages_from"] == found
+    assert opened.result.artefacts == {"stage_pretrain": "/there"}

@@ -1,5 +1,6 @@
 """A run's name belongs to one recipe, one job and one MLflow run."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -80,6 +81,24 @@ def test_what_a_run_starts_from_stays_on_record(tmp_path):
     run = open_run("train_metgan", recipe(tmp_path), "quickstart")
     record(replace(run, start=start), recipe(tmp_path), "a")
     assert open_run("train_metgan", recipe(tmp_path), "quickstart").start == start
+
+
+def test_what_stands_for_stages_of_a_run_stays_on_record(tmp_path):
+    stages = {"pretrain": {"uri": "/there", "sha256": "00", "method": "metgan", "run": "b"}}
+    run = open_run("train_metgan", recipe(tmp_path), "quickstart")
+    record(replace(run, stages=stages), recipe(tmp_path), "a")
+    assert open_run("train_metgan", recipe(tmp_path), "quickstart").stages == stages
+
+
+def test_a_run_goes_on_under_a_version_that_has_more_fields(tmp_path):
+    open_run("train_metgan", recipe(tmp_path), "quickstart")
+    known = tmp_path / "mine" / "run.json"
+    written = json.loads(known.read_text())
+    del written["recipe"]["training"]["stages"], written["recipe"]["training"]["stages_from"]
+    known.write_text(json.dumps(written))
+    assert open_run("train_metgan", recipe(tmp_path), "quickstart").continued
+    with pytest.raises(UserError, match=r"training\.stages\.joint was None, is 3"):
+        open_run("train_metgan", recipe(tmp_path, training=Training(stages={"joint": 3})), "quickstart")
 
 
 @pytest.mark.parametrize("name", ["../else", "a b", ""])

@@ -7,7 +7,8 @@ import torch
 
 from metgan_dist.methods import build_method
 from metgan_dist.recipe import MethodRecipe, Recipe, Training
-from metgan_dist.training.loop import Length, Surroundings, train
+from metgan_dist.training.loop import Surroundings, train
+from metgan_dist.training.schedule import Length
 from metgan_dist.training.step import Stepper
 
 EVERY = 2

@@ -8,7 +8,8 @@ from metgan_dist.errors import UserError
 from metgan_dist.recipe import Storage
 from metgan_dist.trained import checkpoint_digest, find_start
 from metgan_dist.training.checkpoint import begin_with
-from metgan_dist.training.loop import Length, train
+from metgan_dist.training.loop import train
+from metgan_dist.training.schedule import Length
 
 
 def state(folder, images):

@@ -11,7 +11,8 @@ from metgan_dist.methods import build_method
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
 from metgan_dist.trained import load_generator, load_method
-from metgan_dist.training.loop import Length, Surroundings, rate_factor, train
+from metgan_dist.training.loop import Surroundings, train
+from metgan_dist.training.schedule import Length, rate_factor
 from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
@@ -155,7 +156,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient():
 def test_average_forgets_half_in_its_half_life():
     plan = recipe()
     machine = stepper(plan, ema_half_life=1)
-    machine.images = 10_000
+    machine.averaged["generator"] = 10_000
     generator = machine.method.networks["generator"]
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     machine.step([image(0)])
@@ -183,9 +184,9 @@ def test_average_of_a_short_run_does_not_remember_its_beginning():
 
 
 def test_length_counts_images_of_all_workers():
-    assert Length.of(Training(epochs=3, batch_size=2), 10, 2) == Length(4, 28)
-    assert Length.of(Training(epochs=3, batch_size=2, max_steps=5), 10, 2) == Length(4, 20)
-    assert Length.of(Training(epochs=1, batch_size=8, accumulate=2), 10, 2) == Length(32, 32)
+    assert Length.of(Training(epochs=3, batch_size=2), 10, 2) == Length(4, 28, (28,), 10)
+    assert Length.of(Training(epochs=3, batch_size=2, max_steps=5), 10, 2) == Length(4, 20, (20,), 10)
+    assert Length.of(Training(epochs=1, batch_size=8, accumulate=2), 10, 2) == Length(32, 32, (32,), 10)
 
 
 def test_rate_is_constant_then_falls_linearly_to_zero():

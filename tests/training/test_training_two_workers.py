@@ -1,16 +1,22 @@
 """Two workers are one: joint batch statistics, the gradients of the joint batch, equal parameters afterwards."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from toys import Growing, Wasserstein
 
-from metgan_dist.methods import build_method
+from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Method, Player
 from metgan_dist.networks.patchgan import PatchGAN
 from metgan_dist.recipe import MethodRecipe, Recipe, Tiles
+from metgan_dist.training import stop_notice
 from metgan_dist.training.step import Stepper
+from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
+from metgan_dist.training.worker import _mean
 
 RECIPE = Recipe(method=MethodRecipe(width=0.05, segmentor_width=0.05, pool=2))
 
@@ -122,6 +128,86 @@ def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(both, a
             torch.testing.assert_close(rank[name], gradient, rtol=1e-9, atol=1e-12)
 
 
+def _penalised(rank, parts, world):
+    """The critic's gradients in each of its five moves, and all weights after the step."""
+    torch.manual_seed(0)
+    stepper = Stepper(Wasserstein.from_recipe(RECIPE).double(), torch.device("cpu"), world=world)
+    whole = _batch(4, edge=4, dtype=torch.float64)
+    whole["mix"] = torch.rand(4, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mine = {name: value[rank::world] for name, value in whole.items()}
+    moves, critic = [], stepper.method.networks["critic"]
+    stepper.optimisers["critic"].register_step_pre_hook(
+        lambda *_: moves.append([parameter.grad.clone() for parameter in critic.parameters()])
+    )
+    stepper.step([{name: value[part::parts] for name, value in mine.items()} for part in range(parts)])
+    return {"moves": moves, "weights": stepper.method.state_dict()}
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_player_with_a_gradient_in_its_loss_learns_from_the_joint_batch_too(both, accumulated):
+    """No hooks of DistributedDataParallel are under it: its gradients are averaged by hand, in each of its moves."""
+    alone = _penalised(0, 1, 1)
+    first, second = both[f"penalised-{accumulated}"]
+    assert len(alone["moves"]) == 5
+    for rank in (first, second):
+        torch.testing.assert_close(rank["moves"], alone["moves"], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(rank["weights"], alone["weights"], rtol=1e-9, atol=1e-12)
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+
+
+def _grown(rank):
+    """All weights after a step in each of three stages, each of which adds a network."""
+    method = Growing.from_recipe(RECIPE)
+    stepper = Stepper(method, torch.device("cpu"), world=2, ema_half_life=4)
+    for stage in method.stages(RECIPE):
+        enter_stage(method, RECIPE, stage)
+        stepper.begin(stage)
+        for _ in range(2):
+            stepper.step([{name: value[rank : rank + 1] for name, value in _batch(2, edge=8).items()}])
+    return dict(method.state_dict())
+
+
+def test_networks_that_a_stage_adds_learn_from_all_workers(both):
+    first, second = both["grown"]
+    assert {name.split(".")[1] for name in first} == {"scale_0", "scale_1", "scale_2"}
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def _mean_over(rank):
+    return {"mean": _mean(torch.tensor(1.0 + 4 * rank), 2), "alone": _mean(torch.tensor(7.0), 1)}
+
+
+def test_a_number_of_each_rank_has_one_mean(both):
+    for rank in both["mean"]:
+        assert (float(rank["mean"]), float(rank["alone"])) == (3.0, 7.0)
+
+
+def _heard(rank):
+    """Answers to 40 questions after steps that take no time, of which rank 0 is told after the 14th."""
+    told, time = [], stop_notice.time
+    stop_notice.time = SimpleNamespace(monotonic=lambda: 0.0)
+    notice = StopNotice(SimpleNamespace(folder="here", asked_to_stop=lambda: bool(told)), rank, 2, torch.device("cpu"))
+    answers, rounds, broadcast = [], [], dist.broadcast
+    stop_notice.dist.broadcast = lambda *given: rounds.append(len(answers)) or broadcast(*given)
+    try:
+        for number in range(40):
+            if number == 14 and rank == 0:
+                told.append(True)
+            answers.append(notice())
+    finally:
+        stop_notice.dist.broadcast, stop_notice.time = broadcast, time
+    return {"answers": answers, "rounds": rounds}
+
+
+def test_all_ranks_hear_of_a_stop_after_the_same_step_and_meet_for_it_every_few_steps(both):
+    first, second = both["heard"]
+    assert first == second
+    assert first["rounds"] == [0, 10, 20, 30]
+    assert first["answers"].index(True) == 20
+
+
 def _pix2pix():
     torch.manual_seed(0)
     return build_method(Recipe(method=MethodRecipe(name="pix2pix", width=0.05), tiles=Tiles(size=64)))
@@ -142,6 +228,11 @@ WORKS = {
     "share-2": [_share, 2],
     "train": [_train, _metgan, 20],
     "pix2pix": [_train, _pix2pix, 3],
+    "penalised-1": [_penalised, 1, 2],
+    "penalised-2": [_penalised, 2, 2],
+    "grown": [_grown],
+    "mean": [_mean_over],
+    "heard": [_heard],
 }
 
 
