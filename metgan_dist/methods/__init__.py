@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from metgan_dist.errors import UserError
+from metgan_dist.methods.cycle_shape import CycleShape
 from metgan_dist.methods.metgan import MetGAN
-from metgan_dist.methods.method import Method, Player
+from metgan_dist.methods.method import Method, Player, Stage
 from metgan_dist.methods.redgan import RedGan
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.methods.sean import Sean
@@ -28,6 +29,7 @@ __all__ = [
     "Method",
     "Player",
     "SegmentorNetwork",
+    "Stage",
     "build_method",
     "build_segmentor_network",
     "check_tile_size",
@@ -43,6 +45,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "sean_vae": Sean,
         "sifa": SIFA,
         "redgan": RedGan,
+        "cycle_shape": CycleShape,
         "segmentor": Segmentor,
     }
 )

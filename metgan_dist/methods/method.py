@@ -36,6 +36,21 @@ class Player:
         return all(name.startswith("discriminator") for name in self.networks)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Players that train together with one schedule.
+
+    epochs, decay_from: length, and the fraction of it after which the rates fall linearly to 0; None takes those of
+    `training`. patience: epochs without a lower loss of the stage after which it ends early; None never.
+    """
+
+    name: str
+    players: tuple[str, ...]
+    epochs: int | None = None
+    decay_from: float | None = None
+    patience: int | None = None
+
+
 class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
@@ -128,6 +143,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def players(self) -> tuple[Player, ...]:
         """The players in the order in which they are updated within a step."""
+
+    def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
+        """The stages of a training, in their order; one with all players by default."""
+        return (Stage("training", tuple(player.name for player in self.players())),)
 
     @abstractmethod
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
