@@ -59,10 +59,13 @@ Modality = Literal["anatomy", "tumour"]
 
 # For all players: CycleGAN's, which the paper follows closely.
 BETAS = (0.5, 0.999)
+PLAYERS = {
+    "generators": ("generator", "inverse"),
+    "segmentors": ("segmentor_anatomy", "segmentor_tumour"),
+    "discriminators": ("discriminator_anatomy", "discriminator_tumour"),
+}
 # Shorter, the last norm of the discriminator has a single value to look at.
 LEAST_EDGE = 24
-# Epochs without a lower segmentation loss after which the last stage ends ("about 5").
-PATIENCE = 5
 # The other modality of each: the source of what is translated into it.
 SOURCE: Mapping[Modality, Modality] = {"anatomy": "tumour", "tumour": "anatomy"}
 
@@ -171,27 +174,22 @@ class CycleShape(Method):
 
     def players(self) -> tuple[Player, ...]:
         """Generators, segmentors, discriminators, all with the same rate and betas."""
-        networks = {
-            "generators": ("generator", "inverse"),
-            "segmentors": ("segmentor_anatomy", "segmentor_tumour"),
-            "discriminators": ("discriminator_anatomy", "discriminator_tumour"),
-        }
-        return tuple(Player(name, of, self.learning_rate, BETAS) for name, of in networks.items())
+        return tuple(Player(name, networks, self.learning_rate, BETAS) for name, networks in PLAYERS.items())
 
-    def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
-        """The four of section 4.2 with the epochs of `method.stage_epochs`, those of 0 left out; or one of all."""
-        everybody = ("generators", "segmentors", "discriminators")
+    @classmethod
+    def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
+        """The four of section 4.2; with `method.from_scratch` one of all players, as long as `training` says."""
         if recipe.method.from_scratch:
-            return (Stage("together", everybody),)
-        segmentors, translation, together, falling = recipe.method.stage_epochs
-        stages = (
-            Stage("segmentors", ("segmentors",), segmentors, decay_from=1.0),
+            return super().stages(recipe)
+        everybody = tuple(PLAYERS)
+        return (
+            Stage("segmentors", ("segmentors",), epochs=100, decay_from=1.0),
             # The segmentors stand still, but their judgement of shapes counts.
-            Stage("translation", ("generators", "discriminators"), translation, decay_from=1.0),
-            Stage("together", everybody, together, decay_from=1.0),
-            Stage("falling", everybody, falling, decay_from=0.0, patience=PATIENCE),
+            Stage("translation", ("generators", "discriminators"), epochs=60, decay_from=1.0),
+            Stage("together", everybody, epochs=50, decay_from=1.0),
+            # "Decrease the learning rates steadily for 50 epochs till 0"; "about 5 epochs" without a lower loss.
+            Stage("falling", everybody, epochs=50, decay_from=0.0, patience=("segmentors", 5)),
         )
-        return tuple(stage for stage in stages if stage.epochs)
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
         """The terms of the module's table: `adversarial`, `cycle`, `shape`; `anatomy_real`, ..., `tumour_reconstructed`;
@@ -208,7 +206,7 @@ class CycleShape(Method):
                 return self._segmentor_losses(batch, made), {}
             case "discriminators":
                 return self._discriminator_losses(batch, made), {}
-        raise ValueError(f"no player {player!r}; players: {', '.join(one.name for one in self.players())}")
+        raise ValueError(f"no player {player!r}; players: {', '.join(PLAYERS)}")
 
     def _generator_losses(self, batch: Batch) -> Losses:
         """Equation 3: what makes the translated volumes pass, brings them back, and keeps their shapes."""

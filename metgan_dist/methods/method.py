@@ -38,17 +38,21 @@ class Player:
 
 @dataclass(frozen=True)
 class Stage:
-    """Players that train together with one schedule.
+    """Players that train together, for so long and with one schedule.
 
-    epochs, decay_from: length, and the fraction of it after which the rates fall linearly to 0; None takes those of
-    `training`. patience: epochs without a lower loss of the stage after which it ends early; None never.
+    `name`: what progress, checkpoints and recipes know it by. `players`: their names, in the order in which they move;
+    none stands for all of the method in their own order. `epochs`: passes over the training tiles (of the larger
+    domain); None for `training.epochs`. `decay_from`: the fraction of the stage after which the rates fall linearly to
+    0 (1: they stay, 0: they fall from its beginning); None for `training.decay_from`. `patience`: (loss, epochs), such
+    as ("segmentors/real", 5): the stage ends when that loss's mean over an epoch has not been lower than before for so
+    many epochs. Optimisers go on from stage to stage with what they remember.
     """
 
     name: str
-    players: tuple[str, ...]
+    players: tuple[str, ...] = ()
     epochs: int | None = None
     decay_from: float | None = None
-    patience: int | None = None
+    patience: tuple[str, int] | None = None
 
 
 class Method(nn.Module, ABC):
@@ -144,9 +148,10 @@ class Method(nn.Module, ABC):
     def players(self) -> tuple[Player, ...]:
         """The players in the order in which they are updated within a step."""
 
-    def stages(self, recipe: Recipe) -> tuple[Stage, ...]:
-        """The stages of a training, in their order; one with all players by default."""
-        return (Stage("training", tuple(player.name for player in self.players())),)
+    @classmethod
+    def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
+        """What a training goes through, in this order, each stage under a name of its own; by default one of all players."""
+        return (Stage(""),)
 
     @abstractmethod
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:

@@ -30,7 +30,7 @@ METHOD_SETTINGS = frozenset(
     {
         *("alpha1", "alpha2", "alpha3", "alpha4", "identity", "feature_matching", "perceptual", "kl", "latent"),
         *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution", "label_norm"),
-        *("shape", "from_scratch", "stage_epochs"),
+        *("shape", "from_scratch"),
     }
 )
 # Methods that are another one with a part added or left out. They share its settings: rows of an ablation are to differ
@@ -43,7 +43,6 @@ METHOD_NAMES = (
     "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "
     "spade, spade_vae, sean, sean_vae, sifa, redgan, cycle_shape"
 )
-Epochs = Annotated[int, Field(ge=0)]
 
 
 class MethodRecipe(Section):
@@ -93,11 +92,6 @@ class MethodRecipe(Section):
     shape: float = Field(
         1.0, ge=0, description="weight of cycle_shape's shape consistency (cross-entropy); 0: translation without it"
     )
-    stage_epochs: Annotated[tuple[Epochs, Epochs, Epochs, Epochs], BeforeValidator(comma_list)] = Field(
-        (100, 60, 50, 50),
-        description="epochs of cycle_shape's stages: segmentors; generators and discriminators; all; all with rates "
-        "that fall to 0. 0 leaves a stage out",
-    )
     from_scratch: bool = Field(
         False, description="train all players of cycle_shape together from the start, for training.epochs"
     )
@@ -142,8 +136,6 @@ class MethodRecipe(Section):
     def _check(self) -> MethodRecipe:
         if len(set(self.organs)) < len(self.organs) or "" in self.organs:
             raise ValueError("organs must be names that differ")
-        if not any(self.stage_epochs):
-            raise ValueError("stage_epochs are all 0, which leaves no stage to train; give one some epochs")
         if self.global_classes != "auto" and len(self.organs) > self.global_classes:
             raise ValueError(f"organs are {len(self.organs)}, but global_classes is {self.global_classes}")
         return self
