@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 
 def through(level: nn.Module, *inputs: Tensor, checkpointed: bool) -> Tensor:
@@ -13,6 +12,8 @@ def through(level: nn.Module, *inputs: Tensor, checkpointed: bool) -> Tensor:
     The gradients are the same, bit for bit in float32. For levels without random numbers: their state is not restored.
     """
     if checkpointed and torch.is_grad_enabled():
+        from torch.utils.checkpoint import checkpoint  # loads more of torch than most processes need
+
         # Not the reentrant form, which gives no gradient where only parameters need one, and none through autograd.grad.
         return checkpoint(level, *inputs, use_reentrant=False, preserve_rng_state=False)
     return level(*inputs)
