@@ -21,7 +21,7 @@ def test_every_preset_is_a_valid_recipe_that_survives_yaml(name):
 
 
 def test_the_named_recipes_are_there():
-    assert {"quickstart", "metastases", "nerves", "cells", "vessels", "cfos", "brain-dwi", "cardiac"} <= set(
+    assert {"quickstart", "metastases", "nerves", "cells", "vessels", "cfos", "brain-dwi", "cardiac", "cardiac-small"} <= set(
         recipe_names()
     )
 
