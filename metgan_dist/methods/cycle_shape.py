@@ -163,6 +163,11 @@ class CycleShape(Method):
         return 1
 
     @classmethod
+    def least_edge(cls, recipe: Recipe) -> int:
+        """The discriminators' 24 voxels."""
+        return LEAST_EDGE
+
+    @classmethod
     def criterion(cls, recipe: Recipe) -> Best:
         """The cycle's error: there are no pairs."""
         return "cycle_mae", "min"

@@ -68,6 +68,9 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--training.precision", "fp8"], "training.precision"),
         (["--recipe", "nothing"], "nothing"),
         (["--training.epochs"], "training.epochs"),
+        (["--method.shape", "-1"], "method.shape"),
+        (["--method.from_scratch", "perhaps"], "method.from_scratch"),
+        (["--data.phantom.modality", "cardiac-pet"], "data.phantom.modality"),
         (["--tuning.space", '{"method.alpha1": {'], "tuning.space"),
     ],
 )
