@@ -53,7 +53,7 @@ def measure(precision: str, checkpointed: bool, args: argparse.Namespace) -> dic
     import torch
 
     from metgan_dist.methods import build_method
-    from metgan_dist.networks.cycle_shape import SkipUNet
+    from metgan_dist.networks.recompute import recompute_blocks
     from metgan_dist.recipe import Recipe
     from metgan_dist.training.step import Stepper
 
@@ -65,9 +65,8 @@ def measure(precision: str, checkpointed: bool, args: argparse.Namespace) -> dic
         {"data": {"classes": CLASSES}, "tiles": tiles, "method": {"name": "cycle_shape", "width": args.width}}
     )
     method = build_method(recipe)
-    for network in method.networks.values():
-        if isinstance(network, SkipUNet):
-            network.checkpointed = checkpointed
+    if checkpointed:
+        recompute_blocks(method)
     stepper = Stepper(method, device, autocast=torch.bfloat16 if precision == "bf16" else None)
     batch = {name: value.to(device) for name, value in _batch(args.edges).items()}
     before, seconds = _resident(), []

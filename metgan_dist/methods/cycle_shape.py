@@ -158,6 +158,11 @@ class CycleShape(Method):
             )
 
     @classmethod
+    def unpaired(cls, recipe: Recipe) -> bool:
+        """Always: no term compares x with y."""
+        return True
+
+    @classmethod
     def divisor(cls, recipe: Recipe) -> int:
         """1: edges need not be multiples of anything, since the networks pad (86 is no multiple of 8)."""
         return 1

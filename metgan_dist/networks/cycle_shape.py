@@ -17,15 +17,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metgan_dist.networks.checkpointing import through
 from metgan_dist.networks.dimensions import layers_of, scaled
 from metgan_dist.networks.padding import cropped, padded
+from metgan_dist.networks.recompute import Recomputable
 
 BASE, HALVINGS = 16, 3
 
 
-class Stage(nn.Module):
-    """A decoder's level: what comes from below enlarged to the skip's size, beside the skip, through convolutions."""
+class EncoderLevel(Recomputable, nn.Sequential):
+    """What halves a volume, but at the first level, and its convolutions."""
+
+
+class DecoderLevel(Recomputable):
+    """What comes from below enlarged to the skip's size, beside the skip, through convolutions."""
 
     def __init__(self, enlarge: nn.Module, convolutions: nn.Module) -> None:
         super().__init__()
@@ -43,18 +47,13 @@ class SkipUNet(nn.Module):
         encoder: levels from fine to coarse, each but the first halving its input.
         decoder: levels from coarse to fine, each enlarging its first input to the size of its second, the skip.
         output: the last convolution, at full resolution.
-
-    Attributes:
-        checkpointed: whether levels are computed again for their gradients (networks/checkpointing.py), which takes a
-            third more time and leaves a level's inner activations out of the memory.
     """
 
     divisor = 1
 
-    def __init__(self, encoder: Sequence[nn.Module], decoder: Sequence[Stage], output: nn.Module) -> None:
+    def __init__(self, encoder: Sequence[EncoderLevel], decoder: Sequence[DecoderLevel], output: nn.Module) -> None:
         super().__init__()
         self.encoder, self.decoder, self.output = nn.ModuleList(encoder), nn.ModuleList(decoder), output
-        self.checkpointed = False
 
     def logits(self, image: Tensor) -> Tensor:
         """(N, in_channels, ...) to (N, out_channels, ...) of the same size, unbounded.
@@ -63,10 +62,10 @@ class SkipUNet(nn.Module):
         """
         x, skips = padded(image, 2 ** (len(self.encoder) - 1)), []
         for level in self.encoder:
-            x = through(level, x, checkpointed=self.checkpointed)
+            x = level(x)
             skips.append(x)
-        for stage, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            x = through(stage, x, skip, checkpointed=self.checkpointed)
+        for level, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            x = level(x, skip)
         return cropped(self.output(x), image.shape[2:])
 
 
@@ -89,12 +88,12 @@ class SkipGenerator(SkipUNet):
             return _normalised(incoming, outgoing, stride, dimensions)
 
         channels = _channels(width, least=2)
-        encoder: list[nn.Module] = [nn.Sequential(block(in_channels, channels[0]), block(channels[0], channels[0]))]
-        decoder: list[Stage] = []
+        encoder = [EncoderLevel(block(in_channels, channels[0]), block(channels[0], channels[0]))]
+        decoder: list[DecoderLevel] = []
         for fine, coarse in pairwise(channels):
-            encoder.append(nn.Sequential(block(fine, coarse, 2), block(coarse, coarse), block(coarse, coarse)))
+            encoder.append(EncoderLevel(block(fine, coarse, 2), block(coarse, coarse), block(coarse, coarse)))
             enlarge = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), block(coarse, fine))
-            decoder.append(Stage(enlarge, nn.Sequential(block(2 * fine, fine), block(fine, fine))))
+            decoder.append(DecoderLevel(enlarge, nn.Sequential(block(2 * fine, fine), block(fine, fine))))
         output = layers_of(dimensions).convolution(channels[0], out_channels, kernel_size=3, padding=1)
         super().__init__(encoder, decoder[::-1], output)
 
@@ -125,12 +124,12 @@ class SkipSegmentor(SkipUNet):
         layers = layers_of(dimensions)
         # Without a norm a level of two channels may be born dead: both negative everywhere.
         channels = _channels(width, least=4)
-        encoder: list[nn.Module] = [nn.Sequential(block(in_channels, channels[0]), block(channels[0], channels[0]))]
-        decoder: list[Stage] = []
+        encoder = [EncoderLevel(block(in_channels, channels[0]), block(channels[0], channels[0]))]
+        decoder: list[DecoderLevel] = []
         for fine, coarse in pairwise(channels):
-            encoder.append(nn.Sequential(layers.max_pool(2), block(fine, coarse), block(coarse, coarse)))
+            encoder.append(EncoderLevel(layers.max_pool(2), block(fine, coarse), block(coarse, coarse)))
             enlarge = nn.Upsample(scale_factor=2, mode="nearest")
-            decoder.append(Stage(enlarge, nn.Sequential(block(coarse + fine, fine), block(fine, fine))))
+            decoder.append(DecoderLevel(enlarge, nn.Sequential(block(coarse + fine, fine), block(fine, fine))))
         super().__init__(encoder, decoder[::-1], layers.convolution(channels[0], classes, kernel_size=1))
 
     def forward(self, image: Tensor) -> Tensor:
