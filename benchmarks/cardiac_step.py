@@ -8,7 +8,7 @@ since the largest resident size of a process never falls. Memory is what the pro
 built: activations, gradients and Adam's moments, not the libraries. On a GPU it is the largest allocation.
 
 The first step of a process is measured where `--steps` is 1, else the median of those after it: at this size choosing
-kernels and laying out memory are lost in minutes of arithmetic. `--edges` and `--width` give a smaller step to begin with.
+kernels and laying out memory are lost in minutes of arithmetic. `--edges` and `--width` give a smaller step.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Cycle- and shape-consistent translation between two modalities (Zhang et al., CVPR 2018): paper 5.
 
 Volumes x of a modality A (`anatomy`, CT in the paper) and y of a modality B (`tumour`, MR), of different patients, each
-with a label map of the same classes. F: x -> y (`generator`, G_B in the paper) and G: y -> x (`inverse`, G_A) are trained
-as in CycleGAN. A cycle alone does not mind when F distorts a volume and G takes the distortion back; so a segmentor of
-each modality has to find the source's label in what was translated into its modality. And the segmentors learn, beside
-real volumes, from all that the generators make, whose labels are known.
+with a label map of the same classes. F: x -> y (`generator`, G_B in the paper) and G: y -> x (`inverse`, G_A) are
+trained as in CycleGAN. A cycle alone does not mind when F distorts a volume and G takes the distortion back; so a
+segmentor of each modality has to find the source's label in what was translated into its modality. And the segmentors
+learn, beside real volumes, from all that the generators make, whose labels are known.
 
 The players in their order; CE is multi-class cross-entropy, l the label of x and m that of y:
 
@@ -23,8 +23,9 @@ The stages of section 4.2: segmentors on real volumes; generators and discrimina
 all together; all with rates that fall to 0, ended early when the segmentors' loss does not fall any more. Or all from
 scratch (`method.from_scratch`), which the paper finds as good.
 
-The paper leaves open, and we choose: channel numbers (networks/cycle_shape.py); the segmentors' first weights (He et al.,
-as in the U-Net that they are; generators and discriminators as in CycleGAN); discriminators of CycleGAN's depth and width.
+The paper leaves open, and we choose: channel numbers (networks/cycle_shape.py); the segmentors' first weights (He et
+al., as in the U-Net that they are; generators and discriminators as in CycleGAN); discriminators of CycleGAN's depth
+and width.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ class CycleShape(Method):
         """UserError for generators that nothing draws to the other modality, and for tiles below 24 voxels."""
         if not recipe.method.alpha1:
             raise UserError(
-                "method.alpha1: 0, but it is from the discriminators alone that cycle_shape's generators learn what the "
-                "other modality looks like; set it above 0"
+                "method.alpha1: 0, but it is from the discriminators alone that cycle_shape's generators learn what "
+                "the other modality looks like; set it above 0"
             )
         if min(recipe.tiles.shape) < LEAST_EDGE:
             shape = " x ".join(map(str, recipe.tiles.shape))
@@ -202,8 +203,8 @@ class CycleShape(Method):
         )
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
-        """The terms of the module's table: `adversarial`, `cycle`, `shape`; `anatomy_real`, ..., `tumour_reconstructed`;
-        `anatomy`, `tumour`.
+        """The terms of the module's table: `adversarial`, `cycle`, `shape`; `anatomy_real`, `anatomy_translated`,
+        `anatomy_reconstructed` and those of the tumour; `anatomy`, `tumour`.
 
         The generators make `tumour` = F(x), `anatomy` = G(y), `cycled_anatomy` = G(F(x)) and `cycled_tumour` = F(G(y)).
         Where they do not move, as in the first stage, the segmentors have real volumes alone. Raises UserError for a
@@ -283,7 +284,7 @@ class CycleShape(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns anatomy, label, generated F(x), what S_B finds in it, cycled G(F(x)), and y where there is one."""
+        """The columns anatomy, label, generated F(x), segmented by S_B, cycled G(F(x)), and y where there is one."""
         generated = self.translate(batch)
         return {
             "anatomy": batch["anatomy"],

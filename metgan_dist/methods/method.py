@@ -150,7 +150,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
-        """What a training goes through, in this order, each stage under a name of its own; by default one of all players."""
+        """What a training goes through, in this order, each under a name of its own; by default one of all players."""
         return (Stage(""),)
 
     @abstractmethod

@@ -1,12 +1,12 @@
-"""The networks of cycle- and shape-consistent translation (Zhang et al., CVPR 2018, section 4.1), for volumes and images.
+"""The networks of cycle- and shape-consistent translation (Zhang et al., CVPR 2018, section 4.1), in 2D and 3D.
 
 Generator and segmentor are U-Nets that halve a volume three times, with two 3x3x3 convolutions at each resolution, and
 enlarge it again by nearest neighbours: transposed convolutions lay 2^3 unevenly overlapping kernels over a voxel, which
 shows as a checkerboard. The discriminator is `PatchGAN` with `dimensions=3`.
 
-The paper gives no channel numbers. Here it is 16 at full resolution, doubled with each halving: the largest power of two
-with which a step on 86 x 112 x 112 voxels, four passes of the generators and two of the segmentors with their gradients,
-fits the 12 GB of a GPU of its time, and the number that paper 4's segmentation of volumes has.
+The paper gives no channel numbers. Here it is 16 at full resolution, doubled with each halving: the largest power of
+two with which a step on 86 x 112 x 112 voxels, four passes of the generators and two of the segmentors with their
+gradients, fits the 12 GB of a GPU of its time, and the number that paper 4's segmentation of volumes has.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ class SkipGenerator(SkipUNet):
         dimensions: 2 for (N, C, H, W), 3 for (N, C, D, H, W).
     """
 
-    def __init__(
-        self, in_channels: int = 1, out_channels: int = 1, *, width: float = 1.0, dimensions: int = 3
-    ) -> None:
+    def __init__(self, in_channels: int = 1, out_channels: int = 1, *, width: float = 1.0, dimensions: int = 3) -> None:
         def block(incoming: int, outgoing: int, stride: int = 1) -> nn.Module:
             return _normalised(incoming, outgoing, stride, dimensions)
 

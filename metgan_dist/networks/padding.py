@@ -11,9 +11,9 @@ from torch.nn import functional
 def padded(image: Tensor, divisor: int) -> Tensor:
     """`image` (N, C, ...) with each edge brought to the next multiple of `divisor`: 86 x 112 x 112 to 88 x 112 x 112.
 
-    Equally much before and behind, the odd pixel behind. Reflected, since tissue goes on beyond the edge of a crop: zeros
-    would be a black wall and copies of the outermost pixel stripes, and both would enter the statistics of norms over the
-    whole image. Raises ValueError for an edge that is too short to be reflected.
+    Equally much before and behind, the odd pixel behind. Reflected, since tissue goes on beyond the edge of a crop:
+    zeros would be a black wall and copies of the outermost pixel stripes, and both would enter the statistics of norms
+    over the whole image. Raises ValueError for an edge that is too short to be reflected.
     """
     missing = [-edge % divisor for edge in image.shape[2:]]
     if not any(missing):

@@ -62,8 +62,8 @@ class Phantom(Section):
 
     modality: Literal["light-sheet", "brain-dwi", "cardiac", "cardiac-unpaired"] = Field(
         "light-sheet",
-        description="kind of phantom; cardiac: CT and MR of each chest; cardiac-unpaired: CT of one, MR of the next, with "
-        "hearts of other sizes, poses and walls",
+        description="kind of phantom; cardiac: CT and MR of each chest; cardiac-unpaired: CT of one, MR of the next, "
+        "with hearts of other sizes, poses and walls",
     )
     volumes: int = Field(4, ge=1, description="how many volumes")
     shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(

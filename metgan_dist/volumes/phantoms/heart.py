@@ -1,4 +1,4 @@
-"""Phantoms of a chest with a heart, seen by contrast CT, by MR or by both: the five regions of Zhang et al., CVPR 2018."""
+"""Phantoms of a chest with a heart, in contrast CT, in MR or in both: the five regions of Zhang et al., CVPR 2018."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class CtHeartPhantom(HeartPhantom):
 
     channels = ("ct",)
     windows = ((-200, 500),)
-    habitus = Habitus((0.82, 0.94), (11, 14), (-0.60, -0.52, 0.60))
+    habitus = Habitus((0.80, 0.88), (11, 14), (-0.60, -0.52, 0.60))
     domain = "ct"
     rules = "cardiac-ct"
 
@@ -204,7 +204,7 @@ class MrHeartPhantom(HeartPhantom):
 
     channels = ("mr",)
     windows = ((0, 650),)
-    habitus = Habitus((1.04, 1.16), (6, 8.5), (-0.25, -0.70, 0.67))
+    habitus = Habitus((0.98, 1.08), (6, 8.5), (-0.25, -0.70, 0.67))
     domain = "mr"
     rules = "cardiac-mr"
 
