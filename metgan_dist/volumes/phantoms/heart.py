@@ -65,8 +65,8 @@ class HeartPhantom(ProceduralVolume):
     no label and the contrast of the left heart; bone (`Truth.lure`) is as bright in CT and dark in MR.
     """
 
-    channels = ("ct", "mr")
-    windows = ((-200, 500), (0, 650))
+    channels: ClassVar[tuple[str, ...]] = ("ct", "mr")
+    windows: ClassVar[tuple[tuple[int, int], ...]] = ((-200, 500), (0, 650))
     dtype = np.dtype(np.int16)
     label_name = "regions"
     label_classes = (
