@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from metgan_dist.errors import UserError
+from metgan_dist.methods.cycle_shape import CycleShape
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Method, Player, Stage
 from metgan_dist.methods.redgan import RedGan
@@ -46,6 +47,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "sean_vae": Sean,
         "sifa": SIFA,
         "redgan": RedGan,
+        "cycle_shape": CycleShape,
         "segmentor": Segmentor,
     }
 )

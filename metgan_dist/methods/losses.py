@@ -79,6 +79,14 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Multi-class cross-entropy of logits (N, classes, ...) against a label map (N, ...) of 0..classes-1.
+
+    All classes weigh the same, background included (paper 5, equation 2).
+    """
+    return functional.cross_entropy(full_precision(logits), label.long())
+
+
 def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy + Dice loss of logits (N, classes, H, W) against a label map (N, H, W) of 0..classes-1."""
     return frequency_weighted_cross_entropy(logits, label) + dice_loss(logits, label)

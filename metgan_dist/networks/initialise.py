@@ -1,4 +1,4 @@
-"""Initial weights: as in CycleGAN's release, which MetGAN's authors build on, and as in SPADE's."""
+"""Initial weights: as in CycleGAN's release, which MetGAN's authors build on, as in SPADE's, and as in U-Net's."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def initialise_xavier(network: nn.Module, gain: float = 0.02) -> nn.Module:
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             with raw_weight(module):
                 nn.init.xavier_normal_(module.weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def initialise_he(network: nn.Module) -> nn.Module:
+    """Draw convolution weights from N(0, 2 / fan in), biases 0, in place (He et al. 2015, as U-Net does).
+
+    For networks without norms, in which a signal keeps its size from layer to layer only so: from N(0, 0.02) it fades,
+    and with it the gradient. Draws from torch's global random state. Returns `network`.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, nn.modules.conv._ConvNd):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network

@@ -60,7 +60,11 @@ class VolumeEntry(Section):
 class Phantom(Section):
     """Volumes that the package draws itself when a recipe has no data path."""
 
-    modality: Literal["light-sheet", "brain-dwi", "cardiac"] = Field("light-sheet", description="kind of phantom")
+    modality: Literal["light-sheet", "brain-dwi", "cardiac", "cardiac-unpaired"] = Field(
+        "light-sheet",
+        description="kind of phantom; cardiac: CT and MR of each chest; cardiac-unpaired: CT of one, MR of the next, "
+        "with hearts of other sizes, poses and walls",
+    )
     volumes: int = Field(4, ge=1, description="how many volumes")
     shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(
         (32, 192, 192), description="voxels (z, y, x) of each"

@@ -30,6 +30,7 @@ METHOD_SETTINGS = frozenset(
     {
         *("alpha1", "alpha2", "alpha3", "alpha4", "identity", "feature_matching", "perceptual", "kl", "latent"),
         *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution", "label_norm"),
+        *("shape", "from_scratch"),
     }
 )
 # Methods that are another one with a part added or left out. They share its settings: rows of an ablation are to differ
@@ -40,7 +41,7 @@ _VARIANTS = {
 }
 METHOD_NAMES = (
     "metgan, metgan_minus, metgen_cycle, metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, "
-    "spade, spade_vae, sean, sean_vae, sifa, redgan"
+    "spade, spade_vae, sean, sean_vae, sifa, redgan, cycle_shape"
 )
 
 
@@ -94,6 +95,12 @@ class MethodRecipe(Section):
         0.05, ge=0, description="weight of the Kullback-Leibler term (summed over the latent) of the VAEs"
     )
     latent: int = Field(256, ge=1, description="numbers in the VAEs' latent vector")
+    shape: float = Field(
+        1.0, ge=0, description="weight of cycle_shape's shape consistency (cross-entropy); 0: translation without it"
+    )
+    from_scratch: bool = Field(
+        False, description="train all players of cycle_shape together from the start, for training.epochs"
+    )
     global_classes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="classes of RedGAN's global class vector, one an organ [>= 1]; auto: as many as the tiles name",

@@ -21,9 +21,17 @@ def test_every_preset_is_a_valid_recipe_that_survives_yaml(name):
 
 
 def test_the_named_recipes_are_there():
-    assert {"quickstart", "metastases", "nerves", "cells", "vessels", "cfos", "brain-dwi", "cardiac"} <= set(
-        recipe_names()
-    )
+    assert {
+        "quickstart",
+        "metastases",
+        "nerves",
+        "cells",
+        "vessels",
+        "cfos",
+        "brain-dwi",
+        "cardiac",
+        "cardiac-small",
+    } <= set(recipe_names())
 
 
 def test_flags_win_over_the_recipe_file_and_the_file_over_defaults(tmp_path):
@@ -76,6 +84,9 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--training.precision", "fp8"], "training.precision"),
         (["--recipe", "nothing"], "nothing"),
         (["--training.epochs"], "training.epochs"),
+        (["--method.shape", "-1"], "method.shape"),
+        (["--method.from_scratch", "perhaps"], "method.from_scratch"),
+        (["--data.phantom.modality", "cardiac-pet"], "data.phantom.modality"),
         (["--tuning.space", '{"method.alpha1": {'], "tuning.space"),
     ],
 )

@@ -32,6 +32,7 @@ def test_metgans_weights_vary_a_decade_around_the_papers():
         ("sifa", {"method.alpha1", "method.alpha2"}),
         ("spade_vae", {"method.feature_matching", "method.perceptual", "method.kl"}),
         ("redgan", {"method.feature_matching"}),
+        ("cycle_shape", {"method.alpha1", "method.alpha2", "method.shape"}),
     ],
 )
 def test_other_methods_vary_the_weights_that_they_have(method, fields):

@@ -16,8 +16,13 @@ from metgan_dist.volumes.phantoms import phantom_volume, write_phantom
 from metgan_dist.volumes.phantoms.field import smooth_noise
 
 SMALL = (40, 72, 100)  # no multiple of the blocks (32, 64, 64) along any axis
-MODALITIES = ("light-sheet", "brain-dwi", "cardiac")
-SHAPES = {"light-sheet": (32, 192, 192), "brain-dwi": (32, 128, 128), "cardiac": (60, 80, 80)}
+SHAPES = {
+    "light-sheet": (32, 192, 192),
+    "brain-dwi": (32, 128, 128),
+    "cardiac": (60, 80, 80),
+    "cardiac-unpaired": (60, 80, 80),
+}
+MODALITIES = tuple(SHAPES)
 
 
 def whole(shape):
@@ -202,6 +207,41 @@ def test_heart_is_whole_off_centre_and_seen_by_both_modalities(drawn):
     assert ct.min() < -800  # lungs and air
 
 
+def hearts(number):
+    """Label of an unpaired phantom's volume at 3 mm, and its volume."""
+    volume = phantom_volume(Phantom(modality="cardiac-unpaired", shape=SHAPES["cardiac-unpaired"]), number)
+    return volume.draw(whole(volume.shape)).label, volume
+
+
+def test_patients_of_the_two_domains_have_hearts_of_other_size_wall_and_pose():
+    """So that a translation which gives a heart the looks of the other domain has to change its shape."""
+    measured = {"ct": [], "mr": []}
+    for number in range(8):
+        label, volume = hearts(number)
+        assert (volume.domain, volume.channels) == (("ct", ("ct",)), ("mr", ("mr",)))[number % 2]
+        at = [np.argwhere(label == region).mean(0) for region in (1, 3)]  # left ventricle, left atrium
+        axis = (at[0] - at[1]) / np.linalg.norm(at[0] - at[1])
+        sizes = [(label == region).sum() for region in (1, 5)]
+        measured[volume.domain].append(((label > 0).sum(), sizes[1] / sizes[0], axis[0]))
+    size, wall, height = (([one[at] for one in measured["ct"]], [one[at] for one in measured["mr"]]) for at in range(3))
+    assert max(size[0]) < min(size[1])
+    assert min(wall[0]) > 1.5 * max(wall[1])  # myocardium over cavity
+    assert max(height[0]) < min(height[1]) < 0  # the apex hangs deeper: upright
+
+
+def test_hearts_of_both_domains_are_whole_within_the_papers_crop():
+    for number in range(8):
+        label, volume = hearts(number)
+        heart = np.argwhere(label > 0)
+        assert (heart.min(0) > 0).all()
+        assert (heart.max(0) < np.asarray(volume.shape) - 1).all()
+        reach = np.abs(heart - heart.mean(0)).max(0) * volume.spacing
+        assert (reach < np.array([86, 112, 112]) * 1.5 / 2).all()
+        for region in range(1, 6):
+            assert 10 < (label == region).sum() * np.prod(volume.spacing) / 1000 < 300  # millilitres
+        assert not (ndimage.binary_dilation(label == 1) & (label == 2)).any()
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_files_follow_ome_zarr_0_5_and_hold_what_was_drawn(tmp_path, modality, sharded):
@@ -249,6 +289,21 @@ def test_dataset_lists_every_volume_with_organ_and_patient(tmp_path):
     assert len({entry["patient"] for entry in tree["volumes"]}) == 4
     for entry in tree["volumes"]:
         assert (Path(folder) / entry["path"] / "labels" / entry["label"] / "zarr.json").is_file()
+
+
+def test_dataset_of_two_domains_says_which_volume_is_of_which_and_what_it_shows(tmp_path):
+    folder = write_phantom(Phantom(modality="cardiac-unpaired", volumes=3, shape=(8, 32, 32)), str(tmp_path))
+    tree = yaml.safe_load((Path(folder) / "dataset.yaml").read_text())
+    assert [entry["domain"] for entry in tree["volumes"]] == ["ct", "mr", "ct"]
+    assert len({entry["patient"] for entry in tree["volumes"]}) == 3
+    assert tree["domains"] == {
+        "ct": {"channels": "ct", "modality": "cardiac-ct"},
+        "mr": {"channels": "mr", "modality": "cardiac-mr"},
+    }
+    assert "anatomy" not in tree
+    for entry in tree["volumes"]:
+        ome = json.loads((Path(folder) / entry["path"] / "zarr.json").read_text())["attributes"]["ome"]
+        assert [channel["label"] for channel in ome["omero"]["channels"]] == [entry["domain"]]
 
 
 def files_of(folder):

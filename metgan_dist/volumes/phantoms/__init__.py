@@ -1,4 +1,4 @@
-"""Procedural volumes with known truth: light-sheet, brain DWI and cardiac, of any size, written chunk by chunk."""
+"""Procedural volumes with known truth: light-sheet, brain DWI, cardiac CT and MR, of any size, drawn chunk by chunk."""
 
 from metgan_dist.volumes.phantoms.procedural import Drawing, ProceduralVolume, Truth
 from metgan_dist.volumes.phantoms.write import phantom_volume, write_phantom

@@ -1,9 +1,9 @@
-"""Phantom of a chest with a heart, seen by contrast CT and by MR: the five regions of Zhang et al., CVPR 2018."""
+"""Phantoms of a chest with a heart, in contrast CT, in MR or in both: the five regions of Zhang et al., CVPR 2018."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,18 @@ _TISSUE = {
 }
 
 
+class Habitus(NamedTuple):
+    """What the hearts of a group of patients have in common.
+
+    Ranges of their size (over that of the layout below) and of the left ventricle's wall (millimetres before scaling),
+    and the mean direction of its long axis, base to apex, in z, y, x.
+    """
+
+    size: tuple[float, float] = (0.9, 1.1)
+    wall: tuple[float, float] = (8.5, 12)
+    axis: tuple[float, float, float] = (-0.45, -0.62, 0.64)  # left, forwards, down
+
+
 @dataclass(frozen=True)
 class _Part:
     """A structure: half its width over millimetres (positive inside), its tissue, its label (0: none)."""
@@ -53,8 +65,8 @@ class HeartPhantom(ProceduralVolume):
     no label and the contrast of the left heart; bone (`Truth.lure`) is as bright in CT and dark in MR.
     """
 
-    channels = ("ct", "mr")
-    windows = ((-200, 500), (0, 650))
+    channels: ClassVar[tuple[str, ...]] = ("ct", "mr")
+    windows: ClassVar[tuple[tuple[int, int], ...]] = ((-200, 500), (0, 650))
     dtype = np.dtype(np.int16)
     label_name = "regions"
     label_classes = (
@@ -69,43 +81,51 @@ class HeartPhantom(ProceduralVolume):
     anatomy = "ct"
     tumour = "mr"
     organs = ("heart",)
+    habitus: ClassVar[Habitus] = Habitus()
 
     def __init__(self, shape: tuple[int, int, int], seed: int, organ: str = "heart") -> None:
         spacing = tuple(extent / length for extent, length in zip(FIELD_OF_VIEW, shape, strict=True))
         super().__init__(shape, (spacing[0], spacing[1], spacing[2]), seed)
         random = random_generator(seed, 1)
         self.heart = np.asarray(FIELD_OF_VIEW) / 2 + (2, -20, 16) + random.uniform(-6, 6, 3)
-        self.size = random.uniform(0.9, 1.1)
-        self.wall = random.uniform(8.5, 12)
-        self.axes = _long_axis(random)
+        self.size = random.uniform(*self.habitus.size)
+        self.wall = random.uniform(*self.habitus.wall)
+        self.axes = _long_axis(random, self.habitus.axis)
 
     def _compose(self, block: Block) -> Truth:
         warp = block.noise(self.seed * 16, 28)
         rough = block.noise(self.seed * 16 + 1, 7)
-        clean = np.empty((2, *BLOCK), np.float32)
-        for channel, value in enumerate(_TISSUE["air"]):
-            clean[channel] = value
+        clean = np.empty((len(self.channels), *BLOCK), np.float32)
+        seen = list(zip(self.channels, clean, strict=True))
+        for scanner, channel in seen:
+            channel[...] = getattr(_TISSUE["air"], scanner)
         label = np.zeros(BLOCK, np.uint8)
         lure = np.zeros(BLOCK, np.bool_)
         # In the order of the lists, each over what is there already, as a painter works.
         for part in (*self._chest(block, warp, rough), *self._heart(block, warp, rough)):
             # Voxels at a border mix both tissues over about a millimetre; the label stays sharp.
             cover = soft_step(part.depth.copy(), 1.0)
-            for channel, value in enumerate(_TISSUE[part.tissue]):
-                clean[channel] += cover * (np.float32(value) - clean[channel])
+            for scanner, channel in seen:
+                channel += cover * (np.float32(getattr(_TISSUE[part.tissue], scanner)) - channel)
             inside = part.depth > 0
             label[inside] = part.label
             lure[inside] = part.tissue == "bone"
-        clean[0] += 9 * rough  # texture of tissue
-        clean[1] *= 1 + 0.06 * rough
-        clean[1] *= 1 + 0.16 * block.noise(self.seed * 16 + 2, 160)  # sensitivity of the receive coils
+        for scanner, channel in seen:
+            if scanner == "ct":
+                channel += 9 * rough  # texture of tissue
+            else:
+                channel *= 1 + 0.06 * rough
+                channel *= 1 + 0.16 * block.noise(self.seed * 16 + 2, 160)  # sensitivity of the receive coils
         return Truth(clean, label, lure)
 
     def _expose(self, clean: Floats, block: Block) -> Floats:
         """CT: normal noise of 22 HU; MR: Rician noise of 16 units."""
-        clean[0] += 22 * self._voxel_noise(block, 0)
-        clean[1] += 16 * self._voxel_noise(block, 1)
-        np.hypot(clean[1], 16 * self._voxel_noise(block, 2), out=clean[1])
+        for scanner, channel in zip(self.channels, clean, strict=True):
+            if scanner == "ct":
+                channel += 22 * self._voxel_noise(block, 0)
+            else:
+                channel += 16 * self._voxel_noise(block, 1)
+                np.hypot(channel, 16 * self._voxel_noise(block, 2), out=channel)
         return clean
 
     def _chest(self, block: Block, warp: Floats, rough: Floats) -> list[_Part]:
@@ -169,15 +189,35 @@ class HeartPhantom(ProceduralVolume):
         ]
 
 
+class CtHeartPhantom(HeartPhantom):
+    """A chest seen by CT alone, of a patient with a small, upright heart and a thick wall."""
+
+    channels = ("ct",)
+    windows = ((-200, 500),)
+    habitus = Habitus((0.80, 0.88), (11, 14), (-0.60, -0.52, 0.60))
+    domain = "ct"
+    rules = "cardiac-ct"
+
+
+class MrHeartPhantom(HeartPhantom):
+    """A chest seen by MR alone, of a patient with a large, lying heart and a thin wall."""
+
+    channels = ("mr",)
+    windows = ((0, 650),)
+    habitus = Habitus((0.98, 1.08), (6, 8.5), (-0.25, -0.70, 0.67))
+    domain = "mr"
+    rules = "cardiac-mr"
+
+
 def _radius(at: tuple[Floats, ...], centre: tuple[float, ...], radii: tuple[float, ...]) -> Floats:
     """Normalised radius of an ellipsoid: 1 on its surface."""
     squares = (((a - np.float32(c)) / np.float32(r)) ** 2 for a, c, r in zip(at, centre, radii, strict=True))
     return np.sqrt(np.asarray(sum(squares, np.float32(0)), dtype=np.float32))
 
 
-def _long_axis(random: np.random.Generator) -> np.ndarray:
-    """Rows u (base to apex: left, forwards, down), v (to the right and forwards), w of a heart, in z, y, x."""
-    u = np.array([-0.45, -0.62, 0.64]) + random.normal(0, 0.07, 3)
+def _long_axis(random: np.random.Generator, mean: tuple[float, float, float]) -> np.ndarray:
+    """Rows u (base to apex, about `mean`), v (to the right and forwards), w of a heart, in z, y, x."""
+    u = np.array(mean) + random.normal(0, 0.07, 3)
     u /= np.linalg.norm(u)
     v = np.array([0.0, -0.70, -0.71]) + random.normal(0, 0.05, 3)
     # Gram-Schmidt: drawn at random, v is at right angles to u only when its part along u is taken away.

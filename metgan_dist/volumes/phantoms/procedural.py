@@ -68,6 +68,8 @@ class ProceduralVolume(ABC):
     anatomy: ClassVar[str]
     tumour: ClassVar[str]
     organs: ClassVar[tuple[str, ...]]
+    domain: ClassVar[str] = ""  # for phantoms of two domains, and by which rules its volumes become tiles
+    rules: ClassVar[str] = ""
 
     def __init__(self, shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int) -> None:
         self.shape = shape

@@ -19,7 +19,7 @@ from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.ome_zarr import zarr_store
 from metgan_dist.volumes.ome_zarr_writer import ARRAY_SETTINGS, regions
 from metgan_dist.volumes.phantoms.brain import BrainPhantom
-from metgan_dist.volumes.phantoms.heart import HeartPhantom
+from metgan_dist.volumes.phantoms.heart import CtHeartPhantom, HeartPhantom, MrHeartPhantom
 from metgan_dist.volumes.phantoms.light_sheet import LightSheetPhantom
 from metgan_dist.volumes.phantoms.procedural import BLOCK, ProceduralVolume
 from metgan_dist.volumes.volume import Spacing
@@ -27,10 +27,13 @@ from metgan_dist.volumes.volume import Spacing
 CHUNKS = (32, 128, 128)
 _RECORD = "metgan_phantom"  # attribute of a complete volume: what it was drawn from
 _DRAWING = 1  # raise it when the phantoms look different, so that volumes on disk are drawn anew
-_KINDS: dict[str, type[LightSheetPhantom | BrainPhantom | HeartPhantom]] = {
-    "light-sheet": LightSheetPhantom,
-    "brain-dwi": BrainPhantom,
-    "cardiac": HeartPhantom,
+_Kind = type[LightSheetPhantom | BrainPhantom | HeartPhantom]
+# The volumes of a modality are of its kinds in turns.
+_KINDS: dict[str, tuple[_Kind, ...]] = {
+    "light-sheet": (LightSheetPhantom,),
+    "brain-dwi": (BrainPhantom,),
+    "cardiac": (HeartPhantom,),
+    "cardiac-unpaired": (CtHeartPhantom, MrHeartPhantom),
 }
 
 
@@ -40,8 +43,13 @@ def phantom_volume(phantom: Phantom, number: int) -> ProceduralVolume:
         raise UserError(
             f"data.phantom.shape: {phantom.shape} is no volume; give three positive whole numbers (z, y, x)"
         )
-    kind = _KINDS[phantom.modality]
+    kind = _kind(phantom, number)
     return kind(phantom.shape, phantom.seed + number, kind.organs[number % len(kind.organs)])
+
+
+def _kind(phantom: Phantom, number: int) -> _Kind:
+    kinds = _KINDS[phantom.modality]
+    return kinds[number % len(kinds)]
 
 
 def write_phantom(
@@ -89,18 +97,22 @@ def write_phantom(
 
 
 def _dataset(phantom: Phantom) -> str:
-    kind = _KINDS[phantom.modality]
-    volumes = [
-        {
+    kinds = _KINDS[phantom.modality]
+    volumes = []
+    for number in range(phantom.volumes):
+        kind = _kind(phantom, number)
+        entry = {
             "id": f"phantom-{number}",
             "path": f"phantom-{number}.ome.zarr",
             "label": kind.label_name,
             "organ": kind.organs[number % len(kind.organs)],
             "patient": f"subject-{number}",
         }
-        for number in range(phantom.volumes)
-    ]
-    tree = {"anatomy": kind.anatomy, "tumour": kind.tumour, "classes": len(kind.label_classes), "volumes": volumes}
+        volumes.append({**entry, "domain": kind.domain} if kind.domain else entry)
+    images: dict[str, Any] = {"anatomy": kinds[0].anatomy, "tumour": kinds[0].tumour}
+    if len(kinds) > 1:
+        images = {"domains": {kind.domain: {"channels": kind.channels[0], "modality": kind.rules} for kind in kinds}}
+    tree = {**images, "classes": len(kinds[0].label_classes), "volumes": volumes}
     return yaml.safe_dump(tree, sort_keys=False)
 
 
