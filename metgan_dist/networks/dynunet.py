@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.dimensions import check_edges, scaled
 
 FIRST_CHANNELS, LEAST_EDGE, LEVELS_AT_MOST = 32, 4, 8
 MOST_CHANNELS = {2: 512, 3: 320}
@@ -44,7 +44,7 @@ class DynUNet(nn.Module):
         edges: pixels of a tile, (H, W) or (D, H, W); they decide how many levels there are.
         width: multiplier of all channel numbers.
 
-    `divisor`: edges of images must be multiples of it.
+    `divisor`: what edges must be multiples of, along each axis.
     """
 
     def __init__(self, in_channels: int, out_channels: int, edges: Sequence[int], *, width: float = 1.0) -> None:
@@ -56,7 +56,7 @@ class DynUNet(nn.Module):
         most = MOST_CHANNELS[len(edges)]
         # The coarsest decoder level is not supervised, and the finest is the output itself.
         supervised = len(steps) - 3
-        self.divisor = max(2 ** sum(step[axis] == 2 for step in steps) for axis in range(len(edges)))
+        self.divisor = tuple(2 ** sum(step[axis] == 2 for step in steps) for axis in range(len(edges)))
         self.network = MonaiDynUNet(
             spatial_dims=len(edges),
             in_channels=in_channels,
@@ -78,8 +78,7 @@ class DynUNet(nn.Module):
 
         Raises ValueError when an edge is no multiple of `divisor`.
         """
-        if any(edge % self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        check_edges(image.shape[2:], self.divisor)
         logits = self.network(image)
         # In training MONAI stacks all levels, resized to the finest, along a new second axis.
         if logits.dim() == image.dim():
