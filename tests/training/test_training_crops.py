@@ -32,7 +32,7 @@ SPLITS = ("train",) * 4 + ("val", "val", "test", "test")
 def recipe(**training):
     settings = {
         **{"batch_size": 2, "epochs": 100, "max_steps": 4, "checkpoint_every": 4, "validate_every": 4},
-        **{"validate_tiles": 2, "ema_half_life": 4, "augment": "affine"},
+        **{"validate_tiles": 2, "ema_half_life": 4, "augment": "affine", "precision": "fp32"},
     }
     return Recipe.model_validate(
         {
