@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metgan_dist.errors import UserError
 from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
-from metgan_dist.networks.dynunet import LEAST_EDGE, DynUNet
+from metgan_dist.networks.dynunet import LEAST_EDGE, DynUNet, strides
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import LEAST_HALVINGS, UNet, centre_values, halvings_of
@@ -145,16 +145,21 @@ class Segmentor(Method):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """UserError for a network of 2D images on crops."""
+        """UserError for a network of 2D images on crops, and for tiles too small for DynUNet's levels."""
         if recipe.method.segmentor_network == "resnet-34" and recipe.tiles.dimensions == 3:
             raise UserError(
                 "method.segmentor_network: resnet-34 has a 2D encoder, and tiles.kind crop gives 3D tiles; use unet or "
                 "dynunet"
             )
+        if recipe.method.segmentor_network == "dynunet":
+            try:
+                strides(recipe.tiles.shape)
+            except ValueError as error:
+                raise UserError(f"tiles.size: {error}") from error
 
     @classmethod
     def divisor(cls, recipe: Recipe) -> int:
-        """That of its network; DynUNet is laid out for the tiles, whose edges it must halve once."""
+        """That of its network; DynUNet is laid out for the tiles, each of whose edges it halves."""
         of_unet = 2 ** LEAST_HALVINGS[recipe.tiles.dimensions]
         return {"unet": of_unet, "resnet-34": ResNetUNet.divisor, "dynunet": 2}[recipe.method.segmentor_network]
 

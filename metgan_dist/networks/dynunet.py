@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from metgan_dist.networks.dimensions import check_edges, scaled
 
-FIRST_CHANNELS, LEAST_EDGE, LEVELS_AT_MOST = 32, 4, 8
+FIRST_CHANNELS, LEAST_EDGE, LEAST_LEVELS, LEVELS_AT_MOST = 32, 4, 3, 8
 MOST_CHANNELS = {2: 512, 3: 320}
 
 
 def strides(edges: Sequence[int]) -> list[tuple[int, ...]]:
     """Stride of each level for tiles of these edges, the first level's 1: 2 along the axes that are still long enough.
 
-    Raises ValueError when no axis can be halved.
+    Raises ValueError when no axis can be halved twice: MONAI wants three levels.
     """
     here, levels = list(edges), [(1,) * len(edges)]
     while len(levels) < LEVELS_AT_MOST:
@@ -31,8 +31,8 @@ def strides(edges: Sequence[int]) -> list[tuple[int, ...]]:
             break
         here = [edge // factor for edge, factor in zip(here, step, strict=True)]
         levels.append(step)
-    if len(levels) == 1:
-        raise ValueError(f"tiles of {tuple(edges)} pixels cannot be halved; DynUNet needs an edge of 8 or more, even")
+    if len(levels) < LEAST_LEVELS:
+        raise ValueError(f"tiles of {tuple(edges)} pixels cannot be halved twice; DynUNet needs an edge of 16 or more")
     return levels
 
 
