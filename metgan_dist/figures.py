@@ -79,8 +79,7 @@ def image_grid(
         raise ValueError("an image grid needs at least one tile")
     columns = {name: [_spatial(tile) for tile in tiles] for name, tiles in columns.items()}
     shown = {
-        name: [_flat(tile, columns, through, row) for row, tile in enumerate(tiles)]
-        for name, tiles in columns.items()
+        name: [_flat(tile, columns, through, row) for row, tile in enumerate(tiles)] for name, tiles in columns.items()
     }
     backgrounds = next((tiles for tiles in shown.values() if len(tiles) and _is_image(tiles[0])), [])
     figure, axes = canvas(len(columns) * CELL_INCHES, count * CELL_INCHES + 0.3, count, len(columns), title)

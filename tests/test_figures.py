@@ -94,7 +94,6 @@ def test_a_volume_shows_three_cuts_through_the_label_of_its_row():
     assert upper_left(given) == [255, 255, 255]
 
 
-
 def test_columns_of_unequal_length_and_row_names_are_drawn():
     tile = np.zeros((8, 8), dtype=np.float32)
     png = image_grid({"real": [tile, tile], "cycled": [tile]}, title="step 5", rows=["v1 z=3", "v1 z=4"])

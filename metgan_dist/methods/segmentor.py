@@ -86,9 +86,7 @@ class SegmentorNetwork(nn.Module):
         elif network == "dynunet":
             self.unet = DynUNet(channels, classes - 1, edges, width=width)
         else:
-            self.unet = UNet(
-                channels, classes - 1, width=width, dimensions=len(edges), halvings=halvings_of(edges)
-            )
+            self.unet = UNet(channels, classes - 1, width=width, dimensions=len(edges), halvings=halvings_of(edges))
         self.divisor: int | tuple[int, ...] = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class _BuffersOf(AbstractContextManager[None]):
     """Within it, a module works on copies of the buffers that it had when this was made; changes to them are lost."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._before = [
+        self._before: list[tuple[dict[str, Tensor | None], str, Tensor]] = [
             (own, name, buffer.clone())
             for own in (part._buffers for part in module.modules())
             for name, buffer in own.items()

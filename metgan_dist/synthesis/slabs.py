@@ -31,8 +31,8 @@ PIECE_BYTES = 32 * 2**20
 class Layout:
     """Which tiles, in voxels of the volume, a generator makes: 2D ones of each plane, or crops.
 
-    depth: planes that a 2D tile runs through, 1 for crops; rows, columns: tiles along y and x; shape: pixels ([D,] H, W)
-    of a tile as the generator sees it, to and from which tiles are resized where that is not their size in voxels;
+    depth: planes that a 2D tile runs through, 1 for crops; rows, columns: tiles along y and x; shape: pixels of a tile
+    ([D,] H, W) as the generator sees it, to and from which tiles are resized where that is not their size in voxels;
     planes: crops along z, None for 2D tiles.
     """
 

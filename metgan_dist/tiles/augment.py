@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
-import scipy  # loads a part of itself when that is first used
 
 # Of an affine map: degrees about each axis, and how far scales and shears along each may be from 1 and 0.
 ANGLE, SCALE, SHEAR = 15.0, 0.1, 0.1
@@ -63,6 +62,8 @@ def random_affine(dimensions: int, random: np.random.Generator) -> np.ndarray:
 
 def moved(pixels: np.ndarray, matrix: np.ndarray, order: int) -> np.ndarray:
     """`pixels` ([D,] H, W) in their own type, each taken from where `matrix` leads from the middle to it."""
+    import scipy  # not in each process that reads tiles
+
     middle = (np.array(pixels.shape) - 1) / 2
     return scipy.ndimage.affine_transform(pixels, matrix, offset=middle - matrix @ middle, order=order, mode="reflect")
 

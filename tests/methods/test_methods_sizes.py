@@ -170,7 +170,7 @@ def test_the_segmentors_that_are_trained_beside_a_method_have_sizes_too():
         check_method(recipe("pix2pix", size=(96, 96), segmentor_network="dynunet"), (96, 96))
     check_method(recipe("pix2pix_seg", size=(96, 96), segmentor="named"), (96, 96))
     with pytest.raises(UserError, match=r"^method\.segmentor_network: resnet-34 .* use unet or dynunet$"):
-        check_method(recipe("metgan", "crop", (64,) * 3, segmentor_network="resnet-34"), (64,) * 3)
+        check_method(recipe("metgan", "crop", (128,) * 3, segmentor_network="resnet-34"), (128,) * 3)
 
 
 @pytest.mark.parametrize("name", [*ROWS, "segmentor"])

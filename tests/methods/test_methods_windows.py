@@ -65,9 +65,9 @@ def test_the_borders_of_windows_hardly_count():
     method, data = Pointwise(rim=True), {**batch(edges=(40, 40)), "organ": torch.zeros(2)}
     made, expected = translate_in_windows(method, data, (16, 16), overlap=0.75), Pointwise().translate(data)
     inside = slice(12, -12)
-    assert (made - expected)[:, :, inside].abs().max() < 0.2
+    assert (made - expected)[:, :, inside, inside].abs().max() < 0.02
     tiled = translate_in_windows(method, data, (16, 16), overlap=0)
-    assert (tiled - expected)[:, :, inside].abs().max() > 0.5
+    assert (tiled - expected)[:, :, inside, inside].abs().max() > 0.5
 
 
 @pytest.mark.parametrize("edges", [(64, 64), (8, 16, 16)])

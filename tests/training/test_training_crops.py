@@ -86,9 +86,7 @@ class Killed(BaseException):
 
 
 def state(trained):
-    return {
-        name: torch.load(Path(trained.last) / name, weights_only=True) for name in ("state.pt", "rank-0.pt")
-    }
+    return {name: torch.load(Path(trained.last) / name, weights_only=True) for name in ("state.pt", "rank-0.pt")}
 
 
 def test_it_goes_on_bit_for_bit_where_it_was_killed_also_when_blocks_are_computed_again(assign, monkeypatch, capsys):
