@@ -12,7 +12,7 @@ import ray
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import check_method, check_tile_size, method_class
+from metgan_dist.methods import check_method, check_methods, method_class
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
@@ -45,15 +45,14 @@ def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
 def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     own = _as_segmentor(recipe)
-    check_tile_size(own, own.tiles.shape)
-    method_class(own.method.name).check(own)
+    check_method(own, own.tiles.shape)
     find_start(own)
     check_tiles(recipe, ("tumour", "label"))
 
 
 def check_training(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
-    check_method(recipe, recipe.tiles.shape)
+    check_methods(recipe, recipe.tiles.shape)
     Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
     find_start(recipe)
@@ -140,7 +139,7 @@ def train_segmentor(
     """
     _need(tiles, "tumour", "label")
     own = judge_recipe(opened.recipe) if part == "judge" else segmentor_recipe(opened.recipe)
-    check_tile_size(own, tiles.shape)
+    check_method(own, tiles.shape)
     count = len(tiles.positions("train"))
     if part is not None:
         parts = dict(zip(PARTS, map(len, segmentor_and_judge(tiles.index)), strict=True))

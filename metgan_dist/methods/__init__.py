@@ -39,6 +39,7 @@ __all__ = [
     "build_method",
     "build_segmentor_network",
     "check_method",
+    "check_methods",
     "check_tile_size",
     "method_class",
 ]
@@ -94,12 +95,15 @@ def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
 
 
 def check_method(recipe: Recipe, edges: Sequence[int]) -> None:
-    """UserError for what keeps the recipe's method, and the segmentors that are trained for it, from such tiles."""
-    trained = [recipe]
+    """UserError for what keeps `method.name` from being trained on tiles of these edges as the recipe says."""
+    check_tile_size(recipe, edges)
+    method_class(recipe.method.name).check(recipe)
+
+
+def check_methods(recipe: Recipe, edges: Sequence[int]) -> None:
+    """`check_method` of the recipe's method and of the segmentors that are trained for it."""
+    check_method(recipe, edges)
     if method_class(recipe.method.name).needs_segmentor(recipe) and recipe.method.segmentor is None:
-        trained.append(segmentor_recipe(recipe))
+        check_method(segmentor_recipe(recipe), edges)
     if recipe.method.judge is None:
-        trained.append(judge_recipe(recipe))
-    for own in trained:
-        check_tile_size(own, edges)
-        method_class(own.method.name).check(own)
+        check_method(judge_recipe(recipe), edges)

@@ -9,7 +9,7 @@ import numpy as np
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage import Sources, Tissue
-from metgan_dist.methods import check_tile_size
+from metgan_dist.methods import check_method
 from metgan_dist.recipe import Recipe, Segmentation
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
 from metgan_dist.tiles.splits import fold_split
@@ -98,7 +98,7 @@ def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:
             raise UserError(f"data.{role}: {tiles.uri}: these tiles have no {role}; name one and cut them again")
     if not len(tiles.positions("test")):
         raise UserError(f"data.path: {tiles.uri} has no test tiles to score on; cut the tiles with tiles.test above 0")
-    check_tile_size(_trained(recipe), tiles.shape)
+    check_method(_trained(recipe), tiles.shape)
 
 
 def _asked(tiles: TileSet, known: Sequence[int], settings: Segmentation) -> Sequence[int]:

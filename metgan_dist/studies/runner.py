@@ -12,7 +12,7 @@ from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.evaluation.tables import ABSENT, aligned
-from metgan_dist.methods import check_method
+from metgan_dist.methods import check_methods
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
@@ -109,7 +109,7 @@ def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
-        check_method(complete, complete.tiles.shape)
+        check_methods(complete, complete.tiles.shape)
         Choice.of(complete)
         find_start(complete)
     except UserError as error:

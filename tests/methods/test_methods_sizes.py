@@ -9,7 +9,7 @@ from metgan_dist.methods import (
     METHODS,
     build_method,
     build_segmentor_network,
-    check_method,
+    check_methods,
     check_tile_size,
     method_class,
 )
@@ -49,10 +49,10 @@ def shortest(settings):
 def test_a_method_takes_tiles_of_its_dimensions_and_refuses_others_in_one_line(name, kind, mistake):
     settings = recipe(name, kind, (128,) * KINDS[kind])
     if KINDS[kind] in METHODS[name].dimensions:
-        check_method(settings, settings.tiles.shape)
+        check_methods(settings, settings.tiles.shape)
         return
     with mistake("method.name: ", name, f"tiles.kind {kind} gives 3D ones", "or a method that takes them: pix2pix,"):
-        check_method(settings, settings.tiles.shape)
+        check_methods(settings, settings.tiles.shape)
 
 
 def test_all_rows_of_table_2_and_the_segmentor_work_in_3d_and_no_label_to_image_method_does():
@@ -163,14 +163,14 @@ def test_edges_that_do_not_fit_are_told_with_those_that_do(settings, edges, told
 
 def test_the_segmentors_that_are_trained_beside_a_method_have_sizes_too():
     """Pix2Pix takes 96 pixels, the paper's segmentor none but multiples of 64; the judge is the other network."""
-    check_method(recipe("pix2pix", size=(96, 96)), (96, 96))
+    check_methods(recipe("pix2pix", size=(96, 96)), (96, 96))
     with pytest.raises(UserError, match=r"tiles of 96 pixels do not fit the segmentor \(unet\)"):
-        check_method(recipe("pix2pix_seg", size=(96, 96)), (96, 96))
+        check_methods(recipe("pix2pix_seg", size=(96, 96)), (96, 96))
     with pytest.raises(UserError, match=r"tiles of 96 pixels do not fit the segmentor \(unet\)"):
-        check_method(recipe("pix2pix", size=(96, 96), segmentor_network="dynunet"), (96, 96))
-    check_method(recipe("pix2pix_seg", size=(96, 96), segmentor="named"), (96, 96))
+        check_methods(recipe("pix2pix", size=(96, 96), segmentor_network="dynunet"), (96, 96))
+    check_methods(recipe("pix2pix_seg", size=(96, 96), segmentor="named"), (96, 96))
     with pytest.raises(UserError, match=r"^method\.segmentor_network: resnet-34 .* use unet or dynunet$"):
-        check_method(recipe("metgan", "crop", (128,) * 3, segmentor_network="resnet-34"), (128,) * 3)
+        check_methods(recipe("metgan", "crop", (128,) * 3, segmentor_network="resnet-34"), (128,) * 3)
 
 
 @pytest.mark.parametrize("name", [*ROWS, "segmentor"])

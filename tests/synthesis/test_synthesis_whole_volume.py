@@ -498,7 +498,11 @@ class PointByPoint:
         return np.rint((image + 1) * (LEVELS / 2)).astype(np.uint16), np.full(len(anatomy), np.nan)
 
 
-def test_a_volume_is_filled_by_a_generator_of_crops_that_overlap_along_all_axes(volume, recipe_of, tmp_path):
+def test_a_volume_is_filled_by_a_generator_of_crops_that_overlap_along_all_axes(
+    volume, recipe_of, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("metgan_dist.volumes.ome_zarr_writer.CHUNK", (10, 96, 100))
+    monkeypatch.setattr("metgan_dist.volumes.ome_zarr_writer.SHARD", (1, 1, 1))
     crops = write_crops(tmp_path / "crops", size=(8, 32, 32), splits=("train",) * 2)
     trained = Recipe.model_validate(
         {
@@ -515,7 +519,7 @@ def test_a_volume_is_filled_by_a_generator_of_crops_that_overlap_along_all_axes(
     ome.create_image(target, [ome.Level("s0", SHAPE, (1, 1, 1))], "uint16", "lesions", {})
     generator = PointByPoint()
     filler = Filler(filling_of(source, target), generator)
-    regions = [(planes, (0, 96), columns) for planes in ((0, 13), (13, 20)) for columns in ((0, 128), (128, 200))]
+    regions = [(planes, (0, 96), columns) for planes in ((0, 10), (10, 20)) for columns in ((0, 100), (100, 200))]
     blocks = [filler.fill(region) for region in regions]
     assert generator.seen == {((1, 8, 32, 32), (8, 32, 32))}
     assert sum(sum(block["label_voxels"]) for block in blocks) == np.prod(SHAPE)
