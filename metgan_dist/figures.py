@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Voxel = tuple[int, int, int]
+"""Numbers along z, y, x."""
 CELL_INCHES = 2.0
 DOTS_PER_INCH = 110
 BINS = 30
@@ -51,6 +53,7 @@ def image_grid(
     *,
     title: str = "",
     rows: Sequence[str] = (),
+    through: Sequence[Voxel] = (),
 ) -> bytes:
     """Draw tiles side by side: one row per tile, one named column per role.
 
@@ -58,10 +61,12 @@ def image_grid(
         columns: arrays per column in drawing order, e.g. anatomy, label, generated, real, cycled. Floating point arrays
             are images, shown in grey with -1 black and 1 white in every tile, so that brightness can be compared.
             Integer arrays are labels (0 background), shown as filled outlines over the tile's image of the first image
-            column. Shapes (H, W) or (D, H, W), with a leading axis of length 1 if need be; a 3D tile shows its middle
-            slice. Columns may have different lengths; missing tiles stay empty.
+            column. Shapes (H, W) or (D, H, W), with a leading axis of length 1 if need be; a volume shows three cuts,
+            see `three_cuts`. Columns may have different lengths; missing tiles stay empty.
         title: above the grid.
         rows: a name for each row, e.g. the tile's origin.
+        through: of each row of volumes, the voxel through which they are cut; by default that of `most_label` in the
+            row's first label, or the middle where it has none.
 
     Returns:
         The PNG.
@@ -72,9 +77,13 @@ def image_grid(
     count = max((len(tiles) for tiles in columns.values()), default=0)
     if count == 0:
         raise ValueError("an image grid needs at least one tile")
-    backgrounds = next((tiles for tiles in columns.values() if len(tiles) and _is_image(tiles[0])), ())
+    columns = {name: [_spatial(tile) for tile in tiles] for name, tiles in columns.items()}
+    shown = {
+        name: [_flat(tile, columns, through, row) for row, tile in enumerate(tiles)] for name, tiles in columns.items()
+    }
+    backgrounds = next((tiles for tiles in shown.values() if len(tiles) and _is_image(tiles[0])), [])
     figure, axes = canvas(len(columns) * CELL_INCHES, count * CELL_INCHES + 0.3, count, len(columns), title)
-    for j, (name, tiles) in enumerate(columns.items()):
+    for j, (name, tiles) in enumerate(shown.items()):
         axes[0, j].set_title(name, fontsize=10)
         for i in range(count):
             axes[i, j].set_xticks([])
@@ -82,12 +91,43 @@ def image_grid(
             if i >= len(tiles):
                 axes[i, j].set_axis_off()
             elif _is_image(tiles[i]):
-                _draw_image(axes[i, j], _plane(tiles[i]))
+                _draw_image(axes[i, j], tiles[i])
             else:
-                _draw_label(axes[i, j], _plane(tiles[i]), _plane(backgrounds[i]) if i < len(backgrounds) else None)
+                _draw_label(axes[i, j], tiles[i], backgrounds[i] if i < len(backgrounds) else None)
     for i, name in enumerate(rows[:count]):
         axes[i, 0].set_ylabel(name, fontsize=8)
     return png(figure)
+
+
+def most_label(label: np.ndarray) -> Voxel:
+    """The labelled voxel of a label (D, H, W) whose three planes hold most of it; the middle where nothing is labelled.
+
+    Of several the first.
+    """
+    filled = np.asarray(label) > 0
+    if not filled.any():
+        depth, height, width = (edge // 2 for edge in filled.shape)
+        return depth, height, width
+    z, y, x = (filled.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1)))
+    held = z[:, None, None] + y[:, None] + x
+    depth, height, width = np.unravel_index(np.where(filled, held, 0).argmax(), filled.shape)
+    return int(depth), int(height), int(width)
+
+
+def three_cuts(volume: np.ndarray, through: Voxel) -> np.ndarray:
+    """The planes of a volume (D, H, W) through a voxel, as one picture (H + 1 + D, W + 1 + D) of the volume's type.
+
+    xy at the upper left, yz to its right, with y downwards in both, and xz below, with x to the right in both; between
+    them and in the corner NaN in images, which is drawn white, and 0 in labels.
+    """
+    volume = np.asarray(volume)
+    depth, height, width = volume.shape
+    z, y, x = through
+    picture = np.full((height + 1 + depth, width + 1 + depth), np.nan if _is_image(volume) else 0, volume.dtype)
+    picture[:height, :width] = volume[z]
+    picture[:height, width + 1 :] = volume[:, :, x].T
+    picture[height + 1 :, :width] = volume[:, y]
+    return picture
 
 
 def by_channel(name: str, images: Sequence[np.ndarray], channels: Sequence[str]) -> dict[str, list[np.ndarray]]:
@@ -155,16 +195,30 @@ def _is_image(tile: np.ndarray) -> bool:
     return np.issubdtype(np.asarray(tile).dtype, np.floating)
 
 
-def _plane(tile: np.ndarray) -> np.ndarray:
-    """The (H, W) picture of a tile: its channel axis of length 1 dropped, the middle slice of a volume."""
+def _spatial(tile: np.ndarray) -> np.ndarray:
+    """A tile as (H, W) or (D, H, W), its channel axis of length 1 dropped."""
     tile = np.asarray(tile)
     while tile.ndim > 2 and tile.shape[0] == 1:
         tile = tile[0]
-    if tile.ndim == 3:
-        tile = tile[tile.shape[0] // 2]
-    if tile.ndim != 2:
+    if tile.ndim not in (2, 3):
         raise ValueError(f"a tile to draw is (H, W) or (D, H, W), got {tile.shape}")
     return tile
+
+
+def _flat(
+    tile: np.ndarray, columns: Mapping[str, Sequence[np.ndarray]], through: Sequence[Voxel], row: int
+) -> np.ndarray:
+    """What is drawn of a tile: itself, or three cuts of a volume."""
+    return tile if tile.ndim == 2 else three_cuts(tile, _voxel(columns, through, row))
+
+
+def _voxel(columns: Mapping[str, Sequence[np.ndarray]], through: Sequence[Voxel], row: int) -> Voxel:
+    """Where the volumes of a row are cut."""
+    if row < len(through):
+        return through[row]
+    volumes = [tiles[row] for tiles in columns.values() if row < len(tiles) and tiles[row].ndim == 3]
+    label = next((volume for volume in volumes if not _is_image(volume)), None)
+    return most_label(np.zeros(volumes[0].shape, bool) if label is None else label)
 
 
 def _draw_image(axis: Axes, image: np.ndarray) -> None:

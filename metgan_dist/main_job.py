@@ -12,7 +12,7 @@ import ray
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import check_tile_size, method_class
+from metgan_dist.methods import check_method, check_methods, method_class
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
@@ -45,16 +45,16 @@ def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
 
 def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
-    check_tile_size(recipe, recipe.tiles.shape)
-    check_stages(_as_segmentor(recipe))
-    find_start(_as_segmentor(recipe))
+    own = _as_segmentor(recipe)
+    check_method(own, own.tiles.shape)
+    check_stages(own)
+    find_start(own)
     check_tiles(recipe, ("tumour", "label"))
 
 
 def check_training(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
-    check_tile_size(recipe, recipe.tiles.shape)
-    method_class(recipe.method.name).check(recipe)
+    check_methods(recipe, recipe.tiles.shape)
     Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
     check_stages(recipe)
@@ -142,8 +142,8 @@ def train_segmentor(
     both learn from all, which a line says.
     """
     _need(tiles, "tumour", "label")
-    check_tile_size(opened.recipe, tiles.shape)
     own = judge_recipe(opened.recipe) if part == "judge" else segmentor_recipe(opened.recipe)
+    check_method(own, tiles.shape)
     count = len(tiles.positions("train"))
     if part is not None:
         parts = dict(zip(PARTS, map(len, segmentor_and_judge(tiles.index)), strict=True))

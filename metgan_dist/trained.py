@@ -20,7 +20,8 @@ from torch import nn
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Method, Stage
-from metgan_dist.methods.segmentor import segmentor_recipe
+from metgan_dist.methods.segmentor import SegmentorNetwork, segmentor_recipe
+from metgan_dist.networks.dimensions import check_edges
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, filesystem, join, one_line, parent, read_bytes
@@ -67,8 +68,8 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
 def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:
     """A trained method ready to generate: ``load_generator(uri).translate({"anatomy": x, "label": l})``.
 
-    x: (N, C, H, W) float32 in [-1, 1], with the channels that `data.anatomy` names, in their order; l: (N, H, W) int64;
-    the result: (N, C, H, W) in [-1, 1], with the channels of `data.tumour`. A generator that was told of several organs
+    x: (N, C, [D,] H, W) float32 in [-1, 1], with the channels that `data.anatomy` names, in their order; l: (N, [D,] H,
+    W) int64; the result: as x, with the channels of `data.tumour`. A generator that was told of several organs
     wants `"organ"`, too: (N,) int64, places in its `organs`. `uri` is a run's folder or one of its checkpoints, on disk
     or in object storage.
     """
@@ -219,8 +220,8 @@ def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:
 
 def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
     """`uri` as workers in other folders find it; UserError naming `field` unless it is a segmentor's checkpoint for the
-    recipe's classes and number of tumour channels."""
-    _, theirs = load_method(uri, recipe.storage.options)
+    recipe's classes, number of tumour channels and tiles."""
+    method, theirs = load_method(uri, recipe.storage.options)
     if theirs.method.name != "segmentor":
         raise UserError(f"{field}: {uri}: a checkpoint of {theirs.method.name}, not of a segmentor")
     if theirs.data.classes != recipe.data.classes:
@@ -230,7 +231,22 @@ def check_segmentor(field: str, uri: str, recipe: Recipe) -> str:
     theirs_seen, seen = (one.data.channel_numbers[1] for one in (theirs, recipe))
     if theirs_seen != seen:
         raise UserError(f"{field}: {uri}: trained on images of {theirs_seen} channel(s), data.tumour names {seen}")
+    _check_takes(field, uri, method.networks["segmentor"], theirs, recipe)
     return absolute(uri)
+
+
+def _check_takes(field: str, uri: str, segmentor: nn.Module, theirs: Recipe, recipe: Recipe) -> None:
+    """UserError for a trained segmentor of other dimensions than the recipe's tiles, or whose edges do not fit it."""
+    assert isinstance(segmentor, SegmentorNetwork)
+    if theirs.tiles.dimensions != recipe.tiles.dimensions:
+        raise UserError(
+            f"{field}: {uri}: trained on {theirs.tiles.dimensions}D tiles, tiles.kind {recipe.tiles.kind} gives "
+            f"{recipe.tiles.dimensions}D ones"
+        )
+    try:
+        check_edges(recipe.tiles.shape, segmentor.divisor)
+    except ValueError as error:
+        raise UserError(f"{field}: {uri}: does not fit the tiles: {error}") from error
 
 
 def checkpoint_folder(uri: str, options: dict[str, Any] | None = None) -> str:

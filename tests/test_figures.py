@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metgan_dist.figures import by_channel, image_grid
+from metgan_dist.figures import by_channel, image_grid, most_label, three_cuts
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -49,10 +49,49 @@ def test_classes_keep_their_colour_whatever_else_is_in_the_tile():
     np.testing.assert_array_equal(middle_of_cell(picture, 0, 2, 1, 2), middle_of_cell(picture, 1, 2, 1, 2))
 
 
-def test_volume_shows_its_middle_slice():
-    volume = np.full((1, 5, 8, 8), -1.0, dtype=np.float32)
+def test_a_volume_is_cut_through_a_voxel_along_each_axis():
+    volume = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    picture = three_cuts(volume, (1, 2, 0))
+    assert picture.shape == (3 + 1 + 2, 4 + 1 + 2)
+    np.testing.assert_array_equal(picture[:3, :4], volume[1])
+    np.testing.assert_array_equal(picture[:3, 5:], [[volume[z, y, 0] for z in range(2)] for y in range(3)])
+    np.testing.assert_array_equal(picture[4:, :4], [[volume[z, 2, x] for x in range(4)] for z in range(2)])
+    assert np.isnan(picture[3]).all()
+    assert np.isnan(picture[:, 4]).all()
+    assert np.isnan(picture[4:, 5:]).all()
+    label = three_cuts(volume.astype(np.uint8), (1, 2, 0))
+    assert (label.dtype, label[3].any(), label[4:, 5:].any()) == (np.uint8, False, False)
+
+
+def test_volumes_are_cut_where_their_planes_hold_most_label():
+    label = np.zeros((6, 8, 10), np.uint8)
+    assert most_label(label) == (3, 4, 5)
+    label[1, 0, 0] = 1
+    assert most_label(label) == (1, 0, 0)
+    label[4, 2:6, 3:9] = 2
+    label[2:5, 3, 7] = 1
+    assert most_label(label) == (4, 3, 7)
+    assert label[most_label(label)]
+
+
+def test_a_volume_shows_three_cuts_through_the_label_of_its_row():
+    volume = np.full((1, 9, 9, 9), -1.0, dtype=np.float32)
     volume[0, 2] = 1
-    assert middle_of_cell(pixels(image_grid({"real": [volume]})), 0, 1, 0, 1).tolist() == [255, 255, 255]
+    label = np.zeros((9, 9, 9), np.uint8)
+    label[2, 7, 7] = 1
+
+    def shown(**more):
+        return pixels(image_grid({"real": [volume], **more}))
+
+    # The middle of a picture of 9 + 1 + 9 pixels is white whatever is cut; the upper left quarter is the plane.
+    def upper_left(picture):
+        height, width = picture.shape[0], picture.shape[1] // 2
+        return picture[height // 3, width // 4].tolist()
+
+    assert upper_left(shown(label=[label])) == [255, 255, 255]
+    assert upper_left(shown(label=[0 * label])) == [0, 0, 0]
+    given = pixels(image_grid({"real": [volume], "also": [volume]}, through=[(2, 0, 0)]))
+    assert upper_left(given) == [255, 255, 255]
 
 
 def test_columns_of_unequal_length_and_row_names_are_drawn():

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metgan_dist.recipe import Data, Tiles
+from metgan_dist.recipe import Data, Phantom, Tiles
 from metgan_dist.tiles.cut import cut_volume
 from metgan_dist.tiles.cut import finish as finish_tile
 from metgan_dist.tiles.geometry import plan_tiles
 from metgan_dist.tiles.shards import write_shard
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.layers import layers_of
+from metgan_dist.volumes.phantoms import phantom_volume
 
 HIGH = 999
 
@@ -149,6 +150,52 @@ def write_cut(folder: Path | str, tumour: np.ndarray, label: np.ndarray, tiles: 
         "tiles": tiles.model_dump(mode="json"),
         "volumes": [{"id": "v0", "shape": list(tumour.shape)}],
         "counts": {"train": 0, "val": 0, "test": len(plans), "unseen": 0},
+    }
+    return finish(folder, index, manifest)
+
+
+def write_crops(
+    folder: Path | str, size: tuple[int, int, int] = (24, 32, 32), splits: Sequence[str] = ("train",) * 5 + ("val",)
+) -> TileSet:
+    """Crops of a light-sheet phantom, as many as `splits` names, side by side; each holds some of a metastasis."""
+    depth, height, width = size
+    count = len(splits)
+    drawn = phantom_volume(Phantom(shape=(depth, 4 * height, 4 * count * width)), 0)
+    region = ((0, depth), (height, 3 * height), (0, 4 * count * width))
+    drawing = drawn.draw(region)
+    anatomy, tumour = drawing.images
+    label = drawing.label
+    # Crops that hold most label, among those that do not overlap.
+    corners = [(y, x) for y in (0, height) for x in range(0, 4 * count * width, width)]
+    held = [np.count_nonzero(label[:, y : y + height, x : x + width]) for y, x in corners]
+    chosen = sorted(np.argsort(held, kind="stable")[-count:])
+    assert min(held[k] for k in chosen) > 0
+    cut = {
+        role: np.stack([voxels[:, y : y + height, x : x + width] for y, x in (corners[k] for k in chosen)])
+        for role, voxels in (("anatomy", anatomy), ("tumour", tumour), ("label", label.astype(np.uint8)))
+    }
+    write_shard(str(folder), "a", cut, {}, {"rows": []}, None)
+    rows = np.arange(count)
+    places = np.array([corners[k] for k in chosen])
+    index = pd.DataFrame(
+        {
+            **dict.fromkeys(("organ", "patient", "name", "slab_axis"), [""] * count),
+            **{"volume": "v0", "shard": "a", "view": "zyx", "plane": 0, "gap": 0, "fold": -1},
+            **{"z0": 0, "z1": depth, "y0": places[:, 0], "y1": places[:, 0] + height},
+            **{"x0": places[:, 1], "x1": places[:, 1] + width},
+            **{f"pad_{axis}{end}": 0 for axis in "zyx" for end in (0, 1)},
+            **{"position": rows, "label_row": rows, "split": list(splits)},
+            "foreground": np.count_nonzero(cut["label"].reshape(count, -1), axis=1),
+            **{f"{role}_low": float(cut[role].min()) for role in ("anatomy", "tumour")},
+            **{f"{role}_high": float(cut[role].max()) for role in ("anatomy", "tumour")},
+        }
+    )
+    manifest = {
+        "tile_shape": list(size),
+        "data": Data(label="metastases").model_dump(mode="json", exclude={"path"}),
+        "tiles": Tiles(kind="crop", size=size).model_dump(mode="json"),
+        "volumes": [{"id": "v0", "shape": list(label.shape), "dtypes": dict.fromkeys(("anatomy", "tumour"), "uint16")}],
+        "counts": {split: list(splits).count(split) for split in ("train", "val", "test", "unseen")},
     }
     return finish(folder, index, manifest)
 

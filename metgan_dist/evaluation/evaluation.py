@@ -30,8 +30,8 @@ class Evaluation:
         if recipe.data.path is not None:
             raise UserError("data.path: the runs know their test tiles; leave it out")
         runs = find_runs(command.own["runs"], recipe)
-        skipped = unusable_scores(recipe.scores.names, recipe.scores.missing_weights)
         tiles, rows = shared_test_tiles(runs, recipe)
+        skipped = unusable_scores(recipe.scores.names, recipe.scores.missing_weights, len(tiles.shape))
         judge = check_segmentor("method.judge", recipe.method.judge or runs[0].judge, runs[0].recipe)
         subject = Subject(tiles, rows, judge, recipe.scores, skipped)
         return Evaluation(runs, subject, _reference(runs, recipe.scores.reference))

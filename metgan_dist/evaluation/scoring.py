@@ -37,8 +37,8 @@ _GPU_SHARE = 0.25  # scoring is half arithmetic on the CPU, so several tasks sha
 _VARIABLES = ("METGAN_WEIGHTS", "METGAN_WEIGHTS_UNVERIFIED", "METGAN_CACHE")
 
 
-def unusable_scores(names: Sequence[str], missing_weights: str) -> dict[str, str]:
-    """Which of the scores cannot be computed here, and why.
+def unusable_scores(names: Sequence[str], missing_weights: str, dimensions: int = 2) -> dict[str, str]:
+    """Which of the scores cannot be computed here, on tiles of so many dimensions, and why.
 
     Raises UserError instead where `missing_weights` is "error", and where weights are not the published ones.
     """
@@ -47,7 +47,9 @@ def unusable_scores(names: Sequence[str], missing_weights: str) -> dict[str, str
         weights = WEIGHTS.get(name)
         if weights is None:
             continue
-        if missing_weights == "skip" and missing([weights]):
+        if dimensions == 3:
+            reasons[name] = "its network judges 2D images, and these tiles are 3D"
+        elif missing_weights == "skip" and missing([weights]):
             reasons[name] = f"no {weights} weights in METGAN_WEIGHTS"
         else:
             find_weights(weights)

@@ -20,9 +20,17 @@ from metgan_dist.methods.method import Method, Player, Stage
 from metgan_dist.methods.redgan import RedGan
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.methods.sean import Sean
-from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork, build_segmentor_network
+from metgan_dist.methods.segmentor import (
+    Segmentor,
+    SegmentorNetwork,
+    build_segmentor_network,
+    judge_recipe,
+    segmentor_recipe,
+)
 from metgan_dist.methods.sifa import SIFA
+from metgan_dist.methods.sizes import check_dimensions, check_edges_fit
 from metgan_dist.methods.spade import Spade
+from metgan_dist.networks.recompute import recompute_blocks
 from metgan_dist.recipe import Recipe
 
 __all__ = [
@@ -33,6 +41,8 @@ __all__ = [
     "Stage",
     "build_method",
     "build_segmentor_network",
+    "check_method",
+    "check_methods",
     "check_tile_size",
     "enter_stage",
     "method_class",
@@ -51,9 +61,6 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "segmentor": Segmentor,
     }
 )
-
-# Both U-Nets halve an image six times.
-DIVISOR = 64
 
 
 def method_class(name: str) -> type[Method]:
@@ -74,6 +81,8 @@ def build_method(recipe: Recipe, segmentor: nn.Module | None = None, perceptual:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.training.seed)
         method = chosen.from_recipe(recipe, segmentor, perceptual)
+    if recipe.training.checkpoint_gradients:
+        recompute_blocks(method)
     method.seed_pools(recipe.training.seed)
     return method
 
@@ -88,29 +97,25 @@ def enter_stage(method: Method, recipe: Recipe, stage: Stage) -> None:
 def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
     """Check that tiles of `edge` pixels (one number, or one per axis), as they reach the networks, can be trained on.
 
-    Raises UserError, naming `tiles.size` (or `tiles.resize`, where that sets the edge), when an edge is no multiple of
-    64, or when the coarsest level would hold a single value per channel, which BatchNorm cannot normalise.
+    Raises UserError in one line, naming the field, where the recipe's tiles are of other dimensions than
+    `method.name` takes, or their edges do not fit it.
     """
-    field = "tiles.size" if recipe.tiles.resize is None else "tiles.resize"
-    edges = (edge,) if isinstance(edge, int) else tuple(edge)
-    if recipe.tiles.resize is not None and any(pixels % DIVISOR for pixels in edges if pixels != max(edges)):
-        raise UserError(
-            f"tiles.size: {_by(recipe.tiles.size)} resized to {recipe.tiles.resize} is {_by(edges)} pixels, and the "
-            f"networks need multiples of {DIVISOR}; change its proportions"
-        )
-    for pixels in edges:
-        if pixels < 1 or pixels % DIVISOR:
-            below = max(pixels // DIVISOR, 1) * DIVISOR
-            raise UserError(
-                f"{field}: tiles of {pixels} pixels do not fit the networks, which need a multiple of {DIVISOR}; "
-                f"use {below} or {below + DIVISOR}" + (", or set tiles.resize" if field == "tiles.size" else "")
-            )
-    if all(pixels == DIVISOR for pixels in edges) and recipe.training.batch_size * recipe.scaling.processes == 1:
-        raise UserError(
-            f"{field}: a batch of one tile of {DIVISOR} pixels leaves BatchNorm a single value at the coarsest level; "
-            f"use {2 * DIVISOR} pixels or set training.batch_size to 2"
-        )
+    chosen = method_class(recipe.method.name)
+    fitting = [name for name, other in METHODS.items() if recipe.tiles.dimensions in other.dimensions]
+    check_dimensions(chosen, recipe, [name for name in fitting if name != "segmentor"])
+    check_edges_fit(chosen, recipe, (edge,) * recipe.tiles.dimensions if isinstance(edge, int) else edge)
 
 
-def _by(edges: Sequence[int]) -> str:
-    return " x ".join(map(str, edges))
+def check_method(recipe: Recipe, edges: Sequence[int]) -> None:
+    """UserError for what keeps `method.name` from being trained on tiles of these edges as the recipe says."""
+    check_tile_size(recipe, edges)
+    method_class(recipe.method.name).check(recipe)
+
+
+def check_methods(recipe: Recipe, edges: Sequence[int]) -> None:
+    """`check_method` of the recipe's method and of the segmentors that are trained for it."""
+    check_method(recipe, edges)
+    if method_class(recipe.method.name).needs_segmentor(recipe) and recipe.method.segmentor is None:
+        check_method(segmentor_recipe(recipe), edges)
+    if recipe.method.judge is None:
+        check_method(judge_recipe(recipe), edges)

@@ -6,8 +6,9 @@ is not an input, which is why the MetGAN paper finds these methods' backgrounds 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from metgan_dist.methods.losses import AdversarialForm
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.spade import one_hot_label
+from metgan_dist.networks.spade_generator import DIVISOR
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -50,6 +52,8 @@ PAPER_FEATURE_WEIGHTS = FeatureWeights()
 
 class LabelToImage(Method):
     """Players: `generator`, then `discriminator`.
+
+    In 2D, as the three are published; the network of the perceptual loss knows photographs.
 
     A subclass builds the networks and says how images are generated (`generate`, `translate`) and, where it is more
     than the image, what the discriminator sees of them (`shown`).
@@ -89,6 +93,16 @@ class LabelToImage(Method):
     def criterion(cls, recipe: Recipe) -> Best:
         """Label fidelity: these methods never see the anatomy, so no pixel of the background can be right."""
         return "label_fidelity", "max"
+
+    @classmethod
+    def divisor(cls, recipe: Recipe) -> int:
+        """SPADE's trunk begins at 1/32 of the edges."""
+        return DIVISOR
+
+    @classmethod
+    def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
+        """Those of the trunk's first features."""
+        return math.prod(edge // DIVISOR for edge in edges)
 
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:

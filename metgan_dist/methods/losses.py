@@ -88,7 +88,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy + Dice loss of logits (N, classes, H, W) against a label map (N, H, W) of 0..classes-1."""
+    """Cross-entropy + Dice of logits (N, classes, [D,] H, W) against a label map (N, [D,] H, W) of 0..classes-1."""
     return frequency_weighted_cross_entropy(logits, label) + dice_loss(logits, label)
 
 
@@ -99,7 +99,7 @@ def frequency_weighted_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """
     logits = full_precision(logits)
     target = functional.one_hot(label.long(), logits.shape[1]).to(logits.dtype)
-    frequency = target.mean(dim=(0, 1, 2))
+    frequency = target.mean(dim=tuple(range(target.dim() - 1)))
     # torch's own mean divides by the sum of the weights: the loss would change its scale with the label.
     return functional.cross_entropy(logits, label.long(), weight=1 - frequency, reduction="none").mean()
 
@@ -111,7 +111,7 @@ def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
     """
     probability = full_precision(logits).softmax(dim=1)
     target = functional.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
-    axes = (0, 2, 3)
+    axes = (0, *range(2, logits.dim()))
     # Squared probabilities, as in V-Net (Milletari et al. 2016) and SIFA's release.
     overlap, size = (probability * target).sum(axes), (probability.square() + target).sum(axes)
     # 1e-7 matters only where a class is neither there nor predicted: 0 / 0.

@@ -7,9 +7,9 @@ PatchGAN that sees the tumour image together with what F was given: anatomy and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,22 @@ from metgan_dist.methods.losses import (
     weighted_cross_entropy,
 )
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player, Statistics
-from metgan_dist.methods.rows import PAPER_LOSS_WEIGHTS, ROWS, Backbone, LossWeights, Terms, build_generator
+from metgan_dist.methods.rows import (
+    PAPER_LOSS_WEIGHTS,
+    ROWS,
+    Backbone,
+    LossWeights,
+    Terms,
+    backbone_divisor,
+    build_generator,
+    coarsest_values,
+)
 from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.image_statistics import image_statistics
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
-from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
+from metgan_dist.networks.resnet_9 import ResNet9
 from metgan_dist.networks.spade import Norm
 from metgan_dist.recipe import Recipe
 
@@ -49,7 +59,7 @@ class MetGAN(Method):
         backbone: the generators' network.
         channels: how many anatomy and tumour images have.
         classes: label classes, background included.
-        edges: (H, W) of the images, which U-Net-256 is cut for.
+        edges: (H, W) or (D, H, W) of the images, by which the generators halve; the networks have as many dimensions.
         width: multiplier of all channel numbers of generators and discriminators.
         weights: of the loss terms; those of components that the row lacks are ignored. With weight 0 for `adversarial`
             there are no discriminators; for `segmentation`, no segmentor.
@@ -62,6 +72,7 @@ class MetGAN(Method):
     """
 
     inference = ("generator",)
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
 
     def __init__(
         self,
@@ -70,7 +81,7 @@ class MetGAN(Method):
         backbone: Backbone = "metgen",
         channels: tuple[int, int] = (1, 1),
         classes: int = 2,
-        edges: tuple[int, int] = (256, 256),
+        edges: Sequence[int] = (256, 256),
         width: float = 1.0,
         weights: LossWeights = PAPER_LOSS_WEIGHTS,
         segmentor: nn.Module | None = None,
@@ -106,7 +117,7 @@ class MetGAN(Method):
             # Conditional where no cycle ties the output to its input: pix2pix and the *Cond rows of table 2.
             condition = 0 if row.cycle else of["anatomy"] + classes - 1
             for domain in ("tumour", "anatomy") if row.cycle else ("tumour",):
-                patchgan = PatchGAN(of[domain], condition_channels=condition, width=width)
+                patchgan = PatchGAN(of[domain], condition_channels=condition, width=width, dimensions=len(edges))
                 networks[f"discriminator_{domain}"] = initialise(patchgan)
                 pools[domain] = ImagePool(pool)
         judged = bool(weights.segmentation) and segmentor is not None
@@ -126,13 +137,12 @@ class MetGAN(Method):
     ) -> Self:
         """The row `method.name` of table 2 as the sections `method`, `data`, `tiles` and `training` describe it."""
         method = recipe.method
-        height, width = recipe.tiles.shape[-2:]
         return cls(
             row=ROWS[method.name],
             backbone=method.backbone,
             channels=recipe.data.channel_numbers,
             classes=recipe.data.classes,
-            edges=(height, width),
+            edges=recipe.tiles.shape,
             width=method.width,
             weights=_weights(recipe),
             segmentor=segmentor,
@@ -150,6 +160,21 @@ class MetGAN(Method):
     def check(cls, recipe: Recipe) -> None:
         """UserError for no loss, and for an identity loss between images of different numbers of channels."""
         _check(ROWS[recipe.method.name].weights(_weights(recipe)), recipe.data.channel_numbers)
+
+    @classmethod
+    def divisor(cls, recipe: Recipe) -> int:
+        """That of the generators."""
+        return backbone_divisor(recipe.method.backbone, recipe.tiles.dimensions)
+
+    @classmethod
+    def least_edge(cls, recipe: Recipe) -> int:
+        """At least the discriminators' 24, where there are any."""
+        return max(cls.divisor(recipe), 2 * ResNet9.divisor, shortest_edge() if recipe.method.alpha1 else 1)
+
+    @classmethod
+    def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
+        """Those of the generators' innermost features; the discriminators have no BatchNorm."""
+        return coarsest_values(recipe.method.backbone, edges)
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -70,8 +70,8 @@ WHOLE = Stage("")  # of a method that has no others
 class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
-    A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1], each with its own number of channels, `label`
-    (N, H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known.
+    A batch holds `anatomy` and `tumour` (N, C, [D,] H, W) float in [-1, 1], each with its own number of channels,
+    `label` (N, [D,] H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known.
 
     Attributes:
         networks: every network by name, frozen ones too; what a checkpoint holds.
@@ -81,6 +81,7 @@ class Method(nn.Module, ABC):
         unsaved: names of the frozen networks that checkpoints leave out, because their weights are published.
         inference: names of the networks that `translate` needs.
         told_of_organs: whether `organ` of a batch changes anything.
+        dimensions: of the tiles that the method takes: 2 for projections and slices, 3 for crops.
         organs: what the numbers in `organ` stand for; none where the method takes those of the tiles at hand.
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
             or the running ones of the training.
@@ -89,6 +90,7 @@ class Method(nn.Module, ABC):
 
     inference: tuple[str, ...]
     told_of_organs: ClassVar[bool] = False
+    dimensions: ClassVar[tuple[int, ...]] = (2,)
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False
@@ -160,6 +162,24 @@ class Method(nn.Module, ABC):
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         """UserError, naming the field, for a recipe that the method cannot be built from; any will do by default."""
+
+    @classmethod
+    def divisor(cls, recipe: Recipe) -> int:
+        """What every edge of a tile must be a multiple of; 1 where any fits, because the method pads inside."""
+        return 1
+
+    @classmethod
+    def least_edge(cls, recipe: Recipe) -> int:
+        """The shortest edge of a tile that its networks can take, in pixels."""
+        return cls.divisor(recipe)
+
+    @classmethod
+    def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
+        """How many values of a channel the coarsest BatchNorm that is trained has of one tile; None without BatchNorm.
+
+        One value, of one tile alone, has no variance: a step needs two.
+        """
+        return None
 
     @classmethod
     def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:

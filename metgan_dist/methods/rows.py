@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -14,7 +15,8 @@ from metgan_dist.networks.label_as_image import LabelAsImage
 from metgan_dist.networks.metgen import MetGen
 from metgan_dist.networks.resnet_9 import ResNet9
 from metgan_dist.networks.spade import Norm
-from metgan_dist.networks.unet_256 import UNet256, downs_of
+from metgan_dist.networks.unet import LEAST_HALVINGS, centre_values, halvings_of
+from metgan_dist.networks.unet_256 import LEAST_DOWNS, UNet256, downs_of
 
 Backbone = Literal["metgen", "unet-256", "resnet-9"]
 
@@ -80,7 +82,7 @@ def build_generator(
     in_channels: int,
     out_channels: int,
     classes: int,
-    edges: tuple[int, int],
+    edges: Sequence[int],
     width: float,
     merge_full_resolution: bool,
     stochastic_inference: bool,
@@ -88,14 +90,50 @@ def build_generator(
 ) -> nn.Module:
     """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`.
 
-    `image` is (N, in_channels, H, W), what is made of it (N, out_channels, H, W).
+    `image` is (N, in_channels, *edges), what is made of it (N, out_channels, *edges); two edges or three.
     """
+    dimensions = len(edges)
     if backbone == "metgen":
-        return initialise(
-            MetGen(in_channels, out_channels, classes, width, merge_full_resolution, label_norm=label_norm)
+        metgen = MetGen(
+            in_channels,
+            out_channels,
+            classes,
+            width,
+            merge_full_resolution,
+            dimensions=dimensions,
+            label_norm=label_norm,
+            halvings=halvings_of(edges),
         )
+        return initialise(metgen)
     incoming = in_channels + classes - 1
     if backbone == "resnet-9":
-        return initialise(LabelAsImage(ResNet9(incoming, out_channels, width=width), classes))
-    unet = UNet256(incoming, out_channels, width=width, downs=downs_of(*edges), stochastic=stochastic_inference)
+        resnet = ResNet9(incoming, out_channels, width=width, dimensions=dimensions)
+        return initialise(LabelAsImage(resnet, classes))
+    unet = UNet256(
+        incoming,
+        out_channels,
+        width=width,
+        downs=downs_of(*edges),
+        stochastic=stochastic_inference,
+        dimensions=dimensions,
+    )
     return initialise(LabelAsImage(unet, classes))
+
+
+def backbone_divisor(backbone: Backbone, dimensions: int) -> int:
+    """What the edges of a generator's images must be multiples of.
+
+    U-Net-256 has as many downs as the size allows, but five; MetGen six, in 3D three along a thin axis.
+    """
+    divisors = {"metgen": 2 ** LEAST_HALVINGS[dimensions], "unet-256": 2**LEAST_DOWNS, "resnet-9": ResNet9.divisor}
+    return divisors[backbone]
+
+
+def coarsest_values(backbone: Backbone, edges: Sequence[int]) -> int | None:
+    """Values of a channel that a generator's coarsest BatchNorm has of one image; None for ResNet-9, which has none."""
+    if backbone == "resnet-9":
+        return None
+    if backbone == "metgen":
+        return centre_values(edges)
+    # The innermost down has no norm, so the coarsest is that of the one before.
+    return math.prod(edge // 2 ** (downs_of(*edges) - 1) for edge in edges)

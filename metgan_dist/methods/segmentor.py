@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from metgan_dist.errors import UserError
 from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
-from metgan_dist.networks.dynunet import DynUNet
+from metgan_dist.networks.dynunet import LEAST_EDGE, DynUNet, strides
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
-from metgan_dist.networks.unet import UNet
+from metgan_dist.networks.unet import LEAST_HALVINGS, UNet, centre_values, halvings_of
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -62,7 +63,7 @@ class SegmentorNetwork(nn.Module):
         width: multiplier of all channel numbers.
         network: `unet`, that of Pan et al. (MetGAN's release); `resnet-34`, RedGAN's ResNet34-U-Net (2D only); or
             `dynunet`, nnU-Net's.
-        edges: pixels of a tile, (H, W) or (D, H, W); `dynunet` is as deep as they allow.
+        edges: pixels of a tile, (H, W) or (D, H, W); `dynunet` is as deep as they allow, and `unet` in 3D.
         threshold: probability above which a pixel is foreground.
     """
 
@@ -85,8 +86,8 @@ class SegmentorNetwork(nn.Module):
         elif network == "dynunet":
             self.unet = DynUNet(channels, classes - 1, edges, width=width)
         else:
-            self.unet = UNet(channels, classes - 1, width=width, dimensions=len(edges))
-        self.divisor = self.unet.divisor
+            self.unet = UNet(channels, classes - 1, width=width, dimensions=len(edges), halvings=halvings_of(edges))
+        self.divisor: int | tuple[int, ...] = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, classes - 1, H, W), before a sigmoid, of tumour images (N, channels, H, W) in [-1, 1]."""
@@ -120,6 +121,7 @@ class Segmentor(Method):
     """
 
     inference = ("segmentor",)
+    dimensions: ClassVar[tuple[int, ...]] = (2, 3)
 
     def __init__(
         self,
@@ -138,6 +140,41 @@ class Segmentor(Method):
     def criterion(cls, recipe: Recipe) -> Best:
         """The Dice score, higher being better."""
         return ("dice", "max")
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """UserError for a network of 2D images on crops, and for tiles too small for DynUNet's levels."""
+        if recipe.method.segmentor_network == "resnet-34" and recipe.tiles.dimensions == 3:
+            raise UserError(
+                "method.segmentor_network: resnet-34 has a 2D encoder, and tiles.kind crop gives 3D tiles; use unet or "
+                "dynunet"
+            )
+        if recipe.method.segmentor_network == "dynunet":
+            try:
+                strides(recipe.tiles.shape)
+            except ValueError as error:
+                raise UserError(f"tiles.size: {error}") from error
+
+    @classmethod
+    def divisor(cls, recipe: Recipe) -> int:
+        """That of its network; DynUNet is laid out for the tiles, each of whose edges it halves."""
+        of_unet = 2 ** LEAST_HALVINGS[recipe.tiles.dimensions]
+        return {"unet": of_unet, "resnet-34": ResNetUNet.divisor, "dynunet": 2}[recipe.method.segmentor_network]
+
+    @classmethod
+    def least_edge(cls, recipe: Recipe) -> int:
+        """DynUNet leaves four pixels or more."""
+        return 2 * LEAST_EDGE if recipe.method.segmentor_network == "dynunet" else cls.divisor(recipe)
+
+    @classmethod
+    def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
+        """Those at the U-Net's centre or after the last stage of ResNet34; DynUNet has no BatchNorm."""
+        match recipe.method.segmentor_network:
+            case "unet":
+                return centre_values(edges)
+            case "resnet-34":
+                return math.prod(edge // ResNetUNet.divisor for edge in edges)
+        return None
 
     @classmethod
     def from_recipe(

@@ -34,6 +34,8 @@ Not taken over from the release: weight decay on encoder and heads, and a first 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -53,7 +55,7 @@ from metgan_dist.methods.losses import (
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.initialise import initialise
-from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
 from metgan_dist.networks.sifa import AuxiliaryPatchGAN, Decoder, Encoder, Features, ResidualResNet9, SegmentationHead
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class SIFA(Method):
         adversarial: form of the adversarial losses.
         pool: past fakes per domain that d_A and d_B are shown; 0 for none.
 
-    Image edges must be multiples of 8.
+    2D, as its release is. Image edges must be multiples of 8.
     """
 
     inference = ("generator",)
@@ -163,6 +165,21 @@ class SIFA(Method):
                 f"method.name: sifa adds to the image that it translates, so data.anatomy ({anatomy} channel(s)) and "
                 f"data.tumour ({tumour}) need equally many; use another method, such as metgan"
             )
+
+    @classmethod
+    def divisor(cls, recipe: Recipe) -> int:
+        """The encoder's three max-poolings."""
+        return Encoder.divisor
+
+    @classmethod
+    def least_edge(cls, recipe: Recipe) -> int:
+        """The discriminators' 24."""
+        return shortest_edge()
+
+    @classmethod
+    def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
+        """Those of the encoder's features."""
+        return math.prod(edge // Encoder.divisor for edge in edges)
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.dimensions import check_edges, scaled
 
-FIRST_CHANNELS, LEAST_EDGE, LEVELS_AT_MOST = 32, 4, 8
+FIRST_CHANNELS, LEAST_EDGE, LEAST_LEVELS, LEVELS_AT_MOST = 32, 4, 3, 8
 MOST_CHANNELS = {2: 512, 3: 320}
 
 
 def strides(edges: Sequence[int]) -> list[tuple[int, ...]]:
     """Stride of each level for tiles of these edges, the first level's 1: 2 along the axes that are still long enough.
 
-    Raises ValueError when no axis can be halved.
+    Raises ValueError when no axis can be halved twice: MONAI wants three levels.
     """
     here, levels = list(edges), [(1,) * len(edges)]
     while len(levels) < LEVELS_AT_MOST:
@@ -31,8 +31,8 @@ def strides(edges: Sequence[int]) -> list[tuple[int, ...]]:
             break
         here = [edge // factor for edge, factor in zip(here, step, strict=True)]
         levels.append(step)
-    if len(levels) == 1:
-        raise ValueError(f"tiles of {tuple(edges)} pixels cannot be halved; DynUNet needs an edge of 8 or more, even")
+    if len(levels) < LEAST_LEVELS:
+        raise ValueError(f"tiles of {tuple(edges)} pixels cannot be halved twice; DynUNet needs an edge of 16 or more")
     return levels
 
 
@@ -44,7 +44,7 @@ class DynUNet(nn.Module):
         edges: pixels of a tile, (H, W) or (D, H, W); they decide how many levels there are.
         width: multiplier of all channel numbers.
 
-    `divisor`: edges of images must be multiples of it.
+    `divisor`: what edges must be multiples of, along each axis.
     """
 
     def __init__(self, in_channels: int, out_channels: int, edges: Sequence[int], *, width: float = 1.0) -> None:
@@ -56,7 +56,7 @@ class DynUNet(nn.Module):
         most = MOST_CHANNELS[len(edges)]
         # The coarsest decoder level is not supervised, and the finest is the output itself.
         supervised = len(steps) - 3
-        self.divisor = max(2 ** sum(step[axis] == 2 for step in steps) for axis in range(len(edges)))
+        self.divisor = tuple(2 ** sum(step[axis] == 2 for step in steps) for axis in range(len(edges)))
         self.network = MonaiDynUNet(
             spatial_dims=len(edges),
             in_channels=in_channels,
@@ -78,8 +78,7 @@ class DynUNet(nn.Module):
 
         Raises ValueError when an edge is no multiple of `divisor`.
         """
-        if any(edge % self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        check_edges(image.shape[2:], self.divisor)
         logits = self.network(image)
         # In training MONAI stacks all levels, resized to the finest, along a new second axis.
         if logits.dim() == image.dim():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.dimensions import layers_of, scaled
+from metgan_dist.networks.dimensions import check_edges, layers_of, scaled
 from metgan_dist.networks.spade import HIDDEN, PADDING, Norm, SpadeBlock, one_hot_label
+
+# Level of the coarsest features: they are at 1/32 of the edge.
+COARSEST = 5
 
 
 class LabelPath(nn.Module):
@@ -24,6 +29,7 @@ class LabelPath(nn.Module):
             nothing varies but by the zeros beyond the border. BatchNorm enlarges that to variance 1: the features tell
             places in the tile instead of labels, and images have marks at fixed places. With `pixel` a label of one
             class gives the same features everywhere.
+        halvings: how often each axis halves, as in the U-Net beside it; by default five times.
 
     `channels` tells the channels per level: {4: 128, 3: 128, 2: 32, 1: 16} at width 1, level L being 1/2^L of the edge.
     """
@@ -36,10 +42,12 @@ class LabelPath(nn.Module):
         merge_full_resolution: bool = False,
         dimensions: int = 2,
         norm: Norm = "batch",
+        halvings: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.classes = classes
-        self.divisor = 32
+        self.halvings = tuple(min(times, COARSEST) for times in halvings or (COARSEST,) * dimensions)
+        self.divisor = tuple(2**times for times in self.halvings)
         # A narrow network would otherwise squeeze the label through a channel or two.
         hidden = scaled(HIDDEN, width, least=8)
         wide, c64, c32, c16, c8 = (scaled(channels, width) for channels in (128, 64, 32, 16, 8))
@@ -60,24 +68,24 @@ class LabelPath(nn.Module):
     def forward(self, label: Tensor) -> dict[int, Tensor]:
         """Features per level of a label map (N, H, W) of integers 0..classes-1, H and W multiples of 32."""
         one_hot = one_hot_label(label, self.classes, self.first.weight.dtype)
-        if any(edge % self.divisor for edge in label.shape[1:]):
-            raise ValueError(f"label edges {tuple(label.shape[1:])} must be multiples of {self.divisor}")
-        coarsest = [edge // self.divisor for edge in label.shape[1:]]
+        check_edges(label.shape[1:], self.divisor)
+        coarsest = [edge // divisor for edge, divisor in zip(label.shape[1:], self.divisor, strict=True)]
         # Nearest neighbour keeps it one-hot: each coarse pixel is of one class, no mean of several.
         x = self.first(functional.interpolate(one_hot, size=coarsest, mode="nearest"))
-        x = _double(self.head(x, one_hot))
+        x = self._double(self.head(x, one_hot), 4)
         x = self.middle_1(self.middle_0(x, one_hot), one_hot)
         features = {4: x}
         # No block of its own at 1/8: what is merged there is that of 1/16, enlarged (128 channels both, as in
         # MetGAN's release).
-        x = features[3] = _double(x)
-        x = _double(self.up_0(x, one_hot))
+        x = features[3] = self._double(x, 3)
+        x = self._double(self.up_0(x, one_hot), 2)
         x = features[2] = self.up_1(x, one_hot)
-        x = features[1] = self.up_2(_double(x), one_hot)
+        x = features[1] = self.up_2(self._double(x, 1), one_hot)
         if self.up_3 is not None:
-            features[0] = self.up_3(_double(x), one_hot)
+            features[0] = self.up_3(self._double(x, 0), one_hot)
         return features
 
-
-def _double(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2, mode="nearest")
+    def _double(self, x: Tensor, level: int) -> Tensor:
+        """Features enlarged to `level` from the one below it, along the axes that halve between the two."""
+        factors = [2.0 if times > level else 1.0 for times in self.halvings]
+        return functional.interpolate(x, scale_factor=factors, mode="nearest")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ class MetGen(nn.Module):
         merge_full_resolution: also merge label features at full resolution, before the last 1x1 convolution.
         dimensions: 2 as in the papers, or 3.
         label_norm: `norm` of the label path; the papers' is `batch`.
+        halvings: how often each axis halves; by default six times, as in the papers.
 
-    `divisor` (64): image edges must be multiples of it.
+    `divisor`: what edges must be multiples of, along each axis; 64 in the papers.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MetGen(nn.Module):
         *,
         dimensions: int = 2,
         label_norm: Norm = "batch",
+        halvings: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.label_path = LabelPath(
@@ -47,9 +49,15 @@ class MetGen(nn.Module):
             merge_full_resolution=merge_full_resolution,
             dimensions=dimensions,
             norm=label_norm,
+            halvings=halvings,
         )
         self.anatomy_path = UNet(
-            in_channels, out_channels, width=width, dimensions=dimensions, merge=self.label_path.channels
+            in_channels,
+            out_channels,
+            width=width,
+            dimensions=dimensions,
+            merge=self.label_path.channels,
+            halvings=halvings,
         )
         self.divisor = self.anatomy_path.divisor
 

@@ -60,3 +60,9 @@ class PatchGAN(nn.Module):
         if given != self.condition_channels:
             raise ValueError(f"a condition of {self.condition_channels} channels expected, got {given}")
         return self.model(image if condition is None else torch.cat([condition, image], dim=1))
+
+
+def shortest_edge(layers: int = 3) -> int:
+    """The shortest edge of an image of which a PatchGAN with so many layers of stride 2 makes one logit, in pixels."""
+    # Each convolution of stride 1 takes one pixel away, and the last features must be one.
+    return 3 * 2**layers

@@ -1,6 +1,6 @@
 """The generator of CycleGAN (Zhu et al., ICCV 2017, appendix 7.2): a residual network at a quarter of the resolution.
 
-One channel in and out, nine blocks: 11,365,633 parameters.
+One channel in and out, nine blocks: 11,365,633 parameters. In 3D the kernels have a third axis of the same length.
 """
 
 from __future__ import annotations
@@ -8,25 +8,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.dimensions import check_edges, layers_of, scaled
+from metgan_dist.networks.recompute import Recomputable
 
 
-def reflected(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+def reflected(in_channels: int, out_channels: int, kernel_size: int, dimensions: int = 2) -> nn.Conv2d | nn.Conv3d:
     """Convolution of stride 1 that keeps the size, reflecting the image at its border."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="reflect")
+    return layers_of(dimensions).convolution(
+        in_channels, out_channels, kernel_size, padding=kernel_size // 2, padding_mode="reflect"
+    )
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """Two reflected 3x3 convolutions with InstanceNorm, ReLU between them, added to the input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dimensions: int = 2) -> None:
         super().__init__()
+        norm = layers_of(dimensions).instance_norm
         self.branch = nn.Sequential(
-            reflected(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            reflected(channels, channels, 3, dimensions),
+            norm(channels),
             nn.ReLU(inplace=True),
-            reflected(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            reflected(channels, channels, 3, dimensions),
+            norm(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,24 +49,37 @@ class ResNet9(nn.Module):
         width: multiplier of all channel numbers (at least 2 channels remain).
         blocks: residual blocks.
         base: channels of the first convolution at width 1; fourfold in the blocks.
+        dimensions: 2 for (N, C, H, W), 3 for (N, C, D, H, W).
     """
 
     divisor = 4
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, width: float = 1.0, blocks: int = 9, base: int = 64
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: float = 1.0,
+        blocks: int = 9,
+        base: int = 64,
+        dimensions: int = 2,
     ) -> None:
         super().__init__()
+        of = layers_of(dimensions)
         full, half, quarter = (scaled(base * factor, width) for factor in (1, 2, 4))
-        layers: list[nn.Module] = [*_normalised(reflected(in_channels, full, 7))]
+
+        def normalised(convolution: nn.Module, channels: int) -> tuple[nn.Module, ...]:
+            """A convolution to so many channels, InstanceNorm, ReLU."""
+            return convolution, of.instance_norm(channels), nn.ReLU(inplace=True)
+
+        layers: list[nn.Module] = [*normalised(reflected(in_channels, full, 7, dimensions), full)]
         for incoming, outgoing in ((full, half), (half, quarter)):
-            layers += _normalised(nn.Conv2d(incoming, outgoing, kernel_size=3, stride=2, padding=1))
-        layers += [ResidualBlock(quarter) for _ in range(blocks)]
+            layers += normalised(of.convolution(incoming, outgoing, kernel_size=3, stride=2, padding=1), outgoing)
+        layers += [ResidualBlock(quarter, dimensions) for _ in range(blocks)]
         for incoming, outgoing in ((quarter, half), (half, full)):
-            layers += _normalised(
-                nn.ConvTranspose2d(incoming, outgoing, kernel_size=3, stride=2, padding=1, output_padding=1)
-            )
-        layers.append(reflected(full, out_channels, 7))
+            up = of.transposed(incoming, outgoing, kernel_size=3, stride=2, padding=1, output_padding=1)
+            layers += normalised(up, outgoing)
+        layers.append(reflected(full, out_channels, 7, dimensions))
         self.model = nn.Sequential(*layers)
 
     def residual(self, image: Tensor) -> Tensor:
@@ -70,8 +87,7 @@ class ResNet9(nn.Module):
 
         Raises ValueError when an edge is no multiple of 4, or below 8, where there is nothing left to reflect.
         """
-        if any(edge % self.divisor or edge < 2 * self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}, at least 8")
+        check_edges(image.shape[2:], self.divisor, 2 * self.divisor)
         return self.model(image)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -79,7 +95,3 @@ class ResNet9(nn.Module):
         x = self.residual(image)
         # tanh in float32: near -1 and 1 bfloat16 has steps of 1/256, coarser than an 8-bit image.
         return torch.tanh(x.to(torch.promote_types(x.dtype, torch.float32)))
-
-
-def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, ...]:
-    return convolution, nn.InstanceNorm2d(convolution.out_channels), nn.ReLU(inplace=True)

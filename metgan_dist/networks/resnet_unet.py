@@ -1,4 +1,4 @@
-"""The ResNet34-U-Net: RedGAN's third player (Qasim et al. 2020)."""
+"""The ResNet34-U-Net: RedGAN's third player (Qasim et al. 2020). In 2D alone, as its encoder is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.dimensions import check_edges, scaled
+from metgan_dist.networks.recompute import Recomputable
 
 # ResNet34: channels and number of residual blocks of its four stages, after a stem of STEM channels.
 STEM = 64
@@ -67,8 +68,7 @@ class ResNetUNet(nn.Module):
 
         Raises ValueError when an edge is no multiple of `divisor`.
         """
-        if any(edge % self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        check_edges(image.shape[2:], self.divisor)
         skips = [self.stem(image)]
         x = self.pool(skips[0])
         for stage in self.stages:
@@ -82,7 +82,11 @@ class ResNetUNet(nn.Module):
         return self.output(x)
 
 
-def _residual_stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+class Stage(Recomputable, nn.Sequential):
+    """Modules one after the other, of the encoder or of the decoder."""
+
+
+def _residual_stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> Stage:
     """torchvision's residual blocks; the first changes channels and edge, its shortcut then is a 1x1 convolution."""
     from torchvision.models.resnet import (
         BasicBlock,  # loads torch's compiler: not in each process that knows of methods
@@ -95,11 +99,11 @@ def _residual_stage(in_channels: int, out_channels: int, blocks: int, stride: in
             nn.BatchNorm2d(out_channels),
         )
     first = BasicBlock(in_channels, out_channels, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels) for _ in range(blocks - 1)))
+    return Stage(first, *(BasicBlock(out_channels, out_channels) for _ in range(blocks - 1)))
 
 
-def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
+def _two_convolutions(in_channels: int, out_channels: int) -> Stage:
+    return Stage(
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metgan_dist.networks.recompute import Recomputable
 from metgan_dist.networks.spade import HIDDEN, SpadeNorm, resized
 from metgan_dist.networks.spectral import spectral_convolution
 
@@ -115,7 +116,7 @@ def _blend(style: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     return label + torch.sigmoid(weight) * (style - label)
 
 
-class SeanBlock(nn.Module):
+class SeanBlock(Recomputable):
     """SPADE's residual block with SEAN in place of each SPADE, the learned shortcut's included.
 
     [SEAN, LeakyReLU 0.2, spectral-norm 3x3] twice; middle width min(in, out); shortcut [SEAN, spectral-norm 1x1

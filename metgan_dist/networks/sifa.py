@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.dimensions import check_edges, scaled
 from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.networks.recompute import Recomputable
 from metgan_dist.networks.resnet_9 import ResNet9
 
 Norm = type[nn.BatchNorm2d] | type[nn.InstanceNorm2d]
@@ -29,7 +30,7 @@ class Features(NamedTuple):
     shallow: Tensor
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """Two 3x3 convolutions with norms, added to the input, ReLU after the sum.
 
     Where the block widens, the input is padded with channels of zeros, half of them before and half after its own, so
@@ -90,8 +91,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Features:
         """Features of an image (N, channels, H, W); raises ValueError when an edge is no multiple of `divisor`."""
-        if any(edge % self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        check_edges(image.shape[2:], self.divisor)
         shallow = self.shallow(image)
         return Features(self.deep(shallow), shallow)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metgan_dist.networks.dimensions import layers_of
+from metgan_dist.networks.recompute import Recomputable
 from metgan_dist.networks.spectral import spectral_convolution
 
 HIDDEN = 128
@@ -82,7 +83,7 @@ class SpadeNorm(nn.Module):
         return self.normalise(x) * (1 + gamma) + beta
 
 
-class SpadeBlock(nn.Module):
+class SpadeBlock(Recomputable):
     """Residual block of [SPADE, LeakyReLU 0.2, spectral-norm 3x3] twice, with a learned shortcut where widths differ.
 
     The middle width is min(in, out); the shortcut is [SPADE, spectral-norm 1x1 without bias] and has no activation.

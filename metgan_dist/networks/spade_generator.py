@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.dimensions import layers_of, scaled
+from metgan_dist.networks.dimensions import check_edges, layers_of, scaled
 from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
 
 # Channels at width 1, coarsest first, and the level of each block: level L has 1/2^L of the image's edge.
@@ -162,6 +162,5 @@ class SpadeGenerator(LabelGenerator):
 
 def coarsest_grid(edges: Sequence[int]) -> tuple[int, ...]:
     """An image's edges divided by 32; ValueError where that leaves a remainder."""
-    if any(edge < DIVISOR or edge % DIVISOR for edge in edges):
-        raise ValueError(f"label edges {tuple(edges)} must be multiples of {DIVISOR}")
+    check_edges(edges, DIVISOR, DIVISOR)
     return tuple(edge // DIVISOR for edge in edges)

@@ -2,20 +2,39 @@
 
 Six levels of two conv-BN-ReLU, a centre of one, six decoder stages of three. At one channel it has 35,371,441
 parameters; with MetGen's label features merged into the decoder, 35,602,993.
+
+In 2D every edge halves six times, as in the papers. In 3D an axis halves as often as its edge allows, three to six
+times: light-sheet crops are thin, and fewer levels would cost them what they see across the plane. The weights have the
+same shapes however often an axis halves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.dimensions import layers_of, scaled
+from metgan_dist.networks.dimensions import check_edges, halvings, layers_of, scaled
+from metgan_dist.networks.recompute import Recomputable
 
 # Finest level first (MetGAN's release): the coarsest does not double, and the first is narrow.
 PAPER_LEVELS = (24, 64, 128, 256, 512, 768)
+MOST_HALVINGS = len(PAPER_LEVELS)
+# So often an edge has to halve at least, by the number of dimensions.
+LEAST_HALVINGS = {2: MOST_HALVINGS, 3: 3}
+
+
+def halvings_of(edges: Sequence[int]) -> tuple[int, ...]:
+    """How often the U-Net halves each edge of an image: six times in 2D, in 3D as often as it can, at most six."""
+    return (MOST_HALVINGS,) * 2 if len(edges) == 2 else halvings(edges, MOST_HALVINGS)
+
+
+def centre_values(edges: Sequence[int]) -> int:
+    """Values of a channel at the U-Net's centre, of one image of these edges."""
+    return math.prod(edge // 2**times for edge, times in zip(edges, halvings_of(edges), strict=True))
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, dimensions: int) -> nn.Sequential:
@@ -29,7 +48,16 @@ def conv_bn_relu(in_channels: int, out_channels: int, dimensions: int) -> nn.Seq
     )
 
 
-class DecoderStage(nn.Module):
+class Level(Recomputable, nn.Sequential):
+    """An encoder level: two conv-BN-ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, dimensions: int) -> None:
+        super().__init__(
+            conv_bn_relu(in_channels, out_channels, dimensions), conv_bn_relu(out_channels, out_channels, dimensions)
+        )
+
+
+class DecoderStage(Recomputable):
     """Linear upsampling to the skip's size, concatenation with the skip, three conv-BN-ReLU."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, dimensions: int) -> None:
@@ -58,6 +86,10 @@ class UNet(nn.Module):
         dimensions: 2 for (N, C, H, W), 3 for (N, C, D, H, W).
         merge: extra channels that `forward` is given per resolution, as {level: channels}, level L standing for 1/2^L
             of the input's edge. They are concatenated to the decoder's features there, before the next stage.
+        halvings: how often each axis halves; by default, at every level. An axis that halves less often does so at the
+            finest levels.
+
+    `divisor`: what edges must be multiples of, along each axis.
     """
 
     def __init__(
@@ -69,22 +101,25 @@ class UNet(nn.Module):
         width: float = 1.0,
         dimensions: int = 2,
         merge: Mapping[int, int] | None = None,
+        halvings: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         layers = layers_of(dimensions)
         self.merge = dict(merge or {})
-        self.divisor = 2 ** len(levels)
+        often = tuple(halvings) if halvings else (len(levels),) * dimensions
+        self.divisor = tuple(2**times for times in often)
         if not set(self.merge) <= set(range(len(levels))):
             raise ValueError(f"merge levels must be within 0..{len(levels) - 1}, not {sorted(self.merge)}")
         channels = [scaled(level, width) for level in levels]
         self.encoder = nn.ModuleList()
         incoming = in_channels
         for level in channels:
-            self.encoder.append(
-                nn.Sequential(conv_bn_relu(incoming, level, dimensions), conv_bn_relu(level, level, dimensions))
-            )
+            self.encoder.append(Level(incoming, level, dimensions))
             incoming = level
-        self.pool = layers.max_pool(kernel_size=2)
+        self.pools = nn.ModuleList(
+            layers.max_pool(kernel_size=tuple(2 if level < times else 1 for times in often))
+            for level in range(len(levels))
+        )
         self.centre = conv_bn_relu(incoming, incoming, dimensions)
         # The stage that returns to level L hands on as many channels as level L - 1 has: 512, 256, 128, 64, 24, 24.
         self.decoder = nn.ModuleList()
@@ -100,18 +135,17 @@ class UNet(nn.Module):
         `features[L]` has `merge[L]` channels at 1/2^L of the image's edge. Raises ValueError when an edge is no
         multiple of `divisor` or the features are not those of `merge`.
         """
-        if any(edge % self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        check_edges(image.shape[2:], self.divisor)
         features = features or {}
         if set(features) != set(self.merge):
             raise ValueError(f"features for levels {sorted(self.merge)} expected, got {sorted(features)}")
         skips = []
         x = image
-        for level in self.encoder:
+        for level, pool in zip(self.encoder, self.pools, strict=True):
             x = level(x)
             # Before the pooling: at the resolution to which the decoder comes back.
             skips.append(x)
-            x = self.pool(x)
+            x = pool(x)
         x = self.centre(x)
         for level_number, stage in zip(reversed(range(len(skips))), self.decoder, strict=True):
             x = stage(x, skips[level_number])

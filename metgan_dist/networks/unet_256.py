@@ -1,6 +1,6 @@
 """The U-Net of pix2pix (Isola et al., CVPR 2017, section 6.1.1): U-Net-256 after the image size of its eight downs.
 
-One channel in and out, eight downs: 54,407,809 parameters.
+One channel in and out, eight downs: 54,407,809 parameters. In 3D the kernels have a third axis of the same length.
 """
 
 from __future__ import annotations
@@ -9,33 +9,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metgan_dist.networks.dimensions import scaled
+from metgan_dist.networks.dimensions import check_edges, halvings, layers_of, scaled
+from metgan_dist.networks.recompute import Recomputable
 
 MOST_DOWNS, LEAST_DOWNS = 8, 5
 # Decoder stages with dropout, counted from the innermost: CD512-CD512-CD512 in the paper's notation.
 DROPOUT_STAGES = 3
 
 
-def downs_of(height: int, width: int) -> int:
+def downs_of(*edges: int) -> int:
     """How often every edge of an image halves, at most 8 times: the `downs` of a U-Net for this size.
 
     Raises ValueError when an edge is no multiple of 32, which leaves fewer than 5.
     """
-    downs = 0
-    while downs < MOST_DOWNS and height % 2 ** (downs + 1) == 0 and width % 2 ** (downs + 1) == 0:
-        downs += 1
-    if downs < LEAST_DOWNS or min(height, width) < 1:
-        raise ValueError(f"image edges {(height, width)} must be multiples of {2**LEAST_DOWNS}")
-    return downs
+    check_edges(edges, 2**LEAST_DOWNS, 2**LEAST_DOWNS)
+    return min(halvings(edges, MOST_DOWNS))
 
 
-class DecoderStage(nn.Module):
+class DecoderStage(Recomputable):
     """ReLU, 4x4 transposed convolution of stride 2, BatchNorm; dropout 0.5 on request."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, dropout: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: bool, dimensions: int = 2) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        layers = layers_of(dimensions)
+        self.up = layers.transposed(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
+        self.norm = layers.batch_norm(out_channels)
         self.dropout = dropout
 
     def forward(self, x: Tensor, noise: bool) -> Tensor:
@@ -59,12 +57,21 @@ class UNet256(nn.Module):
         width: multiplier of all channel numbers (at least 2 channels remain).
         downs: halvings, 5 to 8; `downs_of` gives the number for an image size.
         stochastic: keep dropout on in eval mode; an attribute that can be changed at any time.
+        dimensions: 2 for (N, C, H, W), 3 for (N, C, D, H, W).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, width: float = 1.0, downs: int = 8, stochastic: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: float = 1.0,
+        downs: int = 8,
+        stochastic: bool = False,
+        dimensions: int = 2,
     ) -> None:
         super().__init__()
+        layers = layers_of(dimensions)
         if not LEAST_DOWNS <= downs <= MOST_DOWNS:
             raise ValueError(f"downs must be within {LEAST_DOWNS}..{MOST_DOWNS}, not {downs}")
         self.divisor = 2**downs
@@ -73,24 +80,23 @@ class UNet256(nn.Module):
         self.encoder, self.norms = nn.ModuleList(), nn.ModuleList()
         incoming = in_channels
         for level, outgoing in enumerate(channels):
-            self.encoder.append(nn.Conv2d(incoming, outgoing, kernel_size=4, stride=2, padding=1, bias=False))
-            self.norms.append(nn.BatchNorm2d(outgoing) if 0 < level < downs - 1 else nn.Identity())
+            self.encoder.append(layers.convolution(incoming, outgoing, kernel_size=4, stride=2, padding=1, bias=False))
+            self.norms.append(layers.batch_norm(outgoing) if 0 < level < downs - 1 else nn.Identity())
             incoming = outgoing
         self.decoder = nn.ModuleList()
         for stage, outgoing in enumerate(reversed(channels[:-1])):
             # The last four stages leave the 512 channels, so a U-Net of five downs has one stage with dropout.
             dropout = stage < min(DROPOUT_STAGES, downs - 4)
-            self.decoder.append(DecoderStage(incoming, outgoing, dropout=dropout))
+            self.decoder.append(DecoderStage(incoming, outgoing, dropout=dropout, dimensions=dimensions))
             incoming = 2 * outgoing
-        self.output = nn.ConvTranspose2d(incoming, out_channels, kernel_size=4, stride=2, padding=1)
+        self.output = layers.transposed(incoming, out_channels, kernel_size=4, stride=2, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W) in [-1, 1].
 
         Raises ValueError when an edge is no multiple of `divisor`, 2^downs.
         """
-        if any(edge % self.divisor for edge in image.shape[2:]):
-            raise ValueError(f"image edges {tuple(image.shape[2:])} must be multiples of {self.divisor}")
+        check_edges(image.shape[2:], self.divisor)
         skips = []
         x = image
         for level, (convolution, norm) in enumerate(zip(self.encoder, self.norms, strict=True)):

@@ -65,13 +65,17 @@ class Tiles(Section):
     gap: int = Field(16, ge=0, description="voxels kept free between tiles on two sides of a split")
 
     @property
+    def dimensions(self) -> int:
+        """Axes of a tile: 3 for crops, 2 for projections and slices."""
+        return 3 if self.kind == "crop" else 2
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Pixels of every tile as it is stored and as the networks see it: (H, W), or (D, H, W) for crops.
 
         `size`, its longest edge brought to `resize` where that is set: 150 x 300 resized to 256 is 128 x 256.
         """
-        axes = 3 if self.kind == "crop" else 2
-        size = self.size if len(self.size) == axes else self.size * axes
+        size = self.size if len(self.size) == self.dimensions else self.size * self.dimensions
         if self.resize is None:
             return size
         # One factor for all edges, so that tissue keeps its proportions.
@@ -88,6 +92,6 @@ class Tiles(Section):
             raise ValueError("size and stride must be positive")
         if not self.views or len(set(self.views)) < len(self.views):
             raise ValueError(f"views {','.join(self.views)!r} must name one axis or more, each once")
-        if len(self.size) not in ({1, 3} if self.kind == "crop" else {1, 2}):
+        if len(self.size) not in (1, self.dimensions):
             raise ValueError("size takes one number, or one per axis of the tile")
         return self

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.section import Section
 
 Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity"]
+
+# What recipes of earlier versions say, true and false, stays what is kept of it: a run goes on under its own recipe.
+_AUGMENT = {
+    **dict.fromkeys(("flips", "true", "yes", "on", "1"), True),
+    **dict.fromkeys(("none", "false", "no", "off", "0"), False),
+    "affine": "affine",
+}
+
+
+def _augment(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lower() not in _AUGMENT:
+        raise ValueError("must be flips (or true), affine, or none (or false)")
+    return _AUGMENT[value.lower()]
 
 
 class Training(Section):
@@ -48,7 +63,11 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"
     )
-    augment: bool = Field(True, description="random flips and quarter turns")
+    augment: Annotated[bool | Literal["affine"], BeforeValidator(_augment)] = Field(
+        True,
+        description="flips (or true): random flips and quarter turns in the plane; affine: these, and then random "
+        "rotations (of crops about each axis), scales and shears; none (or false): tiles as they are",
+    )
     ema_half_life: int = Field(
         0,
         ge=0,
@@ -78,9 +97,16 @@ class Training(Section):
     log_every: int = Field(1, ge=1, description="steps between two logged losses")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker is lost")
     compile: bool = Field(False, description="torch.compile the players' forward")
+    checkpoint_gradients: bool = Field(
+        False,
+        description="less memory for more time: levels of U-Nets, SPADE and residual blocks are computed again in the "
+        "backward pass instead of being kept (not DynUNet's); the gradients are the same",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Training:
+        if self.compile and self.checkpoint_gradients:
+            raise ValueError("checkpoint_gradients does not go with compile; set one of them to false")
         for name in self.stages_from:
             if name in self.stages:
                 raise ValueError(f"stages_from takes {name!r} from another run; leave it out of stages")

@@ -9,7 +9,7 @@ import numpy as np
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage import Sources, Tissue
-from metgan_dist.methods import check_tile_size
+from metgan_dist.methods import check_method
 from metgan_dist.recipe import Recipe, Segmentation
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
 from metgan_dist.tiles.splits import fold_split
@@ -98,8 +98,7 @@ def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:
             raise UserError(f"data.{role}: {tiles.uri}: these tiles have no {role}; name one and cut them again")
     if not len(tiles.positions("test")):
         raise UserError(f"data.path: {tiles.uri} has no test tiles to score on; cut the tiles with tiles.test above 0")
-    training = recipe.training.model_copy(update={"batch_size": recipe.segmentation.batch_size})
-    check_tile_size(recipe.model_copy(update={"training": training}), tiles.shape)
+    check_method(_trained(recipe), tiles.shape)
 
 
 def _asked(tiles: TileSet, known: Sequence[int], settings: Segmentation) -> Sequence[int]:
@@ -127,6 +126,24 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
     """
     settings = recipe.segmentation
     every = settings.validate_every or sum(fold.samples.values())
+    training = {
+        "seed": recipe.training.seed + fold.number,
+        "patience": settings.patience,
+        "validate_every": every,
+        "checkpoint_every": every,
+    }
+    own = _trained(recipe)
+    return own.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"path": mixture.uri, "volumes": []}),
+            "training": own.training.model_copy(update=training),
+        }
+    )
+
+
+def _trained(recipe: Recipe) -> Recipe:
+    """The recipe with the segmentor that its section `segmentation` describes."""
+    settings = recipe.segmentation
     method = {
         "name": "segmentor",
         "segmentor_network": settings.network,
@@ -139,16 +156,9 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
         "segmentor_negative": settings.negative,
         "segmentor_threshold": settings.threshold,
     }
-    training = {
-        "seed": recipe.training.seed + fold.number,
-        "batch_size": settings.batch_size,
-        "patience": settings.patience,
-        "validate_every": every,
-        "checkpoint_every": every,
-    }
+    training = {"batch_size": settings.batch_size}
     return recipe.model_copy(
         update={
-            "data": recipe.data.model_copy(update={"path": mixture.uri, "volumes": []}),
             "method": recipe.method.model_copy(update=method),
             "training": recipe.training.model_copy(update=training),
         }

@@ -12,7 +12,7 @@ from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.evaluation.tables import ABSENT, aligned
-from metgan_dist.methods import check_tile_size, method_class
+from metgan_dist.methods import check_methods
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
@@ -61,7 +61,8 @@ class StudyRun:
         settings = command.recipe.scores
         given = "names" in {**command.preset.get("scores", {}), **command.given.get("scores", {})}
         scores = settings if given else settings.model_copy(update={"names": study.scores})
-        skipped = unusable_scores(scores.names, scores.missing_weights)
+        dimensions = resolved(next(iter(recipes.values()))).tiles.dimensions
+        skipped = unusable_scores(scores.names, scores.missing_weights, dimensions)
         return StudyRun(name, study, recipes, scores, skipped, script)
 
     def carry_out(self, opened: OpenRun) -> None:
@@ -110,8 +111,7 @@ def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
-        check_tile_size(complete, complete.tiles.shape)
-        method_class(complete.method.name).check(complete)
+        check_methods(complete, complete.tiles.shape)
         Choice.of(complete)
         check_stages(complete)
         find_start(complete)

@@ -7,17 +7,19 @@ The anatomy of a plane is projected as in training, its label is not: a lesion i
 lies, and nowhere else. A projected label would paint it on all planes from which training would have seen it, up to
 `depth` - 1 more than it has, and no label of its own shape would fit the image. What is written as label is what was
 imposed: the plane's own label, or, where tiles are resized for the generator, what became of it on the way to the
-generator's pixels and back.
+generator's pixels and back. A generator of crops is given the label as it lies, along all axes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,43 +116,56 @@ class Filler:
 
     def fill(self, region: Region) -> dict[str, Any]:
         """Write a region of the finest level, image and label; its tiles and the SHA-256 of its voxels."""
-        planes, rows, columns = region
-        layout = self._filling.layout
-        down, across = layout.rows.touching(rows), layout.columns.touching(columns)
-        reach = layout.rows.reach(down), layout.columns.reach(across)
-        at = [reflected(span, length) for span, length in zip(reach, self._volume.shape[1:], strict=True)]
-        box = tuple((int(places.min()), int(places.max()) + 1) for places in at)
-        seen = planes, box[0], box[1]
-        anatomy = [projected(self._volume, seen, layout.depth, layer) for layer in self._layers]
-        label = self._volume.read("label", seen)
-        # What reflection shows several times is read once, and put in place here.
-        mesh = np.ix_(at[0] - box[0][0], at[1] - box[1][0])
+        filling, axes = self._filling, self._filling.layout.axes
+        spans = region[-len(axes) :]
         shape = [stop - start for start, stop in region]
-        filling = self._filling
         out, imposed = np.empty((len(filling.tumour), *shape), self._dtype), np.empty(shape, np.uint8)
-        for number, (*images, classes) in enumerate(zip(*anatomy, label, strict=True)):
-            canvas = _Canvas([image[mesh] for image in images], classes[mesh], (reach[0][0], reach[1][0]))
-            blended, imposed[number] = self._plane(canvas, planes[0] + number, rows, columns)
-            out[:, number] = self._intensities(blended)
+        for plane, where, canvas in self._canvases(region):
+            blended, imposed[where] = self._blended(canvas, plane, spans)
+            out[:, *where] = self._intensities(blended)
         for channel, voxels in enumerate(out):
             write_block(filling.target, "s0", region, voxels, filling.options, channel)
         write_block(filling.target, f"labels/{filling.label}/s0", region, imposed, filling.options)
+        cells = math.prod(len(axis.touching(span)) for axis, span in zip(axes, spans, strict=True))
         return {
             "region": [list(span) for span in region],
-            "tiles": len(imposed) * len(down) * len(across),
+            "tiles": cells * math.prod(shape[: -len(axes)]),
             "sha256": hashlib.sha256(out.tobytes()).hexdigest(),
             "label_voxels": np.bincount(imposed.ravel(), minlength=self._volume.classes).tolist(),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
 
-    def _plane(self, canvas: _Canvas, plane: int, rows: Range, columns: Range) -> tuple[np.ndarray, np.ndarray]:
-        """Of one plane of a block, the blended image (C, y, x) in [-1, 1] and the label that was imposed on it."""
+    def _canvases(self, region: Region) -> Iterator[tuple[int, tuple[Any, ...], _Canvas]]:
+        """What a block is made of: each of its planes, or all of it for a generator of crops.
+
+        With the plane whose ranges hold, and where in the block it goes.
+        """
+        layout = self._filling.layout
+        spans = region[-len(layout.axes) :]
+        reach = [axis.reach(axis.touching(span)) for axis, span in zip(layout.axes, spans, strict=True)]
+        lengths = self._volume.shape[-len(layout.axes) :]
+        at = [reflected(span, length) for span, length in zip(reach, lengths, strict=True)]
+        box = [(int(places.min()), int(places.max()) + 1) for places in at]
+        z, y, x = (*region[: -len(layout.axes)], *box)
+        anatomy = [projected(self._volume, (z, y, x), layout.depth, layer) for layer in self._layers]
+        label = self._volume.read("label", (z, y, x))
+        # What reflection shows several times is read once, and put in place here.
+        mesh = np.ix_(*(places - first for places, (first, _) in zip(at, box, strict=True)))
+        corner = tuple(start for start, _ in reach)
+        if layout.planes is not None:
+            yield 0, (), _Canvas([image[mesh] for image in anatomy], label[mesh], corner)
+            return
+        for number, (*images, classes) in enumerate(zip(*anatomy, label, strict=True)):
+            yield z[0] + number, (number,), _Canvas([image[mesh] for image in images], classes[mesh], corner)
+
+    def _blended(self, canvas: _Canvas, plane: int, spans: Sequence[Range]) -> tuple[np.ndarray, np.ndarray]:
+        """Of a plane of a block, or of all of it, the blended image (C, [z,] y, x) in [-1, 1] and the imposed label."""
         layout, filling = self._filling.layout, self._filling
-        extent = rows[1] - rows[0], columns[1] - columns[0]
+        extent = [stop - start for start, stop in spans]
         blended = np.zeros((len(filling.tumour), *extent), np.float32)
-        resized = layout.shape != (layout.rows.edge, layout.columns.edge)
+        resized = layout.shape != tuple(axis.edge for axis in layout.axes)
         shares = np.zeros((self._volume.classes if resized else 0, *extent), np.float32)
-        cells = itertools.product(layout.rows.touching(rows), layout.columns.touching(columns))
+        cells = itertools.product(*(axis.touching(span) for axis, span in zip(layout.axes, spans, strict=True)))
         for batch in _batches(cells, filling.batch_size):
             cut = [self._cut(canvas, cell, plane) for cell in batch]
             made, _ = self._generator.generate(
@@ -162,19 +177,19 @@ class Filler:
             for cell, levels, (_, label) in zip(batch, made, cut, strict=True):
                 image = levels.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)
                 for into, channel in zip(blended, image, strict=True):
-                    self._add(into, channel, cell, (rows, columns))
+                    self._add(into, channel, cell, spans)
                 # Most classes are in few tiles, and what is in none adds nothing.
                 for number in np.unique(label) if resized else ():
-                    self._add(shares[number], (label == number).astype(np.float32), cell, (rows, columns))
+                    self._add(shares[number], (label == number).astype(np.float32), cell, spans)
         # Enlarged and blended as the image is: each voxel is of the class that has most weight there.
-        return blended, shares.argmax(axis=0) if resized else canvas.part(rows, columns)
+        return blended, shares.argmax(axis=0) if resized else canvas.part(spans)
 
-    def _cut(self, canvas: _Canvas, cell: Range, plane: int) -> tuple[np.ndarray, np.ndarray]:
-        """Anatomy (C, H, W) in [-1, 1] and label of one tile, as in training: resized first, then normalised."""
+    def _cut(self, canvas: _Canvas, cell: Sequence[int], plane: int) -> tuple[np.ndarray, np.ndarray]:
+        """Anatomy (C, [D,] H, W) in [-1, 1] and label of one tile, as in training: resized first, then normalised."""
         layout, clip = self._filling.layout, self._filling.tiles.clip
         place = tuple(
             slice(axis.starts[number] - first, axis.starts[number] - first + axis.edge)
-            for axis, number, first in zip((layout.rows, layout.columns), cell, canvas.first, strict=True)
+            for axis, number, first in zip(layout.axes, cell, canvas.first, strict=True)
         )
         images, label = [image[place] for image in canvas.images], canvas.label[place]
         if label.shape != layout.shape:
@@ -183,11 +198,12 @@ class Filler:
         limits = [planes[plane] for planes in self._filling.ranges]
         return np.stack([normalise(i, *ends, clip=clip) for i, ends in zip(images, limits, strict=True)]), label
 
-    def _add(self, blended: np.ndarray, image: np.ndarray, cell: Range, spans: tuple[Range, Range]) -> None:
+    def _add(self, blended: np.ndarray, image: np.ndarray, cell: Sequence[int], spans: Sequence[Range]) -> None:
         """Add the weighted part of a tile that lies in the block."""
-        axes = self._filling.layout.rows, self._filling.layout.columns
-        if image.shape != (axes[0].edge, axes[1].edge):
-            image = resample(image, (axes[0].edge, axes[1].edge), is_label=False)
+        axes = self._filling.layout.axes
+        edges = tuple(axis.edge for axis in axes)
+        if image.shape != edges:
+            image = resample(image, edges, is_label=False)
         into, part, weights = [], [], []
         for axis, number, (start, stop) in zip(axes, cell, spans, strict=True):
             first = axis.starts[number]
@@ -196,10 +212,10 @@ class Filler:
             part.append(slice(low - first, high - first))
             weights.append(axis.weights[number, part[-1]])
         # Weights of all tiles over a voxel sum to 1, also across blocks, so no sum of weights has to be kept.
-        blended[tuple(into)] += np.outer(*weights) * image[tuple(part)]
+        blended[tuple(into)] += reduce(np.multiply.outer, weights) * image[tuple(part)]
 
     def _intensities(self, image: np.ndarray) -> np.ndarray:
-        """From [-1, 1] to the intensities of the training data's tumour channels (C, y, x), in their type."""
+        """From [-1, 1] to the intensities of the training data's tumour channels (C, [z,] y, x), in their type."""
         values = np.stack([invert(own, *ends) for own, ends in zip(image, self._filling.tumour, strict=True)])
         if self._dtype.kind == "f":
             return values.astype(self._dtype)
@@ -209,16 +225,18 @@ class Filler:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A plane with what reflection adds: channels of anatomy, label, the voxel (y, x) that its corner stands for."""
+    """A plane, or a block, with what reflection adds: channels of anatomy, label, the voxel that its corner stands for.
+
+    Axes [z,] y, x.
+    """
 
     images: list[np.ndarray]
     label: np.ndarray
-    first: tuple[int, int]
+    first: tuple[int, ...]
 
-    def part(self, rows: Range, columns: Range) -> np.ndarray:
-        """The label (y, x) of a part of the plane."""
-        spans = zip((rows, columns), self.first, strict=True)
-        return self.label[tuple(slice(start - first, stop - first) for (start, stop), first in spans)]
+    def part(self, spans: Sequence[Range]) -> np.ndarray:
+        """The label of a part of it."""
+        return self.label[tuple(slice(a - first, b - first) for (a, b), first in zip(spans, self.first, strict=True))]
 
 
 def _batches(cells: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import DIVISOR
+from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.storage import Options, absolute, exists, join
 from metgan_dist.tiles.tile_set import TileSet
@@ -62,11 +62,12 @@ class Model:
                     f"synthesis.tiles: {tiles.uri}: data.{name} is {theirs!r}, the generator was trained with {ours!r}"
                 )
         edges = self.recipe.tiles.shape
-        fits = len(tiles.shape) == len(edges) and all(edge % DIVISOR == 0 for edge in tiles.shape[-2:])
+        divisor = method_class(self.recipe.method.name).divisor(self.recipe)
+        fits = len(tiles.shape) == len(edges) and all(edge % divisor == 0 for edge in tiles.shape)
         if tiles.shape != tuple(edges) and not fits:
             raise UserError(
                 f"synthesis.tiles: {tiles.uri}: tiles of {_edges(tiles.shape)} pixels do not fit a generator trained "
-                f"on {_edges(edges)}; use tiles of that size, or of a multiple of {DIVISOR}"
+                f"on {_edges(edges)}; use tiles of that size, or of a multiple of {divisor}"
             )
 
     def check_held_out(self, tiles: TileSet, rows: np.ndarray, options: Options) -> None:

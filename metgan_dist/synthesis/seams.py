@@ -16,7 +16,8 @@ What makes it fair:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,40 +28,42 @@ from metgan_dist.volumes.ome_zarr_writer import open_level, where
 from metgan_dist.volumes.volume import Range, Region
 
 OFF, NEAR = 4, 12
-IN_PLANE = (1, 2)
-"""Axes (of z, y, x) that tiles have borders along."""
+RATIOS = ("ratio_planes", "ratio_rows", "ratio_columns")
+"""Scores of the axes z, y, x; of 2D tiles, which have no borders along z, the last two."""
 
 
 @dataclass(frozen=True)
 class SeamSums:
-    """Sums and counts of absolute differences: float64 (2 axes; across a border, inside a tile). They add up."""
+    """Sums and counts of absolute differences: float64 (axes; across a border, inside a tile). They add up.
+
+    The axes are y and x, or z, y and x.
+    """
 
     sums: np.ndarray
     counts: np.ndarray
 
     @staticmethod
-    def none() -> SeamSums:
+    def none(axes: int = 2) -> SeamSums:
         """Of nothing."""
-        return SeamSums(np.zeros((2, 2)), np.zeros((2, 2)))
+        return SeamSums(np.zeros((axes, 2)), np.zeros((axes, 2)))
 
     def __add__(self, other: SeamSums) -> SeamSums:
         return SeamSums(self.sums + other.sums, self.counts + other.counts)
 
     def scores(self) -> dict[str, Any]:
-        """`ratio` of both axes together, each weighted by its borders; of each alone; the mean differences.
+        """`ratio` of all axes together, each weighted by its borders; of each alone; the mean differences.
 
         A ratio is None where there is no border, and infinite for borders in a volume that is flat inside its tiles.
         """
         means = self.sums / np.maximum(self.counts, 1)
-        (down, level), (down_inside, level_inside) = means[:, 0], means[:, 1]
         # What the borders would sum to, were they as smooth as the inside along their own axis.
         expected = float((self.counts[:, 0] * means[:, 1]).sum())
         across, inside = self.sums[:, 0].sum(), self.sums[:, 1].sum()
         counted = self.counts.sum(axis=0)
+        of_axes = zip(RATIOS[-len(means) :], means, self.counts, strict=True)
         return {
             "ratio": _ratio(float(across), expected, int(counted[0])),
-            "ratio_rows": _ratio(float(down), float(down_inside), int(self.counts[0, 0])),
-            "ratio_columns": _ratio(float(level), float(level_inside), int(self.counts[1, 0])),
+            **{name: _ratio(float(mean[0]), float(mean[1]), int(count[0])) for name, mean, count in of_axes},
             "across": float(across / max(counted[0], 1)),
             "inside": float(inside / max(counted[1], 1)),
         }
@@ -72,7 +75,7 @@ class SeamJob:
 
     uri: str
     region: Region
-    borders: tuple[np.ndarray, np.ndarray]
+    borders: tuple[np.ndarray, ...]
     options: Options
 
 
@@ -102,31 +105,41 @@ def _ratio(across: float, inside: float, count: int) -> float | None:
     return across / inside
 
 
-def seam_sums(read: Callable[[Region], np.ndarray], region: Region, borders: tuple[np.ndarray, np.ndarray]) -> SeamSums:
+def seam_sums(read: Callable[[Region], np.ndarray], region: Region, borders: Sequence[np.ndarray]) -> SeamSums:
     """The sums of one region of a volume; those of regions that tile the volume add up to its own.
 
     Args:
-        read: gives voxels (z, y, x) of a region. It is asked for one row or column more before the region, where there
-            is one, because a border may lie between two regions.
+        read: gives voxels (z, y, x) of a region. It is asked for one row or column (or plane) more before the region,
+            where there is one, because a border may lie between two regions.
         region: half open, voxels.
-        borders: along y and along x, voxels before which a border lies (`AxisTiles.borders`), ascending.
+        borders: along [z,] y and x, voxels before which a border lies (`AxisTiles.borders`), ascending.
     """
-    sums, counts = np.zeros((2, 2)), np.zeros((2, 2))
-    for number, axis in enumerate(IN_PLANE):
+    total = SeamSums.none(len(borders))
+    for number, axis in enumerate(range(3 - len(borders), 3)):
         wider = list(region)
         wider[axis] = max(0, region[axis][0] - 1), region[axis][1]
         across, near = _kinds(wider[axis], borders[number])
         if not near.any() and not across.any():
             continue
-        # A plane at a time: as floats, with their differences, a block would take many times its memory.
-        for plane in read((wider[0], wider[1], wider[2])):
-            # float32 first: unsigned voxels would wrap around where the next is darker.
-            difference = np.abs(np.diff(plane.astype(np.float32), axis=axis - 1))
-            along = difference.sum(axis=2 - axis, dtype=np.float64)
+        for along, summed in _differences(read((wider[0], wider[1], wider[2])), axis):
             for kind, chosen in enumerate((across, near)):
-                sums[number, kind] += along[chosen].sum()
-                counts[number, kind] += chosen.sum() * difference.shape[2 - axis]
-    return SeamSums(sums, counts)
+                total.sums[number, kind] += along[chosen].sum()
+                total.counts[number, kind] += chosen.sum() * summed
+    return total
+
+
+def _differences(voxels: np.ndarray, axis: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Absolute differences of neighbours along an axis, summed at each place along it, and how many each sum is of."""
+    # float32 first: unsigned voxels would wrap around where the next is darker. A plane at a time: as floats, with
+    # their differences, a block would take many times its memory.
+    if axis == 0:
+        pairs = itertools.pairwise(voxels)
+        sums = [np.abs(b.astype(np.float32) - a.astype(np.float32)).sum(dtype=np.float64) for a, b in pairs]
+        yield np.array(sums), voxels[0].size
+        return
+    for plane in voxels:
+        difference = np.abs(np.diff(plane.astype(np.float32), axis=axis - 1))
+        yield difference.sum(axis=2 - axis, dtype=np.float64), difference.shape[2 - axis]
 
 
 def _kinds(span: Range, borders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

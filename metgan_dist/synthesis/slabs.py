@@ -29,34 +29,41 @@ PIECE_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tiles, in voxels of the volume, a generator of 2D tiles makes of each plane.
+    """Which tiles, in voxels of the volume, a generator makes: 2D ones of each plane, or crops.
 
-    depth: planes that a tile runs through; rows, columns: tiles along y and x; shape: pixels (H, W) of a tile as the
-    generator sees it, to and from which tiles are resized where that is not their size in voxels.
+    depth: planes that a 2D tile runs through, 1 for crops; rows, columns: tiles along y and x; shape: pixels of a tile
+    ([D,] H, W) as the generator sees it, to and from which tiles are resized where that is not their size in voxels;
+    planes: crops along z, None for 2D tiles.
     """
 
     depth: int
     rows: AxisTiles
     columns: AxisTiles
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    planes: AxisTiles | None = None
+
+    @property
+    def axes(self) -> tuple[AxisTiles, ...]:
+        """The axes of a tile, in the order [z,] y, x."""
+        return (self.rows, self.columns) if self.planes is None else (self.planes, self.rows, self.columns)
 
     @staticmethod
     def of(tiles: Tiles, volume: LabelledVolume, overlap: float) -> Layout:
-        """From the recipe section that the model's tiles were cut with (2D ones along z).
+        """From the recipe section that the model's tiles were cut with (2D ones along z, or crops).
 
         Raises UserError for tiles of another voxel size, where the volume does not say its own.
         """
         at = volume.spacing
         factors = target_factors(tiles, volume.id, (at.z, at.y, at.x) if at else None)
-        height, width = tiles.size if len(tiles.size) == 2 else tiles.size * 2
-        depth = 1 if tiles.kind == "slice" else max(1, round((tiles.depth or max(tiles.size)) * factors[0]))
-        out_height, out_width = tiles.shape
-        return Layout(
-            depth,
-            AxisTiles.over(volume.shape[1], max(1, round(height * factors[1])), overlap),
-            AxisTiles.over(volume.shape[2], max(1, round(width * factors[2])), overlap),
-            (out_height, out_width),
+        edges = tiles.size if len(tiles.size) == tiles.dimensions else tiles.size * tiles.dimensions
+        voxels = [max(1, round(edge * factor)) for edge, factor in zip(edges, factors[-len(edges) :], strict=True)]
+        lengths = volume.shape[-len(edges) :]
+        *planes, rows, columns = (
+            AxisTiles.over(length, edge, overlap) for length, edge in zip(lengths, voxels, strict=True)
         )
+        deep = tiles.kind == "projection"
+        depth = max(1, round((tiles.depth or max(tiles.size)) * factors[0])) if deep else 1
+        return Layout(depth, rows, columns, tiles.shape, planes[0] if planes else None)
 
 
 def projected(volume: LabelledVolume, region: Region, depth: int, layer: Layer = "anatomy") -> np.ndarray:
@@ -141,11 +148,12 @@ class Survey:
 
     @property
     def over(self) -> str:
-        """What the ranges are taken over: "plane" where the training tiles' were, else "volume".
+        """What the ranges are taken over: "plane" where the training tiles' (2D ones) were, else "volume".
 
         Also where training took them over a tile: tiles with ranges of their own would not fit together.
         """
-        return "plane" if self._tiles.normalise_over == "plane" else "volume"
+        by_plane = self._tiles.normalise_over == "plane" and self._tiles.dimensions == 2
+        return "plane" if by_plane else "volume"
 
     def ranges(self) -> list[tuple[float, float]]:
         """(low, high) of each plane, which become -1 and 1."""

@@ -29,7 +29,7 @@ class SourceVolume:
         channels: names of what it makes.
         training: tiles that say between which intensities it was trained.
         ref, volume: anatomy and label, as a worker opens them, and opened.
-        layout: tiles on each plane.
+        layout: tiles on each plane, or crops.
     """
 
     recipe: Recipe
@@ -118,23 +118,21 @@ class SourceVolume:
                 "percentiles": list(self.tiles.percentiles),
             },
             "layout": {
-                "planes_seen": layout.depth,
-                "planes_imposed": 1,  # of the label
-                "tile_voxels": [layout.rows.edge, layout.columns.edge],
+                "planes_seen": layout.depth if layout.planes is None else layout.planes.edge,
+                "planes_imposed": 1 if layout.planes is None else layout.planes.edge,  # of the label
+                "tile_voxels": [axis.edge for axis in layout.axes],
                 "tile_pixels": list(layout.shape),
-                "shared_voxels": [layout.rows.shared, layout.columns.shared],
+                "shared_voxels": [axis.shared for axis in layout.axes],
             },
         }
 
 
 def _check_tiles(model: str, tiles: Tiles) -> None:
-    """UserError for a generator whose tiles cannot be laid on the planes of a volume."""
+    """UserError for a generator whose tiles cannot be laid on a volume or its planes."""
     what = None
-    if tiles.kind == "crop":
-        what = "3D crops; a volume is filled plane by plane, by a generator of slices or projections"
-    elif tiles.modality != "light-sheet":
+    if tiles.modality != "light-sheet":
         what = f"{tiles.modality} tiles, whose volumes are preprocessed as a whole; generate tiles instead"
-    elif "z" not in tiles.views:
+    elif tiles.kind != "crop" and "z" not in tiles.views:
         what = f"views along {', '.join(tiles.views)}; a volume is filled along z"
     if what is not None:
         raise UserError(f"synthesis.model: {model}: trained on {what}")

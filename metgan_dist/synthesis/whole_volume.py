@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +144,8 @@ class _Work:
         """The finest level; what was noted of each block, in the order of their regions."""
         source, regions = self.source, self._regions(self.levels[0])
         layout = source.layout
-        tiles = len(layout.rows.starts) * len(layout.columns.starts) * source.volume.shape[0]
+        planes = source.volume.shape[0] if layout.planes is None else 1
+        tiles = planes * math.prod(len(axis.starts) for axis in layout.axes)
         say(f"volume: {source.volume.shape} voxels in {len(regions)} blocks, {tiles} tiles; {crew}")
         filling = Filling.of(source, plan, self.target, crew.device)
         blocks = list(self._pass("synthesis").fill(filling, regions, crew))
@@ -170,12 +172,12 @@ class _Work:
 
     def seams(self) -> dict[str, Any]:
         """Scores of the written volume (see `seams`)."""
-        borders = self.source.layout.rows.borders, self.source.layout.columns.borders
+        borders = tuple(axis.borders for axis in self.source.layout.axes)
         jobs = {
             name: SeamJob(self.target, region, borders, self.options)
             for name, region in self._regions(self.levels[0]).items()
         }
-        sums = [SeamSums.none()] * len(self.source.channels)
+        sums = [SeamSums.none(len(borders))] * len(self.source.channels)
         for part in self._pass("seams", marked=False).tasks(measure_seams, jobs):
             sums = [known + own for known, own in zip(sums, part, strict=True)]
         return seam_scores(sums, self.source.channels)

@@ -16,8 +16,8 @@ NUMBERS = {"tile", "organ"}
 class Load:
     """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
 
-    def __init__(self, reader: TileReader, augment_seed: int | None) -> None:
-        self._reader, self._seed = reader, augment_seed
+    def __init__(self, reader: TileReader, augment_seed: int | None, affine: bool = False) -> None:
+        self._reader, self._seed, self._affine = reader, augment_seed, affine
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         count = len(batch["tile"])
@@ -32,7 +32,9 @@ class Load:
         numbers: dict[str, list[int]] = {}
         for tile in planned:
             pixels = self._reader.load(tile)
-            loaded.append(pixels if self._seed is None else augment(pixels, self._seed, int(tile["image"])))
+            if self._seed is not None:
+                pixels = augment(pixels, self._seed, int(tile["image"]), self._affine)
+            loaded.append(pixels)
             for name in NUMBERS & tile.keys():
                 numbers.setdefault(name, []).append(int(tile[name]))
         stacked = {role: np.stack([pixels[role] for pixels in loaded]) for role in loaded[0]}

@@ -76,7 +76,8 @@ def tile_stream(
         raise UserError(f"{tiles.uri}: no tiles in split {split}; make the tiles with other tiles.test, val or gap")
     seed = recipe.training.seed
     positions = rank_positions(start, stop, rank, world, batch_size)
-    load = Load(tiles.reader, seed if recipe.training.augment else None)
+    augment = recipe.training.augment
+    load = Load(tiles.reader, seed if augment else None, augment == "affine")
     per_task = _tiles_per_task(tiles, batch_size)
     parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metgan_dist.figures import by_channel, image_grid
+from metgan_dist.figures import Voxel, by_channel, image_grid, most_label
 from metgan_dist.methods.method import Method
 from metgan_dist.scores.fidelity import SHARE, doubt, share_of_real
 from metgan_dist.scores.reference import TRIVIAL, References, fit_references
@@ -103,14 +103,20 @@ def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.
 
 
 def grid(method: Method, tiles: TileSet, rows: np.ndarray, device: torch.device) -> bytes:
-    """PNG of the method's pictures (anatomy, label, generated, real, cycled), a tile a row, a channel a column."""
+    """PNG of the method's pictures (anatomy, label, generated, real, cycled), a tile a row, a channel a column.
+
+    Crops are cut where they hold most label.
+    """
     columns: dict[str, list[np.ndarray]] = {}
+    through: list[Voxel] = []
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, 1, method.organs):
             for name, images in method.pictures(_to(batch, device)).items():
                 columns.setdefault(name, []).append(images[0].float().cpu().numpy())
+            if len(tiles.shape) == 3 and "label" in batch:
+                through.append(most_label(batch["label"][0].numpy()))
     parts = (by_channel(name, images, tiles.channels(SHOWN_AS.get(name, "label"))) for name, images in columns.items())
-    return image_grid({title: images for part in parts for title, images in part.items()})
+    return image_grid({title: images for part in parts for title, images in part.items()}, through=through)
 
 
 def references(tiles: TileSet) -> References:

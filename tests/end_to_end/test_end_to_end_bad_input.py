@@ -187,6 +187,13 @@ def test_tile_that_the_networks_cannot_halve(tmp_path):
     refused(run_here("train_metgan", tmp_path, tiles__size=96, tiles__stride=32), "tiles.size", "96")
 
 
+def test_method_of_2d_tiles_on_crops(tmp_path):
+    fields = {"tiles__kind": "crop", "tiles__size": "16,64,64", "method__name": "spade"}
+    refused(run_here("train_metgan", tmp_path, **fields), "method.name: spade takes 2D tiles, and tiles.kind crop")
+    refused(run_here("train_metgan", tmp_path, **{**fields, "method__name": "metgan"}), "tiles.size", "at least 24")
+    assert list(tmp_path.glob("*/")) == []
+
+
 def test_global_classes_without_organs_before_anything_is_trained(tmp_path):
     tiles = write_set(tmp_path / "tiles")
     fields = {"data__path": tiles.uri, "method__name": "redgan", "method__global_classes": 4}

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
+import tifffile
 import torch
-from user import run, run_here
+from user import refused, run, run_here
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,27 @@ def test_a_checkpoint_of_another_method_is_no_segmentor_before_any_work(finished
     assert wrong.err.count("\n") == 1
     assert "tiles: " not in wrong.out
     assert "training a segmentor" not in wrong.out
+
+
+def test_cells_in_3d_are_planned_on_volumes_as_thin_as_theirs(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    voxels = np.random.default_rng(0).integers(100, 1000, (26, 192, 128)).astype("uint16")
+    for name in ("autofluorescence", "signal", "label"):
+        own = (voxels > 990).astype("uint8") if name == "label" else voxels
+        tifffile.imwrite(folder / f"{name}.tif", own, photometric="minisblack", metadata={"axes": "ZYX"})
+    (folder / "dataset.yaml").write_text(
+        "anatomy: autofluorescence\ntumour: signal\nvolumes:\n"
+        "  - id: one\n    path: {autofluorescence: autofluorescence.tif, signal: signal.tif}\n    label: label.tif\n"
+    )
+    asked = {"tiny": False, "data__path": folder}
+    done = run_here("train_metgan", tmp_path / "none", "--dry-run", "--recipe", "cells-3d", **asked)
+    assert done.code == 0, done.err
+    assert "kind: crop" in done.out
+    assert "augment: affine" in done.out
+    wide = run_here("train_metgan", tmp_path / "none", "--recipe", "cells-3d", tiles__size="32,64,64", **asked)
+    refused(wide, "tiles.size: 32x64x64 is larger than volume 'one'")
+    assert not (tmp_path / "none").exists()
 
 
 def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):

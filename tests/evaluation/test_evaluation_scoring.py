@@ -103,6 +103,8 @@ def test_scores_without_weights_are_refused_or_left_out(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="METGAN_WEIGHTS: not set, but FID and KID needs"):
         unusable_scores(("mae", "fid"), "error")
     assert unusable_scores(("mae", "kid", "lpips"), "skip").keys() == {"kid", "lpips"}
+    of_volumes = unusable_scores(("mae", "ssim", "fid", "kid", "lpips", "label_fidelity"), "error", dimensions=3)
+    assert of_volumes == dict.fromkeys(("fid", "kid", "lpips"), "its network judges 2D images, and these tiles are 3D")
     (tmp_path / PUBLISHED["alexnet"].file).write_bytes(b"other weights")
     monkeypatch.setenv("METGAN_WEIGHTS", str(tmp_path))
     monkeypatch.delenv("METGAN_WEIGHTS_UNVERIFIED", raising=False)

@@ -32,7 +32,7 @@ def test_channels_are_nnunets():
     with torch.device("meta"):
         volume = DynUNet(1, 1, (64, 64, 64))
     assert list(volume.network.filters) == [32, 64, 128, 256, 320]
-    assert network.divisor == 64
+    assert network.divisor == (64, 64)
 
 
 @pytest.mark.parametrize(("edges", "supervised"), [((64, 64), 3), ((16, 16), 1), ((8, 16, 16), 1)])

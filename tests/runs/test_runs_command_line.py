@@ -21,17 +21,8 @@ def test_every_preset_is_a_valid_recipe_that_survives_yaml(name):
 
 
 def test_the_named_recipes_are_there():
-    assert {
-        "quickstart",
-        "metastases",
-        "nerves",
-        "cells",
-        "vessels",
-        "cfos",
-        "brain-dwi",
-        "cardiac",
-        "cardiac-small",
-    } <= set(recipe_names())
+    lightsheet = {"metastases", "nerves", "cells", "cells-3d", "vessels", "cfos"}
+    assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", *lightsheet} <= set(recipe_names())
 
 
 def test_flags_win_over_the_recipe_file_and_the_file_over_defaults(tmp_path):
@@ -82,6 +73,9 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--tiles.kind", "cube"], "tiles.kind"),
         (["--tiles.percentiles", "99,1"], "tiles"),
         (["--training.precision", "fp8"], "training.precision"),
+        (["--training.augment", "often"], "training.augment: 'often': must be flips (or true), affine, or none"),
+        (["--training.checkpoint_gradients", "twice"], "training.checkpoint_gradients"),
+        (["--training.compile", "true", "--training.checkpoint_gradients", "true"], "checkpoint_gradients does not go"),
         (["--recipe", "nothing"], "nothing"),
         (["--training.epochs"], "training.epochs"),
         (["--method.shape", "-1"], "method.shape"),
@@ -95,6 +89,16 @@ def test_a_mistake_is_one_line_naming_the_culprit(arguments, culprit):
         parse(*arguments)
     assert culprit in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("flips", True), ("true", True), ("none", False), ("False", False), ("affine", "affine"), ("off", False)],
+)
+def test_what_recipes_said_of_augmentation_before_stays_what_they_say(text, kept):
+    assert parse("--training.augment", text).recipe.training.augment == kept
+    assert Recipe.model_validate({"training": {"augment": kept}}).training.augment == kept
+    assert yaml.safe_load(Recipe(training={"augment": kept}).to_yaml())["training"]["augment"] == kept
 
 
 def test_an_unknown_field_in_a_recipe_file_is_named(tmp_path):

@@ -16,6 +16,8 @@ import zarr
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from scipy import ndimage
+from tile_sets import write_crops
+from untrained import write_untrained
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
@@ -25,8 +27,9 @@ from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.runs.run_folder import open_run
 from metgan_dist.synthesis.blending import AxisTiles, reflected
 from metgan_dist.synthesis.filling import Filler, Filling
+from metgan_dist.synthesis.replica import LEVELS
 from metgan_dist.synthesis.seams import SeamSums, seam_scores, seam_sums
-from metgan_dist.synthesis.slabs import SurveyJob, projected, survey_planes
+from metgan_dist.synthesis.slabs import Survey, SurveyJob, projected, survey_planes
 from metgan_dist.synthesis.source_volume import SourceVolume
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis, fill_volume
 from metgan_dist.tiles.intensity import normalise
@@ -257,6 +260,27 @@ def test_seams_are_scored_and_their_absence_is_not():
     assert alone.scores()["ratio"] is None
 
 
+def test_seams_of_crops_are_scored_along_planes_too():
+    borders = (np.arange(20, 60, 20), np.arange(16, 48, 16), np.arange(16, 48, 16))
+    random = np.random.default_rng(1)
+    image = random.normal(1000, 10, (60, 48, 48)).astype(np.float32)
+    image[20:40] += 60
+
+    def score(cuts):
+        total = SeamSums.none(3)
+        for planes in itertools.pairwise(cuts):
+            region = (planes, (0, 48), (0, 48))
+            total += seam_sums(lambda part: image[tuple(slice(*span) for span in part)], region, borders)
+        return total.scores()
+
+    whole_volume, parts = score((0, 60)), score((0, 20, 33, 60))
+    assert whole_volume["ratio_planes"] > 3
+    assert 0.9 < whole_volume["ratio_rows"] < 1.1
+    assert {name: parts[name] == pytest.approx(value) for name, value in whole_volume.items()} == dict.fromkeys(
+        ("ratio", "ratio_planes", "ratio_rows", "ratio_columns", "across", "inside"), True
+    )
+
+
 def test_a_filled_volume_is_an_image_with_pyramid_label_and_origin(filled, volume, training):
     _, recipe, result = filled
     path = result.artefacts["volume"]
@@ -380,7 +404,6 @@ def test_what_does_not_fit_is_one_line(generator, recipe_of, volume, checkpoint,
     refused("absent.tif: not found", volume_label=str(tmp_path / "absent.tif"))
     refused("synthesis.model: .*a segmentor", model=checkpoint("segmentor"))
     refused("synthesis.model: .*sifa makes the same image whatever the label", model=generator(name="sifa"))
-    refused("synthesis.model: .*trained on 3D crops", model=generator(kind="crop"))
     refused("synthesis.model: .*trained on views along y", model=generator(views=["y"]))
     refused("synthesis.model: .*trained on cardiac-ct tiles", model=generator(modality="cardiac-ct"))
     several = generator(name="redgan", method={**SMALL_REDGAN, "organs": ["lung", "liver"]})
@@ -463,3 +486,47 @@ def test_of_several_channels_the_one_whose_borders_show_most_is_scored():
     assert scores["ratio"] == scores["channels"]["nuclei"]["ratio"] == 1.5
     assert scores["channels"]["signal"]["ratio"] == 1.0
     assert seam_scores([sums(12.0)], ("signal",)) == sums(12.0).scores()
+
+
+class PointByPoint:
+    """Half of the anatomy, brighter where the label is; notes what it was given."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def generate(self, anatomy, label, seed, /, *, organs):
+        self.seen.add((anatomy.shape[1:], label.shape[1:]))
+        image = anatomy / 2 + 0.25 * label[:, None]
+        return np.rint((image + 1) * (LEVELS / 2)).astype(np.uint16), np.full(len(anatomy), np.nan)
+
+
+def test_a_volume_is_filled_by_a_generator_of_crops_that_overlap_along_all_axes(
+    volume, recipe_of, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("metgan_dist.volumes.ome_zarr_writer.CHUNK", (10, 96, 100))
+    monkeypatch.setattr("metgan_dist.volumes.ome_zarr_writer.SHARD", (1, 1, 1))
+    crops = write_crops(tmp_path / "crops", size=(8, 32, 32), splits=("train",) * 2)
+    trained = Recipe.model_validate(
+        {
+            "data": {"label": "metastases"},
+            "tiles": {"kind": "crop", "size": [8, 32, 32], "normalise_over": "plane"},
+            "method": {"width": 1 / 16, "segmentor_width": 1 / 16, "alpha1": 0, "alpha3": 0},
+        }
+    )
+    model = write_untrained(tmp_path / "model", trained)
+    source = SourceVolume.of(recipe_of(model, tmp_path, tiles=crops.uri))
+    assert [axis.edge for axis in source.layout.axes] == [8, 32, 32]
+    assert Survey(source.tiles).over == "volume"  # crops have no plane of their own
+    target = str(tmp_path / "filled.zarr")
+    ome.create_image(target, [ome.Level("s0", SHAPE, (1, 1, 1))], "uint16", "lesions", {})
+    generator = PointByPoint()
+    filler = Filler(filling_of(source, target), generator)
+    regions = [(planes, (0, 96), columns) for planes in ((0, 10), (10, 20)) for columns in ((0, 100), (100, 200))]
+    blocks = [filler.fill(region) for region in regions]
+    assert generator.seen == {((1, 8, 32, 32), (8, 32, 32))}
+    assert sum(sum(block["label_voxels"]) for block in blocks) == np.prod(SHAPE)
+    written = np.asarray(ome.open_level(target, "s0", {}))[0]
+    (low, high), anatomy = source.tumour_ranges[0], normalise(volume[0], 500.0, 5000.0, clip=True)
+    expected = low + (anatomy / 2 + 0.25 * volume[1] + 1) / 2 * (high - low)
+    np.testing.assert_allclose(written, expected, atol=1.01)
+    np.testing.assert_array_equal(np.asarray(ome.open_level(target, "labels/lesions/s0", {})), volume[1])

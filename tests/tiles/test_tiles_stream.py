@@ -9,7 +9,7 @@ from tile_sets import write_set
 from metgan_dist.errors import DamagedFile, UserError, understood
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles import stream
-from metgan_dist.tiles.augment import augment
+from metgan_dist.tiles.augment import augment, moved, random_affine
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, rank_positions, tile_batches, tile_stream
 
@@ -176,3 +176,51 @@ def test_batches_say_of_which_organ_each_tile_is(tmp_path, ray_cluster):
     nameless = write_set(tmp_path / "nameless")
     (batch,) = tile_batches(nameless, range(2), 2)
     assert "organ" not in batch
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (12, 32, 32)])
+def test_an_affine_map_moves_image_and_label_together_and_leaves_their_values_be(shape):
+    label = np.zeros(shape, np.uint8)
+    label[..., 6:20, 8:26] = 2
+    label[..., 20:26, 8:26] = 1
+    tile = {"anatomy": np.stack([np.where(label, 1.0, -1.0)] * 2).astype(np.float32), "label": label}
+    for position in range(8):
+        flat, bent = (augment(tile, 0, position, affine) for affine in (False, True))
+        assert {role: (bent[role].shape, bent[role].dtype) for role in bent} == {
+            role: (tile[role].shape, tile[role].dtype) for role in tile
+        }
+        assert not np.array_equal(bent["label"], flat["label"])
+        assert set(np.unique(bent["label"])) <= {0, 1, 2}
+        assert np.abs(bent["anatomy"]).max() <= 1
+        np.testing.assert_array_equal(*bent["anatomy"])
+        # They differ by less than half a pixel at the outline, where images are blurred and labels are not.
+        assert ((bent["anatomy"][0] > 0) != (bent["label"] > 0)).mean() < 0.01
+        again = augment(tile, 0, position, True)
+        assert all(np.array_equal(bent[role], again[role]) for role in bent)
+        # What is done is a small change to what flips and turns alone would do.
+        assert ((bent["label"] > 0) != (flat["label"] > 0)).mean() < 0.25
+
+
+def test_an_affine_map_is_the_matrix_about_the_middle_of_the_tile():
+    pixels = np.random.default_rng(0).random((5, 6, 6)).astype(np.float32)
+    quarter = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
+    np.testing.assert_allclose(moved(pixels, quarter, 1), np.rot90(pixels, 1, axes=(1, 2)), atol=1e-6)
+    np.testing.assert_array_equal(moved(pixels, np.eye(3), 0), pixels)
+    double = np.diag([1, 0.5, 0.5])  # each pixel is looked for half as far from the middle
+    assert moved(np.pad(np.ones((1, 2, 2)), ((0, 0), (2, 2), (2, 2))), double, 1).sum() > 2.5 * 4
+
+
+def test_affine_maps_keep_within_their_limits_and_volumes_turn_about_each_axis():
+    for dimensions in (2, 3):
+        matrices = np.stack([random_affine(dimensions, np.random.default_rng(seed)) for seed in range(200)])
+        assert 0.9**dimensions - 1e-9 <= np.linalg.det(matrices).min()
+        assert np.linalg.det(matrices).max() <= 1.1**dimensions + 1e-9
+        off = ~np.eye(dimensions, dtype=bool)
+        assert (np.abs(matrices[:, off]).max(axis=0) > 0.15).all()
+        assert np.abs(matrices[:, off]).max() < 0.6
+
+
+def test_tiles_without_an_anatomy_or_with_a_second_label_are_augmented_too():
+    label = np.arange(16 * 16, dtype=np.int64).reshape(16, 16)
+    turned = augment({"tumour": label[None].astype(np.float32), "tumour_label": label}, 0, 3)
+    np.testing.assert_array_equal(turned["tumour"][0], turned["tumour_label"])

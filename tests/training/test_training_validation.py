@@ -212,7 +212,7 @@ def test_unequal_channels_are_scored_without_the_anatomy_itself_and_shown_by_nam
     )
     (line,) = (line for line in said if line.startswith("test: 2 tiles; generated MAE "))
     assert "identity" not in line
-    monkeypatch.setattr(validation, "image_grid", lambda columns: shown.update(columns) or b"")
+    monkeypatch.setattr(validation, "image_grid", lambda columns, **_: shown.update(columns) or b"")
     validation.grid(Averaged(len(tumour)), tiles, tiles.positions("test"), CPU)
     both = {name: f"{name}: " for name in ("anatomy", "generated", "cycled")}
     titles = [
