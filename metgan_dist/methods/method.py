@@ -40,7 +40,9 @@ class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
     A batch holds `anatomy` and `tumour` (N, C, H, W) float in [-1, 1], each with its own number of channels, `label`
-    (N, H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known.
+    (N, H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known. Methods that train
+    `unpaired` also get batches whose anatomy and tumour images are of other places: `label` is then the anatomy's and
+    `tumour_label` the tumour image's, either missing where its domain has no labels, and `tumour_tile` (N,) is there.
 
     Attributes:
         networks: every network by name, frozen ones too; what a checkpoint holds.
@@ -51,10 +53,12 @@ class Method(nn.Module, ABC):
         inference: names of the networks that `translate` needs.
         told_of_organs: whether `organ` of a batch changes anything.
         organs: what the numbers in `organ` stand for; none where the method takes those of the tiles at hand.
+        learns_from: what each tile that it trains on must hold.
     """
 
     inference: tuple[str, ...]
     told_of_organs: ClassVar[bool] = False
+    learns_from: ClassVar[tuple[str, ...]] = ("anatomy", "tumour", "label")
     organs: tuple[str, ...] = ()
 
     def __init__(
@@ -108,6 +112,16 @@ class Method(nn.Module, ABC):
     def needs_segmentor(cls, recipe: Recipe) -> bool:
         """Whether training needs a trained segmentor."""
         return False
+
+    @classmethod
+    def unpaired(cls, recipe: Recipe) -> bool:
+        """Whether no loss compares an anatomy image with the tumour image of its place, so that two domains will do."""
+        return False
+
+    @classmethod
+    def needs_label(cls, recipe: Recipe) -> bool:
+        """Whether unpaired training needs labels of the anatomy images; where not, missing ones are background."""
+        return True
 
     @classmethod
     def needs_perceptual(cls, recipe: Recipe) -> bool:

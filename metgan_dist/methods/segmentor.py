@@ -120,6 +120,7 @@ class Segmentor(Method):
     """
 
     inference = ("segmentor",)
+    learns_from = ("tumour", "label")
 
     def __init__(
         self,

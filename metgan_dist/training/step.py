@@ -101,7 +101,7 @@ class Stepper:
                         report[f"{player.name}/{term}"] = report.get(f"{player.name}/{term}", 0) + share
                 # Before the next player's turn, which thus plays against the player as it is now.
                 self._move(player, report)
-        seen = sum(len(batch["anatomy"]) for batch in batches) * self.world
+        seen = sum(len(next(iter(batch.values()))) for batch in batches) * self.world
         self.images += seen
         self._average(seen)
         return report
