@@ -225,7 +225,8 @@ def _unlabelled(tiles: TileSet) -> Iterator[str]:
     """A line for each domain without labels."""
     for name, roles in tiles.held.items():
         if "label" not in roles:
-            yield f"data.label: {f'the domain {name!r}' if name else 'the data set'} has no labels: its label is background"
+            whose = f"the domain {name!r}" if name else "the data set"
+            yield f"data.label: {whose} has no labels: its label is background"
 
 
 def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | None]:

@@ -118,7 +118,7 @@ def test_what_a_domain_without_labels_costs_is_said(tmp_path, monkeypatch, capsy
         ("cyclegan_seg", ["mr"], "data.label: {uri}: the tiles of the domain 'ct' have no label"),
         ("cyclegan_seg", ["ct"], "data.label: {uri}: the tiles of the domain 'mr' have no label"),
         ("sifa", ["mr"], "data.label: {uri}: the tiles of the domain 'ct' have no label"),
-        ("pix2pix", ["ct", "mr"], "method.name: pix2pix learns from anatomy and tumour images of one place, but images"),
+        ("pix2pix", ["ct", "mr"], "method.name: pix2pix learns from anatomy and tumour images of one place, but"),
         ("metgan", ["ct", "mr"], "method.name: metgan learns from"),
     ],
 )

@@ -84,3 +84,29 @@ def cut_here(recipe: Recipe, folder: Path) -> TileSet:
         "skipped": skipped,
     }
     return finish_set(recipe, str(folder), surveys, rows, facts)
+
+
+SLICES = Path(__file__).resolve().parents[1] / "../shared/data/cardiac"
+SLICES_CLASSES = 10
+
+
+def write_slices(folder: Path) -> Path:
+    """A dataset.yaml of the real CT and MR slices, of other patients, whom tables name; images stay where they are."""
+    entries = []
+    for name in ("ct", "mr"):
+        at = (SLICES / f"{name}-slices").resolve()
+        images = sorted(path.name for path in (at / "images").glob("*.png"))
+        rows = ["file,patient", *(f"{image},{image.split('_')[0]}" for image in images)]
+        (folder / f"{name}.csv").write_text("\n".join(rows))
+        paths = {"path": {"grey": f"{at}/images"}, "label": f"{at}/masks", "table": f"{name}.csv"}
+        entries.append({"id": f"{name}-slices", "domain": name, **paths})
+    domains = {"ct": {"channels": "grey"}, "mr": {"channels": "grey", "normalise": "minmax"}}
+    described = {"classes": SLICES_CLASSES, "domains": domains, "volumes": entries}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    return folder
+
+
+def cut_slices(folder: Path) -> TileSet:
+    """The real slices as tiles of 64 pixels, held out by patient."""
+    tiles = {"size": 512, "resize": 64, "split_by": "volume"}
+    return cut_here(recipe_of(write_slices(folder), tiles=tiles), folder / "set")

@@ -5,8 +5,8 @@ epoch p // N, and the permutation follows from (seed, epoch). Whoever knows how 
 can go on from there, with any number of workers. It is planned here and read by Ray tasks, in executions
 of some thousand tiles: a Ray Data execution costs a fraction of a second to start.
 
-Where anatomy and tumour images are drawn apart, image p consists of two tiles, each by this arithmetic over the tiles of
-its own domain: each domain goes through permutations of its own, as often as its size asks.
+Where anatomy and tumour images are drawn apart, image p consists of two tiles, each by this arithmetic over the tiles
+of its own domain: each domain goes through permutations of its own, as often as its size asks.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class TileSet:
 
 
 def lacking_role(held: Mapping[str, Sequence[str]], roles: Sequence[str]) -> tuple[str, str] | None:
-    """None where the tiles of some domain have all `roles`; else the domain that has most of the first, and what it lacks.
+    """None where tiles of some domain have all `roles`; else the domain that has most of the first, and what it lacks.
 
     held: the roles of the tiles of each domain, as `TileSet.held`.
     """

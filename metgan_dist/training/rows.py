@@ -53,7 +53,7 @@ def segmentor_rows(tiles: TileSet, part: Part | None = None) -> np.ndarray:
 
 
 def scored_rows(recipe: Recipe, tiles: TileSet, split: str) -> np.ndarray:
-    """Tiles of a split that the recipe's method is scored on: of two domains the source's, a segmentor's the target's."""
+    """Tiles of a split that the method is scored on: of two domains the source's, for a segmentor the target's."""
     translates = "anatomy" in method_class(recipe.method.name).learns_from
     return tiles.positions(split, "anatomy") if translates else tiles.positions(split, "tumour", "label")
 

@@ -102,7 +102,7 @@ def _judged_real(tiles: TileSet, rows: np.ndarray, judge: Method | None, device:
 
 
 def _scorer(tiles: TileSet, judge: Method | None) -> TileScorer:
-    """Of translations: compared with the real images of the tiles and, by the judge, with the labels, where there are."""
+    """Of translations: compared with the real images and, by the judge, with the labels, where the tiles have them."""
     judged = judge if tiles.has("anatomy", "label") else None
     images = IMAGE_SCORES if tiles.has("anatomy", "tumour") else ()
     return TileScorer(_classes(tiles), None if judged is None else judged.translate, images)

@@ -171,7 +171,10 @@ def test_sets_from_before_the_column_open_as_they_did(tmp_path, tiles):
             {f"mr-{k}": {"split": "test"} for k in range(6)},
             "tiles.gap: none of 24 tiles of the domain 'mr' is left to train on",
         ),
-        ({"ct-0": {"patient": "p", "split": "test"}, "mr-0": {"patient": "p", "split": "train"}}, "data.volumes: patient p"),
+        (
+            {"ct-0": {"patient": "p", "split": "test"}, "mr-0": {"patient": "p", "split": "train"}},
+            "data.volumes: patient p",
+        ),
     ],
 )
 def test_volumes_that_do_not_fit_are_one_line(tmp_path, changes, said, mistake):

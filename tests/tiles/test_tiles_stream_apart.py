@@ -1,4 +1,4 @@
-"""Anatomy and tumour images drawn apart: each domain by passes of its own, exactly resumable, on any number of workers."""
+"""Anatomy and tumour images drawn apart: each domain by passes of its own, resumable, on any number of workers."""
 
 import itertools
 

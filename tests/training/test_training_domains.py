@@ -1,15 +1,12 @@
 """Trainings on two domains in this process: killed and continued to the last bit; on real CT and MR slices, too."""
 
-import csv
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from alone import Killed, assignment, killed_at, same, state
 from tile_sets import write_domains, write_set
-from two_domains import cut_here, recipe_of
+from two_domains import SLICES, SLICES_CLASSES, cut_slices
 from untrained import write_untrained
 
 from metgan_dist.recipe import Recipe
@@ -17,8 +14,6 @@ from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.launch import run_training
 from metgan_dist.training.rows import training_rows
 
-SLICES = Path(__file__).resolve().parents[2] / "../shared/data/cardiac"
-CLASSES = 10
 
 needs_slices = pytest.mark.skipif(
     not (SLICES / "ct-slices").is_dir(), reason="the real slices are not beside the repository"
@@ -55,29 +50,10 @@ def judge(tmp_path_factory):
     return of
 
 
-def write_description(folder):
-    """A dataset.yaml of the CT and the MR slices, which are of other patients, with tables that name these."""
-    entries = []
-    for name in ("ct", "mr"):
-        images = sorted(path.name for path in (SLICES / f"{name}-slices/images").glob("*.png"))
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerows([("file", "patient"), *((image, image.split("_")[0]) for image in images)])
-        at = (SLICES / f"{name}-slices").resolve()
-        paths = {"path": {"grey": f"{at}/images"}, "label": f"{at}/masks"}
-        entries.append({"id": f"{name}-slices", "domain": name, **paths, "table": f"{name}.csv"})
-    described = {"classes": CLASSES, "domains": {"ct": {"channels": "grey"}, "mr": {"normalise": "minmax"}}}
-    described["domains"]["mr"]["channels"] = "grey"
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({**described, "volumes": entries}, sort_keys=False))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
     """The real slices as tiles of 64 pixels, by patient."""
-    folder = write_description(tmp_path_factory.mktemp("slices"))
-    tiles = {"size": 512, "resize": 64, "split_by": "volume"}
-    return cut_here(recipe_of(folder, tiles=tiles), folder / "set")
+    return cut_slices(tmp_path_factory.mktemp("slices"))
 
 
 def killed_and_continued(folder, name, tiles, judge, monkeypatch, capsys):
@@ -120,7 +96,7 @@ def test_real_slices_of_two_modalities_are_split_each_by_patient(slices):
         assert set(own["split"]) >= {"train", "test"}
     row = slices.positions("train", "tumour")[0]
     loaded = slices.load(row)
-    assert (loaded["tumour"].shape, loaded["label"].max() < CLASSES) == ((1, 64, 64), True)
+    assert (loaded["tumour"].shape, loaded["label"].max() < SLICES_CLASSES) == ((1, 64, 64), True)
     assert set(np.unique(loaded["label"])) > {0}
 
 

@@ -141,7 +141,8 @@ def test_of_several_channels_the_domains_must_be_named(tmp_path, mistake):
     axes = [{"name": name, "type": "channel" if name == "c" else "space"} for name in "czyx"]
     levels = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0] * 4}]}]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
-    with mistake(f"{folder}/mr-1.ome.zarr: its channels are c0, c1; name those of the image", "`channels` of its domain"):
+    said = f"{folder}/mr-1.ome.zarr: its channels are c0, c1; name those of the image"
+    with mistake(said, "`channels` of its domain"):
         volume_refs(Data(path=str(folder)))[3].open()
 
 
