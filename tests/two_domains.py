@@ -27,7 +27,7 @@ def write_volume(folder: Path, name: str, domain: str, shape: Sequence[int], see
     """`name`.nii.gz, int16 of the domain's range, and `name`-label.nii.gz, a cube of foreground in the middle."""
     voxels = np.random.default_rng(seed).integers(0, SPAN.get(domain, 500) + 1, shape) + LOWEST.get(domain, 100)
     label = np.zeros(shape, np.uint8)
-    label[tuple(slice(edge // 4, 3 * edge // 4) for edge in shape)] = 1
+    label[tuple(slice(edge // 4, max(1, 3 * edge // 4)) for edge in shape)] = 1
     for values, file in ((voxels.astype(np.int16), name), (label, f"{name}-label")):
         nibabel.save(nibabel.Nifti1Image(values.transpose(2, 1, 0), np.eye(4)), folder / f"{file}.nii.gz")
 

@@ -79,7 +79,7 @@ def test_of_three_domains_two_are_used(tmp_path):
 
 def test_a_recipe_adds_to_what_a_description_says_of_domains(tmp_path):
     described = {"ct": {"normalise": "minmax", "channels": "c0"}, "mr": {"percentiles": [1, 99]}}
-    folder = write_two_domains(tmp_path, SMALL, shape=(2, 8, 8), domains=described, source="mr", anatomy="nobody's")
+    folder = write_two_domains(tmp_path, SMALL, shape=(2, 8, 8), domains=described, source="mr")
     data = Data.model_validate({"path": str(folder), "domains": {"ct": {"normalise": "none"}}, "source": "ct"})
     resolved = resolve_data(data.model_copy(update={"anatomy": "autofluorescence"}))
     assert resolved.domains == {
