@@ -68,9 +68,7 @@ class Domain(Section):
         None, description="its image's channel, or several; default: data.anatomy or data.tumour, else the only one"
     )
     modality: Modality | None = Field(None, description="preprocessing rules; default: tiles.modality")
-    normalise: Normalise | None = Field(
-        None, description="to [-1, 1], by which range; default: tiles.normalise"
-    )
+    normalise: Normalise | None = Field(None, description="to [-1, 1], by which range; default: tiles.normalise")
     percentiles: Percentiles | None = Field(
         None, description="lower and upper percentile that become -1 and 1; default: tiles.percentiles"
     )

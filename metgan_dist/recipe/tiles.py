@@ -53,9 +53,7 @@ class Tiles(Section):
     spacing: VoxelSize | None = Field(None, description="resample to this voxel size (z, y, x) in the volume's unit")
     min_foreground: int = Field(0, ge=0, description="label pixels that a tile must hold to be kept")
     normalise: Normalise = Field("percentile", description="to [-1, 1], by which range")
-    percentiles: Percentiles = Field(
-        (0.5, 99.8), description="lower and upper percentile that become -1 and 1"
-    )
+    percentiles: Percentiles = Field((0.5, 99.8), description="lower and upper percentile that become -1 and 1")
     normalise_over: Literal["volume", "plane", "tile"] = Field(
         "volume", description="what the range is taken over; `plane`: tiles at the same position along the view"
     )

@@ -149,9 +149,7 @@ def _enough_groups(index: pd.DataFrame, groups: pd.Series) -> bool:
     return groups.nunique() > 1 and undivided
 
 
-def _hold_out_groups(
-    index: pd.DataFrame, groups: pd.Series, tiles: Tiles, held: Sequence[str] = ()
-) -> np.ndarray:
+def _hold_out_groups(index: pd.DataFrame, groups: pd.Series, tiles: Tiles, held: Sequence[str] = ()) -> np.ndarray:
     """Sides of whole groups, spread evenly over the strata (organ, with or without foreground).
 
     `held`: the sides of further groups, decided before; they count in the shares.

@@ -72,9 +72,7 @@ def survey_volumes(
     _check_alike(surveys)
     lost = {ref.domain for ref in refs} - {survey.ref.domain for survey in surveys}
     if lost:
-        raise UserError(
-            f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above"
-        )
+        raise UserError(f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above")
     # Told before anything is cut.
     fixed_sides(pd.DataFrame([row for survey in surveys for row in _patients(survey)]))
     return surveys, skipped

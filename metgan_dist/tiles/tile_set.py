@@ -71,11 +71,11 @@ class TileSet:
         uri: folder or URI.
         digest: SHA-256 of the manifest, which holds that of the index.
         manifest: what the set was made from, counts, statistics.
-        index: one row a tile, in the order of row numbers: volume, domain ("" where the set has none), organ, patient,
-            view, plane, region (z0 ... x1) and padding in source voxels, spacing of a pixel, shard and position, split,
-            fold, foreground (label pixels), (low, high) of each layer, label_row (the row whose label the tile carries:
-            its own, unless labels were shuffled). Split "gap": left out, too near a held-out tile. In a mixed set also
-            part, the number of the set in the manifest's `parts` that a tile lies in.
+        index: one row a tile, in the order of row numbers: volume, domain ("" where the set has none; no column in older
+            sets), organ, patient, view, plane, region (z0 ... x1) and padding in source voxels, spacing of a pixel,
+            shard and position, split, fold, foreground (label pixels), (low, high) of each layer, label_row (the row
+            whose label the tile carries: its own, unless labels were shuffled). Split "gap": left out, too near a
+            held-out tile. In a mixed set also part, the number of the set in the manifest's `parts` that has a tile.
         parts: the sets that a mixed set consists of; none for others.
     """
 
@@ -88,8 +88,6 @@ class TileSet:
         options: Options | None,
         parts: Sequence[TileSet] = (),
     ):
-        if "domain" not in index:
-            index = index.assign(domain="")  # a set from before the column
         self.uri, self.manifest, self.digest, self.index, self.options = uri, manifest, digest, index, options
         self.parts = tuple(parts)
         readers = tuple(part.reader for part in parts)
@@ -206,7 +204,6 @@ class TileSet:
         own = self.index.iloc[np.asarray(rows)]
         label = self.index.iloc[own["label_row"]]
         columns = {
-            "domain": own["domain"],
             "shard": own["shard"],
             "position": own["position"],
             "label_shard": label["shard"],
@@ -214,6 +211,8 @@ class TileSet:
         }
         if self.parts:
             columns["part"] = own["part"]
+        if self.domains:
+            columns["domain"] = own["domain"]
         for layer in (*self.layers("anatomy"), *self.layers("tumour")):
             columns |= {f"{layer}_{end}": own[f"{layer}_{end}"] for end in ("low", "high")}
         lists = [column.tolist() for column in columns.values()]

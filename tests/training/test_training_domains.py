@@ -14,7 +14,6 @@ from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.launch import run_training
 from metgan_dist.training.rows import training_rows
 
-
 needs_slices = pytest.mark.skipif(
     not (SLICES / "ct-slices").is_dir(), reason="the real slices are not beside the repository"
 )
