@@ -71,7 +71,7 @@ class TileSet:
         uri: folder or URI.
         digest: SHA-256 of the manifest, which holds that of the index.
         manifest: what the set was made from, counts, statistics.
-        index: one row a tile, in the order of row numbers: volume, domain ("" where the set has none; no column in older
+        index: one row a tile, in the order of row numbers: volume, domain ("" where there is none, no column in old
             sets), organ, patient, view, plane, region (z0 ... x1) and padding in source voxels, spacing of a pixel,
             shard and position, split, fold, foreground (label pixels), (low, high) of each layer, label_row (the row
             whose label the tile carries: its own, unless labels were shuffled). Split "gap": left out, too near a
