@@ -97,7 +97,9 @@ def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
     if location is not None:
         given = _read_description(location, options)
         own = {name for name in Description.model_fields if getattr(given, name) is not None}
-        return own | {"anatomy", "tumour"} if given.domains else own  # whose channels are then those of domains
+        # Of domains, the channels are each one's own, and labels where a volume names them.
+        parted = given.domains or any(entry.domain for entry in given.volumes)
+        return own | {"anatomy", "tumour", "label"} if parted else own
     parts = [part for entry in data.volumes for part in entry.paths]
     return set() if any(exists(join(path, part), options) for part in parts) else {"volumes"}
 

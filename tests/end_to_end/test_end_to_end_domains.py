@@ -20,6 +20,8 @@ FIELDS = {
     "tiny": False,
     "tiles__kind": "slice",
     "tiles__size": 64,
+    "tiles__stride": 64,
+    "tiles__step": 1,
     "tiles__gap": 0,
     "method__name": "cyclegan",
     "method__width": 0.05,
@@ -126,7 +128,8 @@ def test_a_domain_of_which_nothing_is_left_to_train_on_is_named_with_the_remedy(
 
 
 def test_pairs_are_taken_apart_where_the_recipe_says_so(tmp_path, segmentors):
-    fields = {"data__phantom__volumes": 5, "data__phantom__shape": "2,128,128", "data__unpaired": True}
+    phantom = {"data__phantom__volumes": 5, "data__phantom__shape": "16,128,128", "tiles__step": 8}
+    fields = {**phantom, "data__unpaired": True}
     own = {**FIELDS, **fields, "method__judge": segmentors["method__judge"]}
     paired = run_here("train_metgan", tmp_path, **{**own, "method__name": "pix2pix"})
     refused(paired, "method.name: pix2pix", "data.unpaired")

@@ -87,8 +87,10 @@ def test_a_recipe_adds_to_what_a_description_says_of_domains(tmp_path):
         "mr": Domain(percentiles=(1, 99), channels=""),
     }
     assert (resolved.source, resolved.target) == ("ct", "mr")
-    own = fields_of_its_own(Data(path=str(folder)))
-    assert own == {"anatomy", "tumour", "domains", "source", "volumes"}
+    parted = {"anatomy", "tumour", "label", "volumes"}
+    assert fields_of_its_own(Data(path=str(folder))) == parted | {"domains", "source"}
+    plain = write_two_domains(tmp_path / "without a table", SMALL, shape=(2, 8, 8))
+    assert fields_of_its_own(Data(path=str(plain))) == parted
 
 
 def test_sets_from_before_domains_are_known_by_what_they_told():
