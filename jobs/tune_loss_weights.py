@@ -11,13 +11,12 @@ PURPOSE = "Search over loss weights by Ray Tune; started again under its name, i
 def work(command: Command) -> str:
     """Checks first, then the sweep as a run of its own, whose trials are runs under it."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.main_job import check_training
     from metgan_dist.runs.open_run import run_recipe
     from metgan_dist.tuning.child_run import JOB
     from metgan_dist.tuning.sweep import PlannedSweep
 
     planned = PlannedSweep.planned(command)
-    result = run_recipe(command, JOB, planned.carry_out, check=check_training)
+    result = run_recipe(command, JOB, planned.carry_out, check=planned.check)
     if command.dry_run:
         say(str(planned))
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,27 +20,36 @@ from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.fidelity import unlearned
 from metgan_dist.storage import absolute, join
 from metgan_dist.tiles.pipeline import make_tiles
-from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.survey import check_volumes
-from metgan_dist.tiles.tile_set import SPLITS, TileSet
+from metgan_dist.tiles.tile_set import SPLITS, TileSet, check_pairs, lacking_role
 from metgan_dist.trained import check_segmentor, find_stages, find_start, load_method, read_result, run_of
 from metgan_dist.training.assignment import PARTS, Assignment, Part
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
+from metgan_dist.training.rows import check_apart, segmentor_rows
 from metgan_dist.training.schedule import check_stages
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
 
+Needs = Sequence[Sequence[Role]]
 
-def check_tiles(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
-    """UserError for what keeps the recipe's tiles from being cut, or has not the roles `needed`, before any work."""
+
+def check_paired_tiles(recipe: Recipe, needed: Needs = ()) -> None:
+    """As `check_tiles`, for jobs that take tiles with anatomy and tumour image of one place alone."""
+    if recipe.data.domains:
+        check_pairs(tuple(recipe.data.domains), "data.path")
+    check_tiles(recipe, needed)
+
+
+def check_tiles(recipe: Recipe, needed: Needs = ()) -> None:
+    """UserError for what keeps the recipe's tiles from being cut, or has not what is `needed`, before any work."""
     if not is_tile_set(recipe):
         check_volumes(recipe, needed)
         return
     assert recipe.data.path is not None
-    _need(TileSet.open(recipe.data.path, recipe.storage.options), *needed)
+    _need(TileSet.open(recipe.data.path, recipe.storage.options), needed)
 
 
 def check_segmentor_training(recipe: Recipe) -> None:
@@ -49,18 +58,38 @@ def check_segmentor_training(recipe: Recipe) -> None:
     check_method(own, own.tiles.shape)
     check_stages(own)
     find_start(own)
-    check_tiles(recipe, ("tumour", "label"))
+    check_tiles(recipe, [("tumour", "label")])
 
 
-def check_training(recipe: Recipe) -> None:
-    """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work."""
+def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
+    """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work.
+
+    `variants`: recipes with other methods or losses that are to train on the same tiles.
+    """
     check_methods(recipe, recipe.tiles.shape)
+    for one in (recipe, *variants):
+        check_apart(one, tuple(recipe.data.domains))
     Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
     check_stages(recipe)
     find_start(recipe)
     find_stages(recipe)
-    check_tiles(recipe, ("anatomy", "tumour", "label"))
+    check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, recipe.data.apart)])
+
+
+def _needs(recipe: Recipe, apart: bool) -> Needs:
+    """What the recipe's training asks of the tiles: roles that a tile must have together, one such group a member."""
+    if not apart:
+        return [("anatomy", "tumour", "label")]
+    method, training = method_class(recipe.method.name), recipe.training
+    needs: list[tuple[Role, ...]] = [("anatomy",), ("tumour",)]
+    by_judge = training.keep == "label_fidelity" or training.keep_floor is not None
+    if method.needs_label(recipe) or by_judge:
+        needs.append(("anatomy", "label"))
+    untrained = method.needs_segmentor(recipe) and recipe.method.segmentor is None
+    if untrained or (by_judge and recipe.method.judge is None):
+        needs.append(("tumour", "label"))
+    return needs
 
 
 def prepare_tiles(opened: OpenRun) -> TileSet:
@@ -73,7 +102,7 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
         else:
             storage = opened.run.folder.rsplit("/", 1)[0]
             recipe = _with_phantom(recipe, storage)
-            sections = recipe.model_dump(mode="json", include={"data", "tiles"})
+            sections = {"data": recipe.data.told(), "tiles": recipe.tiles.model_dump(mode="json")}
             name = hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
             tiles = make_tiles(recipe, join(storage, "tiles", name), say)
     result.tiles = tiles.manifest["counts"]
@@ -98,12 +127,14 @@ def _with_phantom(recipe: Recipe, storage: str) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder})})
 
 
-def _need(tiles: TileSet, *roles: str) -> None:
-    missing = [role for role in roles if role not in tiles.manifest["roles"]]
-    if missing:
-        raise UserError(
-            f"data.{missing[0]}: {tiles.uri}: these tiles have no {missing[0]} to train on; name one and cut them again"
-        )
+def _need(tiles: TileSet, needed: Needs) -> None:
+    for roles in needed:
+        if (lacking := lacking_role(tiles.held, roles)) is not None:
+            domain, role = lacking
+            whose = f"the tiles of the domain {domain!r}" if domain else "these tiles"
+            raise UserError(
+                f"data.{role}: {tiles.uri}: {whose} have no {role} to train on; name one and cut them again"
+            )
 
 
 def pretrain_segmentor(opened: OpenRun) -> None:
@@ -141,12 +172,12 @@ def train_segmentor(
     of their own, that label fidelity may not be what one network says of another's work; on places too few to be parted
     both learn from all, which a line says.
     """
-    _need(tiles, "tumour", "label")
+    _need(tiles, [("tumour", "label")])
     own = judge_recipe(opened.recipe) if part == "judge" else segmentor_recipe(opened.recipe)
     check_method(own, tiles.shape)
-    count = len(tiles.positions("train"))
+    count = len(segmentor_rows(tiles))
     if part is not None:
-        parts = dict(zip(PARTS, map(len, segmentor_and_judge(tiles.index)), strict=True))
+        parts = {name: len(segmentor_rows(tiles, name)) for name in PARTS}
         if all(parts.values()):
             count = parts[part]
         else:
@@ -166,25 +197,40 @@ def train_segmentor(
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a method is trained with: tiles, the frozen segmentor where it needs one, and the judge that scores it."""
+    """What a method is trained with: tiles, the frozen segmentor where it needs one, and the judge that scores it.
+
+    There is no judge where no tumour image has a label.
+    """
 
     tiles: TileSet
     segmentor: str | None
-    judge: str
+    judge: str | None
 
 
 def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
     wanted = _named_segmentors(opened.recipe, with_segmentor)
     tiles = prepare_tiles(opened)
-    _need(tiles, "anatomy", "tumour", "label")
-    if line := never_trained(with_organs(opened.recipe, tiles), tiles):
-        say(line)
+    check_apart(opened.recipe, tuple(tiles.domains))  # of a phantom they are known only now
+    _need(tiles, _needs(opened.recipe, opened.recipe.data.unpaired or bool(tiles.domains)))
+    for line in (never_trained(with_organs(opened.recipe, tiles), tiles), *_unlabelled(tiles)):
+        if line:
+            say(line)
+    if wanted["judge"] is None and not tiles.has("tumour", "label"):
+        say("judge: left out, and label fidelity with it: no tumour image has a label")
+        del wanted["judge"]
     for role in PARTS:
         if role in wanted and wanted[role] is None:
             wanted[role] = train_segmentor(opened, tiles, role, role).best
-    assert wanted["judge"] is not None
-    return Prepared(tiles, wanted.get("segmentor"), wanted["judge"])
+    return Prepared(tiles, wanted.get("segmentor"), wanted.get("judge"))
+
+
+def _unlabelled(tiles: TileSet) -> Iterator[str]:
+    """A line for each domain without labels."""
+    for name, roles in tiles.held.items():
+        if "label" not in roles:
+            whose = f"the domain {name!r}" if name else "the data set"
+            yield f"data.label: {whose} has no labels: its label is background"
 
 
 def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | None]:
@@ -212,7 +258,7 @@ def train_method(opened: OpenRun) -> None:
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
-        "judge": judge,
+        **({} if judge is None else {"judge": judge}),
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
         "images": trained.images,
@@ -250,7 +296,7 @@ def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assign
     )
 
 
-def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None:
+def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str | None) -> None:
     """Score the best checkpoint where the training ran, on the test and unseen tiles."""
     plan, options = opened.plan, opened.recipe.storage.options
     arguments = checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers
@@ -276,13 +322,15 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str) -> None
 
 
 def _scores_and_grids(
-    checkpoint: str, judge_uri: str, tiles_uri: str, options: dict[str, Any], threads: int
+    checkpoint: str, judge_uri: str | None, tiles_uri: str, options: dict[str, Any], threads: int
 ) -> tuple[dict[str, Any], dict[str, bytes], list[str]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads)
-    method, judge = (load_method(uri, options)[0].to(device) for uri in (checkpoint, judge_uri))
+    method = load_method(checkpoint, options)[0].to(device)
+    judge = None if judge_uri is None else load_method(judge_uri, options)[0].to(device)
     tiles = TileSet.open(tiles_uri, options)
     lines: list[str] = []
     scores = evaluate_splits(method, tiles, judge, device, lines.append)
-    grids = {split: grid(method, tiles, picture_rows(tiles, tiles.positions(split)), device) for split in scores}
+    shown = {split: picture_rows(tiles, tiles.positions(split, "anatomy")) for split in scores}
+    grids = {split: grid(method, tiles, rows, device) for split, rows in shown.items()}
     return scores, grids, lines

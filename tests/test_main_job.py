@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tile_sets import write_set
+from tile_sets import write_domains, write_set
 
 from metgan_dist import main_job
 from metgan_dist.recipe import Recipe
 from metgan_dist.training.launch import Trained
-from metgan_dist.training.worker import _training_rows
+from metgan_dist.training.rows import training_rows
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def train(monkeypatch, capsys):
         main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part)
         # Nothing stands in for a score that there is none of.
         assert result.scores == ({} if start.dice is None else {role_and_part[0]: {"dice": start.dice}})
-        return seen[-1].recipe.method.segmentor_network, _training_rows(seen[-1], tiles), capsys.readouterr().out
+        rows = training_rows(seen[-1].recipe, tiles, seen[-1].part).rows
+        return seen[-1].recipe.method.segmentor_network, rows, capsys.readouterr().out
 
     start.dice = None
     return start
@@ -79,3 +80,59 @@ def test_a_segmentor_that_learned_nothing_is_told_with_what_to_do(tmp_path, trai
     advice = [line for line in said.splitlines() if line.startswith("segmentor: warning")]
     assert len(advice) == warned
     assert all(f"Dice {dice:.3f}" in line and "method.segmentor_epochs" in line for line in advice)
+
+
+# Two domains
+
+
+def test_of_two_domains_the_segmentors_learn_from_the_labelled_target_alone(tmp_path, train):
+    tiles = write_domains(tmp_path)
+    (_, segmentors, _), (_, judges, said) = (train(tiles, role, role) for role in ("segmentor", "judge"))
+    target = tiles.positions("train", "tumour")
+    assert sorted([*segmentors, *judges]) == target.tolist()
+    assert (set(tiles.index["volume"][segmentors]), set(tiles.index["volume"][judges])) == ({"mr0"}, {"mr1"})
+    assert "training a segmentor (dynunet) on 6 tiles" in said
+    assert np.array_equal(train(tiles, "segmentor")[1], target)
+
+
+def opened_with(tiles, **sections):
+    """What `prepare_training` reads of an open run on these tiles."""
+    recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": {"batch_size": 2}, **sections})
+    data = recipe.data.model_copy(update={"path": tiles.uri})
+    return SimpleNamespace(recipe=recipe.model_copy(update={"data": data}), result=None)
+
+
+@pytest.mark.parametrize("labelled", [["ct"], ["mr"], []])
+def test_what_a_domain_without_labels_costs_is_said(tmp_path, monkeypatch, capsys, labelled):
+    tiles, trained = write_domains(tmp_path, labelled=labelled), []
+    monkeypatch.setattr(main_job, "prepare_tiles", lambda opened: tiles)
+    monkeypatch.setattr(
+        main_job,
+        "train_segmentor",
+        lambda opened, tiles, role, part: trained.append(role) or Trained(role, role, None, 8),
+    )
+    prepared = main_job.prepare_training(opened_with(tiles, method={"name": "cyclegan"}), False)
+    said = capsys.readouterr().out
+    for name in ("ct", "mr"):
+        assert (f"data.label: the domain '{name}' has no labels" in said) == (name not in labelled)
+    judged = "mr" in labelled
+    assert (prepared.judge, trained) == (("judge", ["judge"]) if judged else (None, []))
+    assert ("judge: left out, and label fidelity with it" in said) != judged
+
+
+@pytest.mark.parametrize(
+    ("name", "labelled", "culprit"),
+    [
+        ("cyclegan_seg", ["mr"], "data.label: {uri}: the tiles of the domain 'ct' have no label"),
+        ("cyclegan_seg", ["ct"], "data.label: {uri}: the tiles of the domain 'mr' have no label"),
+        ("sifa", ["mr"], "data.label: {uri}: the tiles of the domain 'ct' have no label"),
+        ("pix2pix", ["ct", "mr"], "method.name: pix2pix learns from anatomy and tumour images of one place, but"),
+        ("metgan", ["ct", "mr"], "method.name: metgan learns from"),
+    ],
+)
+def test_what_a_method_lacks_in_two_domains_is_one_line(tmp_path, monkeypatch, mistake, name, labelled, culprit):
+    tiles = write_domains(tmp_path, labelled=labelled)
+    monkeypatch.setattr(main_job, "prepare_tiles", lambda opened: tiles)
+    needs_segmentor = name == "cyclegan_seg"
+    with mistake(culprit.format(uri=tiles.uri)):
+        main_job.prepare_training(opened_with(tiles, method={"name": name}), needs_segmentor)

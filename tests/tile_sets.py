@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metgan_dist.recipe import Data, Phantom, Tiles
+from metgan_dist.recipe import Data, Domain, Phantom, Tiles
 from metgan_dist.tiles.cut import cut_volume
 from metgan_dist.tiles.cut import finish as finish_tile
 from metgan_dist.tiles.geometry import plan_tiles
@@ -260,4 +260,53 @@ def several_channels(
                     for k in range(2)],
         "counts": {split: list(splits).count(split) for split in ("train", "val", "test", "unseen")},
     }  # fmt: skip
+    return finish(folder, index, manifest)
+
+
+def write_domains(
+    folder: Path | str,
+    *,
+    source: Sequence[str] = ("train",) * 7 + ("val", "test", "test"),
+    target: Sequence[str] = ("train",) * 12 + ("val", "val", "test", "test"),
+    labelled: Sequence[str] = ("ct", "mr"),
+    edge: int = 64,
+    classes: int = 2,
+    seed: int = 0,
+) -> TileSet:
+    """A finished set of two domains: tiles of `ct` hold anatomy, those of `mr`, after them, tumour images.
+
+    `source`, `target`: the splits of their tiles, of two volumes each; `labelled`: the domains that have labels.
+    """
+    frames, table = [], {}
+    for name, role, splits in (("ct", "anatomy", source), ("mr", "tumour", target)):
+        rows = np.arange(len(splits))
+        pixels, label = squares(len(splits), edge, seed + len(frames), classes)
+        held = {role: pixels[role], **({"label": label} if name in labelled else {})}
+        write_shard(str(folder), name, held, {}, {"rows": []}, None)
+        frame = {
+            "volume": [f"{name}{row % 2}" for row in rows],
+            **{"domain": name, "organ": "", "patient": "", "name": "", "slab_axis": "", "gap": 0, "shard": name},
+            **flat(rows, edge),
+            **{"position": rows, "split": splits, "fold": np.where(np.array(splits) == "train", rows % 2, -1)},
+            "foreground": (label > 0).sum(axis=(1, 2)) * (name in labelled),
+            **{f"{role}_{end}": float(end == "high") * HIGH for end in ("low", "high")},
+        }
+        frames.append(pd.DataFrame(frame))
+        table[name] = {
+            **{"role": role, "channels": [name], "holds": list(held), "modality": "light-sheet"},
+            **{"normalise": "percentile", "percentiles": [0.5, 99.8]},
+            "tiles": {split: list(splits).count(split) for split in ("train", "val", "test", "unseen")},
+        }
+    index = pd.concat(frames, ignore_index=True)
+    index["label_row"] = np.arange(len(index))
+    domains = {"ct": Domain(channels="ct"), "mr": Domain(channels="mr")}
+    data = Data(domains=domains, source="ct", target="mr", anatomy="ct", tumour="mr", classes=classes)
+    manifest = {
+        "tile_shape": [edge, edge],
+        "domains": table,
+        "data": data.model_dump(mode="json", exclude={"path", "unpaired"}),
+        "tiles": Tiles(size=(edge,)).model_dump(mode="json"),
+        "volumes": [{"id": f"{name}{k}", "shape": [len(index), edge, edge]} for name in table for k in range(2)],
+        "counts": {split: int((index["split"] == split).sum()) for split in ("train", "val", "test", "unseen")},
+    }
     return finish(folder, index, manifest)

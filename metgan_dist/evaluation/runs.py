@@ -18,12 +18,12 @@ from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.independence import independent_units
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, check_pairs
 from metgan_dist.trained import read_result
 
 JOB = "train_metgan"
 # Where a tile lies is not what it is, and its place among the training tiles is no matter of the test.
-_NOT_CONTENT = ["shard", "position", "split", "fold", "label_row"]
+_NOT_CONTENT = ["shard", "position", "split", "fold", "label_row", "domain"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def shared_test_tiles(runs: Sequence[TrainedRun], recipe: Recipe) -> tuple[TileS
     options = recipe.storage.options
     first = runs[0]
     tiles = TileSet.open(first.tiles, options)
+    check_pairs(tiles.domains, f"--runs {first.name}: {tiles.uri}")
     for run in runs:
         _check_channels(run, tiles)
     identity = digest_of_test(tiles)

@@ -193,6 +193,17 @@ class MetGAN(Method):
         """In rows with the segmentation loss, unless `method.alpha3` is 0."""
         return ROWS[recipe.method.name].segmentor and recipe.method.alpha3 > 0
 
+    @classmethod
+    def unpaired(cls, recipe: Recipe) -> bool:
+        """Rows with a cycle and without the pair loss, or where `method.alpha4` is 0."""
+        row = ROWS[recipe.method.name]
+        return row.cycle and not row.weights(_weights(recipe)).pair
+
+    @classmethod
+    def needs_label(cls, recipe: Recipe) -> bool:
+        """For the segmentation loss."""
+        return cls.needs_segmentor(recipe)
+
     def players(self) -> tuple[Player, ...]:
         """Generators, then discriminators; the reverse in pix2pix rows. No discriminators where alpha1 is 0."""
         names = ("generator", "inverse") if self.row.cycle else ("generator",)
@@ -218,14 +229,20 @@ class MetGAN(Method):
 
     def _generator_losses(self, batch: Batch, made: Mapping[str, Tensor]) -> Losses:
         """Paper 1, equations 1 to 4, each term in all directions that there are, but the segmentation, of F alone."""
-        label, weights = batch["label"], self.weights
+        label, weights = self._label(batch), self.weights
         generator = self.networks["generator"]
         if self.row.cycle:
-            inverse = self.networks["inverse"]
+            inverse, tumour_label = self.networks["inverse"], self._tumour_label(batch, label)
             features, inverse_features = _encode(generator, label), _encode(inverse, label)
+            # What G is given with y, and F to bring it back: the label of y's own place.
+            tumour_features, inverse_tumour_features = features, inverse_features
+            if tumour_label is not label:
+                tumour_features, inverse_tumour_features = (
+                    _encode(network, tumour_label) for network in (generator, inverse)
+                )
             fakes = {
                 "tumour": generator(batch["anatomy"], features),
-                "anatomy": inverse(batch["tumour"], inverse_features),
+                "anatomy": inverse(batch["tumour"], inverse_tumour_features),
             }
         else:
             fakes = {"tumour": made["tumour"] if "tumour" in made else self._generated(batch)}
@@ -237,11 +254,11 @@ class MetGAN(Method):
         if weights.cycle:
             # On the fakes themselves, not detached: the cycle teaches both generators at once.
             cycled_anatomy = inverse(fakes["tumour"], inverse_features)
-            cycled_tumour = generator(fakes["anatomy"], features)
+            cycled_tumour = generator(fakes["anatomy"], tumour_features)
             terms["cycle"] = weights.cycle * (l1(cycled_anatomy, batch["anatomy"]) + l1(cycled_tumour, batch["tumour"]))
         if weights.identity:
             same_anatomy = inverse(batch["anatomy"], inverse_features)
-            same_tumour = generator(batch["tumour"], features)
+            same_tumour = generator(batch["tumour"], tumour_features)
             terms["identity"] = weights.identity * (
                 l1(same_anatomy, batch["anatomy"]) + l1(same_tumour, batch["tumour"])
             )
@@ -298,7 +315,19 @@ class MetGAN(Method):
 
     def _generated(self, batch: Batch) -> Tensor:
         generator = self.networks["generator"]
-        return generator(batch["anatomy"], _encode(generator, batch["label"]))
+        return generator(batch["anatomy"], _encode(generator, self._label(batch)))
+
+    def _label(self, batch: Batch) -> Tensor:
+        """The label of the anatomy; in the cycle setup background, where the anatomy's domain has none."""
+        if "label" in batch or not self.row.cycle:
+            return batch["label"]
+        return _background(batch["anatomy"])
+
+    def _tumour_label(self, batch: Batch, label: Tensor) -> Tensor:
+        """The label of the tumour image: `label` itself where both are of one place."""
+        if "tumour_tile" not in batch:
+            return batch.get("tumour_label", label)
+        return batch["tumour_label"] if "tumour_label" in batch else _background(batch["tumour"])
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
@@ -313,23 +342,31 @@ class MetGAN(Method):
             return None
         inverse = self.networks["inverse"]
         with self._inference("inverse"):
-            return inverse(output, _encode(inverse, batch["label"]))
+            return inverse(output, _encode(inverse, self._label(batch)))
 
     def _inference(self, name: str) -> AbstractContextManager[None]:
         return image_statistics(self.networks[name]) if self.statistics == "image" else nullcontext()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns anatomy, label, generated F(x, l), real y and, with a cycle, cycled G(F(x, l), l)."""
+        """The columns anatomy, label, generated F(x, l), real y and, with a cycle, cycled G(F(x, l), l).
+
+        Without real y where the batch has none.
+        """
         generated = self.translate(batch)
         cycled = self.cycle(batch, generated)
         return {
             "anatomy": batch["anatomy"],
-            "label": label_picture(batch["label"], self.classes),
+            "label": label_picture(self._label(batch), self.classes),
             "generated": generated,
-            "real": batch["tumour"],
+            **({"real": batch["tumour"]} if "tumour" in batch else {}),
             **({} if cycled is None else {"cycled": cycled}),
         }
+
+
+def _background(image: Tensor) -> Tensor:
+    """The empty label (N, H, W) of images (N, C, H, W)."""
+    return torch.zeros_like(image[:, 0], dtype=torch.long)
 
 
 def _encode(generator: nn.Module, label: Tensor) -> Any:

@@ -71,7 +71,10 @@ class Method(nn.Module, ABC):
     """A system of the papers: its networks and what one step does with them.
 
     A batch holds `anatomy` and `tumour` (N, C, [D,] H, W) float in [-1, 1], each with its own number of channels,
-    `label` (N, [D,] H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known.
+    `label` (N, [D,] H, W) integers 0..classes-1, and `organ` (N,) integers, where the tiles' organs are known. Methods
+    that train `unpaired` also get batches whose anatomy and tumour images are of other places: `label` is then the
+    anatomy's and `tumour_label` the tumour image's, either missing where its domain has no labels, and `tumour_tile`
+    (N,) is there.
 
     Attributes:
         networks: every network by name, frozen ones too; what a checkpoint holds.
@@ -86,11 +89,13 @@ class Method(nn.Module, ABC):
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
             or the running ones of the training.
         makes_ahead: whether `ahead` makes anything.
+        learns_from: what each tile that it trains on must hold.
     """
 
     inference: tuple[str, ...]
     told_of_organs: ClassVar[bool] = False
     dimensions: ClassVar[tuple[int, ...]] = (2,)
+    learns_from: ClassVar[tuple[str, ...]] = ("anatomy", "tumour", "label")
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False
@@ -146,6 +151,16 @@ class Method(nn.Module, ABC):
     def needs_segmentor(cls, recipe: Recipe) -> bool:
         """Whether training needs a trained segmentor."""
         return False
+
+    @classmethod
+    def unpaired(cls, recipe: Recipe) -> bool:
+        """Whether no loss compares an anatomy image with the tumour image of its place, so that two domains will do."""
+        return False
+
+    @classmethod
+    def needs_label(cls, recipe: Recipe) -> bool:
+        """Whether unpaired training needs labels of the anatomy images; where not, missing ones are background."""
+        return True
 
     @classmethod
     def needs_perceptual(cls, recipe: Recipe) -> bool:

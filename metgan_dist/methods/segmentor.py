@@ -122,6 +122,7 @@ class Segmentor(Method):
 
     inference = ("segmentor",)
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
+    learns_from = ("tumour", "label")
 
     def __init__(
         self,

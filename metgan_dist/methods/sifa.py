@@ -1,8 +1,8 @@
 """SIFA, version 2 (Chen et al., TMI 2020): unpaired domain adaptation of a segmentation, by images and by features.
 
 The anatomy images x, with their labels l, are the source domain; the tumour images y are the target domain. SIFA is
-unpaired: although batches hold x and y of the same tissue, no term compares the one with the other, and l is never held
-against y.
+unpaired: although batches may hold x and y of the same tissue, no term compares the one with the other, and l is never
+held against y.
 
 A generator g_A turns x into a tumour-like image. An encoder reads tumour-like images, real and generated ones; a
 decoder turns its deep features into an anatomy-like image, and two heads, on deep and on shallower features, segment.
@@ -187,6 +187,11 @@ class SIFA(Method):
         return "cycle_mae", "min"
 
     @classmethod
+    def unpaired(cls, recipe: Recipe) -> bool:
+        """Always: x and y are of two domains, and labels are those of x."""
+        return True
+
+    @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
         """Adversarial and cycle; the other `Weights` are the release's and no fields of a recipe."""
         return ("alpha1", "alpha2")
@@ -334,13 +339,12 @@ class SIFA(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns anatomy, label, generated g_A(x), real y, cycled x'', segmented y."""
+        """The columns anatomy, label, generated g_A(x), cycled x''; where the batch has y, real y and segmented y."""
         generated = self.translate(batch)
-        return {
-            "anatomy": batch["anatomy"],
-            "label": label_picture(batch["label"], self.classes),
-            "generated": generated,
-            "real": batch["tumour"],
-            "cycled": self.cycle(batch, generated),
-            "segmented": label_picture(self.segment(batch["tumour"]), self.classes),
-        }
+        label = label_picture(batch["label"], self.classes)
+        pictures = {"anatomy": batch["anatomy"], "label": label, "generated": generated}
+        if "tumour" not in batch:
+            return {**pictures, "cycled": self.cycle(batch, generated)}
+        segmented = label_picture(self.segment(batch["tumour"]), self.classes)
+        real = batch["tumour"]
+        return {**pictures, "real": real, "cycled": self.cycle(batch, generated), "segmented": segmented}

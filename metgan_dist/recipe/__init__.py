@@ -5,7 +5,7 @@ field is also a command-line flag (``--section.field value``) on every job, pars
 the same pydantic models then give validation, help text and YAML in one place.
 """
 
-from metgan_dist.recipe.data import Channels, Data, Phantom, VolumeEntry, channel_names
+from metgan_dist.recipe.data import Channels, Data, Domain, Phantom, VolumeEntry, channel_names
 from metgan_dist.recipe.layers import layered
 from metgan_dist.recipe.method import METHOD_DEFAULTS, METHOD_NAMES, MethodRecipe
 from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
@@ -22,6 +22,7 @@ __all__ = [
     "METHOD_NAMES",
     "Channels",
     "Data",
+    "Domain",
     "MethodRecipe",
     "Phantom",
     "Recipe",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
+from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, check_percentiles
 
 
 def _one_or_several(names: str | list[str]) -> str | list[str]:
@@ -35,6 +36,9 @@ class VolumeEntry(Section):
 
     id: str = Field(description="name of the volume, unique in the data set")
     path: str | dict[str, str] = Field(description="file or folder, or one per channel name; relative to the data set")
+    domain: str | None = Field(
+        None, min_length=1, description="kind of image, where a data set has two that are no pairs (ct and mr, say)"
+    )
     label: str | None = Field(None, description="label volume: a path, or the name of a label group of an OME-Zarr")
     level: str | None = Field(None, description="pyramid level of an OME-Zarr by its path; default: the finest")
     axes: str | None = Field(None, description="axes of the file, e.g. zyx or czyx, where the file does not say")
@@ -55,6 +59,30 @@ class VolumeEntry(Section):
     def paths(self) -> tuple[str, ...]:
         """The volume's one path, or that of each channel, as the data set gives them."""
         return (self.path,) if isinstance(self.path, str) else tuple(self.path.values())
+
+
+class Domain(Section):
+    """A kind of image of a data set that has two: its channels, and how they become tiles where that is its own."""
+
+    channels: Channels | None = Field(
+        None, description="its image's channel, or several; default: data.anatomy or data.tumour, else the only one"
+    )
+    modality: Modality | None = Field(None, description="preprocessing rules; default: tiles.modality")
+    normalise: Normalise | None = Field(None, description="to [-1, 1], by which range; default: tiles.normalise")
+    percentiles: Percentiles | None = Field(
+        None, description="lower and upper percentile that become -1 and 1; default: tiles.percentiles"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Domain:
+        if self.percentiles is not None:
+            check_percentiles(self.percentiles)
+        return self
+
+    def rules(self, tiles: Tiles) -> Tiles:
+        """`tiles` with what the domain has of its own."""
+        own = {name: getattr(self, name) for name in ("modality", "normalise", "percentiles")}
+        return tiles.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
 class Phantom(Section):
@@ -89,6 +117,22 @@ class Data(Section):
         description="`anatomy` and `tumour` may have a channel in common: for segmentation alone, a generator would "
         "copy it",
     )
+    domains: dict[str, Domain] = Field(
+        {},
+        description="by name, the two kinds of image of a data set whose volumes are no pairs, each with channels, "
+        "modality, normalise and percentiles of its own",
+    )
+    source: str | None = Field(
+        None, description="domain whose images are the anatomy (x in the papers); default: the first"
+    )
+    target: str | None = Field(
+        None, description="domain whose images are to be generated (y in the papers); default: the second"
+    )
+    unpaired: bool = Field(
+        False,
+        description="draw anatomy and tumour images of one place independently, as if they were no pairs; images of "
+        "two domains always are",
+    )
     label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
     volumes: list[VolumeEntry] = Field(
@@ -108,6 +152,30 @@ class Data(Section):
     damaged: Literal["error", "skip"] = Field(
         "error", description="a file that cannot be read: stop, or skip and count it"
     )
+
+    @property
+    def apart(self) -> bool:
+        """Whether anatomy and tumour images are drawn independently: of two domains, or pairs taken as none."""
+        return self.unpaired or bool(self.domains)
+
+    def rules(self, tiles: Tiles, domain: str) -> Tiles:
+        """How volumes of a domain become tiles; `tiles` itself for "", volumes of none."""
+        return self.domains[domain].rules(tiles) if domain else tiles
+
+    def told(self) -> dict[str, Any]:
+        """What the section says of tiles, as JSON, by which sets are known.
+
+        Without the fields on domains where there are none, so that sets from before these fields are known again, and
+        without how tiles are drawn.
+        """
+        fields = self.model_dump(mode="json", exclude={"unpaired"})
+        for name in ("domains", "source", "target"):
+            if not fields[name]:
+                del fields[name]
+        for entry in fields["volumes"]:
+            if entry["domain"] is None:
+                del entry["domain"]
+        return fields
 
     @property
     def channel_numbers(self) -> tuple[int, int]:

@@ -8,6 +8,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 
+Modality = Literal["light-sheet", "brain-dwi", "cardiac-ct", "cardiac-mr"]
+Normalise = Literal["percentile", "minmax", "none"]
+Percentiles = Annotated[tuple[float, float], BeforeValidator(comma_list)]
+
+
+def check_percentiles(percentiles: tuple[float, float]) -> None:
+    """ValueError unless they are two that ascend, from 0 to 100."""
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise ValueError("percentiles must be two numbers with 0 <= lower < upper <= 100")
+
 
 class Tiles(Section):
     """How volumes become training tiles."""
@@ -15,9 +26,7 @@ class Tiles(Section):
     kind: Literal["projection", "slice", "crop"] = Field(
         "projection", description="maximum projections of sub-volumes, single slices, or 3D crops"
     )
-    modality: Literal["light-sheet", "brain-dwi", "cardiac-ct", "cardiac-mr"] = Field(
-        "light-sheet", description="preprocessing rules"
-    )
+    modality: Modality = Field("light-sheet", description="preprocessing rules")
     size: Annotated[tuple[int, ...], BeforeValidator(comma_list)] = Field(
         (256,),
         description="edge of a tile in source pixels (after `spacing`), one number or one per axis; given as a flag "
@@ -43,10 +52,8 @@ class Tiles(Section):
     )
     spacing: VoxelSize | None = Field(None, description="resample to this voxel size (z, y, x) in the volume's unit")
     min_foreground: int = Field(0, ge=0, description="label pixels that a tile must hold to be kept")
-    normalise: Literal["percentile", "minmax", "none"] = Field("percentile", description="to [-1, 1], by which range")
-    percentiles: Annotated[tuple[float, float], BeforeValidator(comma_list)] = Field(
-        (0.5, 99.8), description="lower and upper percentile that become -1 and 1"
-    )
+    normalise: Normalise = Field("percentile", description="to [-1, 1], by which range")
+    percentiles: Percentiles = Field((0.5, 99.8), description="lower and upper percentile that become -1 and 1")
     normalise_over: Literal["volume", "plane", "tile"] = Field(
         "volume", description="what the range is taken over; `plane`: tiles at the same position along the view"
     )
@@ -83,9 +90,7 @@ class Tiles(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Tiles:
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError("percentiles must be two numbers with 0 <= lower < upper <= 100")
+        check_percentiles(self.percentiles)
         if self.test + self.val >= 1:
             raise ValueError("test + val must leave something to train on (their sum must be below 1)")
         if any(s < 1 for s in (*self.size, *(self.stride or ()))):

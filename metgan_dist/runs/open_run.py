@@ -166,7 +166,8 @@ def resolved(recipe: Recipe) -> Recipe:
         return recipe
     if is_tile_set(recipe):
         manifest = TileSet.open(recipe.data.path, recipe.storage.options).manifest
-        data = Data(path=recipe.data.path, **manifest["data"])
+        # How tiles are drawn is no matter of theirs.
+        data = Data(**{**manifest["data"], "path": recipe.data.path, "unpaired": recipe.data.unpaired})
         return recipe.model_copy(update={"data": data, "tiles": Tiles(**manifest["tiles"])})
     data = resolve_data(recipe.data, recipe.storage.options)
     check_channels(data)

@@ -13,7 +13,7 @@ from metgan_dist.methods import check_method
 from metgan_dist.recipe import Recipe, Segmentation
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
 from metgan_dist.tiles.splits import fold_split
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, check_pairs
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def seen_by_generators(fold: Fold, tiles: TileSet, trained_on: Sequence[Tissue])
 
 
 def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:
+    check_pairs(tiles.domains, f"data.path: {tiles.uri}")
     for role in ("tumour", "label"):
         if role not in tiles.manifest["roles"]:
             raise UserError(f"data.{role}: {tiles.uri}: these tiles have no {role}; name one and cut them again")

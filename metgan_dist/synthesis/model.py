@@ -13,7 +13,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.storage import Options, absolute, exists, join
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, check_pairs
 from metgan_dist.trained import (
     check_segmentor,
     checkpoint_digest,
@@ -51,6 +51,7 @@ class Model:
     def check_tiles(self, tiles: TileSet) -> None:
         """UserError unless these are tiles cut from volumes, of the model's channels, classes and size."""
         manifest = tiles.manifest
+        check_pairs(tiles.domains, f"synthesis.tiles: {tiles.uri}")
         if "synthesis" in manifest or "parts" in manifest:
             raise UserError(f"synthesis.tiles: {tiles.uri}: synthetic or mixed tiles; give tiles cut from volumes")
         if "anatomy" not in manifest["roles"]:

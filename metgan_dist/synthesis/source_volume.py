@@ -52,7 +52,7 @@ class SourceVolume:
         model = find_model(settings, options)
         tiles, data = model.recipe.tiles, model.recipe.data
         _check_tiles(model.uri, tiles)
-        ref = _reference(recipe, channel_names(data.anatomy), data.classes)
+        ref = _reference(recipe, channel_names(data.anatomy) or ("",), data.classes)
         volume = ref.open()
         layout = Layout.of(tiles, volume, settings.overlap)
         model.check_organs([settings.volume_organ], "synthesis.volume_organ")

@@ -11,12 +11,14 @@ import numpy as np
 ANGLE, SCALE, SHEAR = 15.0, 0.1, 0.1
 
 
-def augment(tile: Mapping[str, np.ndarray], seed: int, position: int, affine: bool = False) -> dict[str, np.ndarray]:
+def augment(
+    tile: Mapping[str, np.ndarray], seed: int, position: int, draw: int = 1, *, affine: bool = False
+) -> dict[str, np.ndarray]:
     """A tile flipped along each axis or not, and turned in its plane by 0 to 3 quarter turns; with `affine` then bent.
 
-    What is done depends on (seed, position) alone, not on how the tile is read. Turns stay in y, x, half turns only
-    where the tile is not square. An affine map in pixels rotates by up to 15 degrees (volumes about each axis), scales
-    each axis by 0.9 to 1.1 and shears by up to 0.1, about the middle of the tile, whose content is continued by
+    What is done depends on (seed, position, draw) alone, not on how the tile is read. Turns stay in y, x, half turns
+    only where the tile is not square. An affine map in pixels rotates by up to 15 degrees (volumes about each axis),
+    scales each axis by 0.9 to 1.1 and shears by up to 0.1, about the middle of the tile, whose content is continued by
     reflection: images linearly, so that they stay within their range, labels by nearest neighbour.
 
     Args:
@@ -24,12 +26,13 @@ def augment(tile: Mapping[str, np.ndarray], seed: int, position: int, affine: bo
             their names.
         seed: `training.seed`.
         position: of the tile in the stream of images.
+        draw: another number for each of several tiles at one position.
         affine: whether there is an affine map.
     """
     shape = next(pixels.shape if _is_label(role) else pixels.shape[1:] for role, pixels in tile.items())
     dimensions, (height, width) = len(shape), shape[-2:]
-    # The third word keeps this stream apart from the permutations, which use (seed, epoch).
-    random = np.random.Generator(np.random.PCG64([seed, position, 1]))
+    # The third word keeps this stream apart from the permutations, which use (seed, epoch) and (seed, epoch, 2).
+    random = np.random.Generator(np.random.PCG64([seed, position, draw]))
     flips = tuple(axis - dimensions for axis in range(dimensions) if random.random() < 0.5)
     turns = int(random.integers(4)) if height == width else 2 * int(random.integers(2))
     turned = {

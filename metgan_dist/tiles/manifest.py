@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.recipe import Recipe, Tiles, channel_names
 from metgan_dist.storage import Options
 from metgan_dist.tiles.geometry import AXES
 from metgan_dist.tiles.intensity import Histogram
@@ -18,7 +18,7 @@ from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits
-from metgan_dist.tiles.survey import Survey
+from metgan_dist.tiles.survey import ROLES, Survey, of_domain
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.tiles.tiling import images_of, plane_key
 from metgan_dist.volumes.labelled import LabelledVolume
@@ -28,7 +28,6 @@ READ_AT_ONCE = 8
 
 def finish_set(
     recipe: Recipe,
-    data: Data,
     folder: str,
     surveys: Sequence[Survey],
     rows: Mapping[str, Sequence[pd.DataFrame]],
@@ -37,61 +36,96 @@ def finish_set(
     """Write index.parquet, then manifest.json, and open the set.
 
     Args:
-        recipe: its tiles section and storage options are used.
-        data: the data section with its description read in.
+        recipe: its sections data, with its description read in, and tiles, and its storage options are used.
         folder: where the shards are.
         surveys: the volumes.
         rows: volume id -> the rows of its blocks, a frame each.
         facts: what else the manifest holds (fingerprint, roles, planned, over_read, skipped).
 
     Raises UserError for a constant volume, when `tiles.min_foreground` drops every tile, when splits leave nothing to
-    train on, or when no training tile holds foreground.
+    train on, or when no training tile holds foreground; of a set with domains, also where that holds for one of them.
     """
-    options = recipe.storage.options
+    data, options = recipe.data, recipe.storage.options
     frames, volumes = [], []
     for survey in surveys:
         if not rows.get(survey.ref.id):
             continue
         frame = _volume_rows(survey, rows[survey.ref.id])
         shards = list(dict.fromkeys(frame["shard"]))
-        statistics = _add_ranges(frame, survey.volume, shards, recipe.tiles, folder, options)
+        rules = data.rules(recipe.tiles, survey.ref.domain)
+        statistics = _add_ranges(frame, survey.volume, shards, rules, folder, options)
         frames.append(frame)
         volumes.append(_describe(survey, statistics))
-    if not frames:
-        raise UserError("data.volumes: no tile could be cut from any volume; see the lines above")
+    for domain in dict.fromkeys(survey.ref.domain for survey in surveys):
+        if not any((frame["domain"] == domain).any() for frame in frames):
+            raise UserError(
+                f"data.volumes: no tile could be cut from any volume{of_domain(domain)}; see the lines above"
+            )
     cut = pd.concat(frames, ignore_index=True)
-    index = _kept_and_split(cut, recipe.tiles, has_label="label" in facts["roles"])
-    training = index["split"] == "train"
-    index["label_row"] = shuffle_labels(np.flatnonzero(training), len(index), data.shuffled_labels)
+    index = _kept_and_split(cut, recipe.tiles, {survey.ref.domain for survey in surveys if survey.volume.has("label")})
+    index["label_row"] = _label_rows(index, data.shuffled_labels)
     manifest = {
         **facts,
-        "data": data.model_dump(mode="json", exclude={"path"}),
+        **({"domains": _domain_table(recipe, surveys, index)} if data.domains else {}),
+        "data": data.model_dump(mode="json", exclude={"path", "unpaired"}),
         "tiles": recipe.tiles.model_dump(mode="json"),
         "normalisation": {"clip": recipe.tiles.clip, "over": recipe.tiles.normalise_over},
         "organs": organ_names(index),
-        "padding": _padding(index, recipe.tiles),
+        "padding": _padding(index, recipe, surveys),
         "volumes": volumes,
         "counts": _counts(index, cut, facts),
     }
     return TileSet.write(folder, index, manifest, options)
 
 
-def _kept_and_split(cut: pd.DataFrame, tiles: Tiles, *, has_label: bool) -> pd.DataFrame:
-    """The tiles with enough foreground, on their sides; UserError when that leaves nothing to learn from."""
-    index = cut[cut["foreground"] >= tiles.min_foreground].reset_index(drop=True)
-    if index.empty:
-        raise UserError(
-            f"tiles.min_foreground: none of the {len(cut)} tiles holds {tiles.min_foreground} label pixels; "
-            "lower it, or check data.label"
-        )
-    index = assign_splits(index, tiles).drop(columns=["fixed", "stacked", "index"])
-    training = index["split"] == "train"
-    if has_label and not (index.loc[training, "foreground"] > 0).any():
-        raise UserError(
-            f"data.label: none of the {int(training.sum())} training tiles holds a labelled pixel; check the label, "
-            "set tiles.min_foreground to 1, or hold out another part (tiles.slab_axis, tiles.test)"
-        )
+def _domain_table(recipe: Recipe, surveys: Sequence[Survey], index: pd.DataFrame) -> dict[str, Any]:
+    """Of each domain: which role its image plays, its channels, what its tiles hold, its range rule, its tiles."""
+    table: dict[str, Any] = {}
+    for role, name in (("anatomy", recipe.data.source), ("tumour", recipe.data.target)):
+        assert name is not None
+        volume = next(survey.volume for survey in surveys if survey.ref.domain == name)
+        own = index["split"][index["domain"] == name]
+        rules = recipe.data.rules(recipe.tiles, name).model_dump(mode="json")
+        table[name] = {
+            "role": role,
+            "channels": list(channel_names(recipe.data.domains[name].channels)),
+            "holds": [known for known in ROLES if volume.has(known)],
+            **{field: rules[field] for field in ("modality", "normalise", "percentiles")},
+            "tiles": {split: int((own == split).sum()) for split in SPLITS},
+        }
+    return table
+
+
+def _kept_and_split(cut: pd.DataFrame, tiles: Tiles, labelled: Set[str]) -> pd.DataFrame:
+    """The tiles with enough foreground, on their sides; UserError when that leaves nothing to learn from.
+
+    `labelled`: the domains that have labels; the others' tiles are kept whatever they hold.
+    """
+    enough = (cut["foreground"] >= tiles.min_foreground) | ~cut["domain"].isin({*labelled, ""})
+    for domain, kept in enough.groupby(cut["domain"]):
+        if not kept.any():
+            raise UserError(
+                f"tiles.min_foreground: none of the {len(kept)} tiles{of_domain(domain)} holds {tiles.min_foreground} "
+                "label pixels; lower it, or check data.label"
+            )
+    index = assign_splits(cut[enough].reset_index(drop=True), tiles).drop(columns=["fixed", "stacked", "index"])
+    training = index[index["split"] == "train"]
+    for domain, found in (training["foreground"] > 0).groupby(training["domain"]):
+        if domain in labelled and not found.any():
+            raise UserError(
+                f"data.label: none of the {len(found)} training tiles{of_domain(domain)} holds a labelled pixel; check "
+                "the label, set tiles.min_foreground to 1, or hold out another part (tiles.slab_axis, tiles.test)"
+            )
     return index
+
+
+def _label_rows(index: pd.DataFrame, shuffled: float) -> np.ndarray:
+    """For each tile the row whose label it carries: shuffled among the training tiles of its own domain."""
+    label_row = np.arange(len(index))
+    for domain in index["domain"].unique():
+        training = np.flatnonzero((index["split"] == "train") & (index["domain"] == domain))
+        label_row[training] = shuffle_labels(training, len(index), shuffled)[training]
+    return label_row
 
 
 def shuffle_labels(training: np.ndarray, tiles: int, fraction: float) -> np.ndarray:
@@ -121,7 +155,7 @@ def _volume_rows(survey: Survey, rows: Sequence[pd.DataFrame]) -> pd.DataFrame:
         for column in ("organ", "patient"):
             own = table[column].fillna("").to_numpy()[frame["z0"]]
             frame[column] = np.where(own != "", own, frame[column])
-    frame["fixed"] = survey.ref.split
+    frame["fixed"], frame["domain"] = survey.ref.split, survey.ref.domain
     return frame
 
 
@@ -188,10 +222,12 @@ def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[s
     }
 
 
-def _padding(index: pd.DataFrame, tiles: Tiles) -> dict[str, Any]:
+def _padding(index: pd.DataFrame, recipe: Recipe, surveys: Sequence[Survey]) -> dict[str, Any]:
     columns = [f"pad_{axis}{side}" for axis in AXES for side in (0, 1)]
     padded = int((index[columns].sum(axis=1) > 0).sum())
-    return {"edge": tiles.edge, "value": "lowest of the crop" if "cardiac" in tiles.modality else 0, "tiles": padded}
+    kinds = {"cardiac" in recipe.data.rules(recipe.tiles, survey.ref.domain).modality for survey in surveys}
+    value = "lowest of the crop" if kinds == {True} else 0 if kinds == {False} else "lowest of a cardiac crop, else 0"
+    return {"edge": recipe.tiles.edge, "value": value, "tiles": padded}
 
 
 def _counts(index: pd.DataFrame, cut: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ set.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,10 +23,11 @@ from metgan_dist.storage import Options, absolute
 from metgan_dist.tiles.blocks import chunk_reads
 from metgan_dist.tiles.manifest import finish_set
 from metgan_dist.tiles.shards import finished_markers, read_marker
-from metgan_dist.tiles.survey import Survey, fingerprint, plan_jobs, roles_of, survey_volumes
+from metgan_dist.tiles.survey import ROLES, Survey, fingerprint, held_roles, plan_set, survey_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, begin_set, finished_fingerprint
 from metgan_dist.tiles.tiling import BlockJob, images_of, tile_block
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.domains import unused_domains
 
 # Interpreter, libraries and decoding, besides the voxels that a task holds.
 TASK_BASE_BYTES = 300 * 2**20
@@ -43,20 +45,23 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
     """
     folder, options = absolute(folder_uri), recipe.storage.options
     data = resolve_data(recipe.data, options)
+    recipe = recipe.model_copy(update={"data": data})
     refs = volume_refs(data, options)
     identity = fingerprint(data, recipe.tiles, refs)
     if _finished(folder, identity, options):
         report(f"tiles: {folder} already holds this set; it is used as it is")
         return TileSet.open(folder, options)
+    for name in unused_domains(data):
+        report(f"tiles: volumes of the domain {name!r} are left out: it is neither data.source nor data.target")
     surveys, skipped = survey_volumes(refs, data, report)
-    roles = roles_of(surveys, recipe.tiles)
+    held = held_roles(surveys, recipe)
     # The memory of a task decides the blocks, so a continued job keeps that of its beginning.
     plan = {"fingerprint": identity, "tile_memory": recipe.scaling.tile_memory}
     afresh = f"tiles: {folder} holds an unfinished set with other settings; it is started afresh"
     memory = int(begin_set(folder, plan, options, lambda: report(afresh))["tile_memory"]) * 2**20
-    jobs = {survey.ref.id: plan_jobs(survey, recipe, folder, memory) for survey in surveys}
+    jobs = plan_set(surveys, recipe, folder, memory)
     planned = sum(len(job.block.plans) for listed in jobs.values() for job in listed)
-    over_read = _over_read(surveys, jobs, recipe)
+    over_read = _over_read(surveys, jobs)
     count = sum(len(listed) for listed in jobs.values())
     report(
         f"tiles: {planned} planned in {count} blocks of {len(surveys)} volume(s); a chunk is read {over_read:g} times"
@@ -65,23 +70,27 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
     skipped += damaged
     facts = {
         "fingerprint": identity,
-        "roles": list(roles),
+        "roles": [role for role in ROLES if any(role in roles for roles in held.values())],
         "tile_shape": list(next(job.block.plans[0].shape for listed in jobs.values() for job in listed)),
         "planned": planned,
         "chunks_read_per_chunk_needed": over_read,
         "skipped": skipped,
     }
-    tiles = finish_set(recipe, data, folder, surveys, rows, facts)
+    tiles = finish_set(recipe, folder, surveys, rows, facts)
     report(f"tiles: {_summary(tiles.manifest['counts'])}; {folder}")
+    for name, domain in tiles.domains.items():
+        report(f"tiles: {name}: " + ", ".join(f"{domain['tiles'][split]} {split}" for split in SPLITS))
     return tiles
 
 
-def _over_read(surveys: Sequence[Survey], jobs: Mapping[str, Sequence[BlockJob]], recipe: Recipe) -> float:
+def _over_read(surveys: Sequence[Survey], jobs: Mapping[str, Sequence[BlockJob]]) -> float:
     """Chunks read per chunk needed, as planned; rules that take a volume as a whole read each chunk once."""
-    if recipe.tiles.modality != "light-sheet":
-        return 1.0
-    reads = [chunk_reads([job.block for job in jobs[survey.ref.id]], survey.volume.chunks) for survey in surveys]
-    return round(sum(read for read, _ in reads) / sum(needed for _, needed in reads), 3)
+    reads = [
+        chunk_reads([job.block for job in jobs[survey.ref.id]], survey.volume.chunks)
+        for survey in surveys
+        if jobs[survey.ref.id][0].tiles.modality == "light-sheet"
+    ]
+    return round(sum(read for read, _ in reads) / sum(needed for _, needed in reads), 3) if reads else 1.0
 
 
 def _finished(folder: str, identity: str, options: Options | None) -> bool:
@@ -168,12 +177,14 @@ def _run_job(row: dict[str, Any]) -> dict[str, Any]:
 
 def _task_bytes(jobs: Sequence[BlockJob]) -> int:
     """Memory to reserve for a task; whole-volume rules hold an image in its own type and as float32, twice."""
-    if jobs[0].tiles.modality == "light-sheet":
-        return TASK_BASE_BYTES + jobs[0].memory
-    voxels = 1
-    for low, high in max((job.block.box for job in jobs), key=lambda box: box[0][1] * box[1][1] * box[2][1]):
-        voxels *= high - low
-    return TASK_BASE_BYTES + max(12, 6 * len(images_of(jobs[0].layers))) * voxels
+    return TASK_BASE_BYTES + max(map(_held_bytes, jobs))
+
+
+def _held_bytes(job: BlockJob) -> int:
+    if job.tiles.modality == "light-sheet":
+        return job.memory
+    voxels = math.prod(high - low for low, high in job.block.box)
+    return max(12, 6 * len(images_of(job.layers))) * voxels
 
 
 def _summary(counts: dict[str, Any]) -> str:

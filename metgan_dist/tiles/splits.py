@@ -4,8 +4,12 @@ Whole groups (patients, else volumes) are held out when there are enough of them
 they hold foreground. Otherwise every volume is cut into slabs along one axis, and tiles nearer than `tiles.gap` voxels
 to a held-out tile are left out: neighbouring tiles show the same tissue. Nothing here is random.
 
+In a set of two domains each is split for itself, so that each gives its share to every side. Patients with volumes in
+both come first: they are held out jointly, always as a whole, and count in the shares of either domain.
+
 The functions take the tile index: one row a tile with columns volume, patient, organ, fixed (the data set's own
-split or "auto"), foreground (pixels), z0, z1, y0, y1, x0, x1 (source voxels), stacked (a volume of separate images).
+split or "auto"), foreground (pixels), z0, z1, y0, y1, x0, x1 (source voxels), stacked (a volume of separate images),
+and domain, where the set has any.
 """
 
 from __future__ import annotations
@@ -26,29 +30,52 @@ def assign_splits(index: pd.DataFrame, tiles: Tiles) -> pd.DataFrame:
     """The index with columns split (train, val, test, unseen, or gap for tiles left out), slab_axis ("" where whole
     groups are on one side), gap (voxels, as in the recipe) and fold (0 ..., -1 for tiles that are not trained on).
 
-    Raises UserError naming the field when nothing is left to train on.
+    Raises UserError naming the field, and the domain where the set has any, when nothing is left to train on.
     """
     index = index.copy()
     index["gap"] = tiles.gap
-    groups = group_of(index)
-    index["split"] = fixed = fixed_sides(index)
+    groups, domains = group_of(index), _domain_of(index)
+    index["split"] = fixed_sides(index)
     index["slab_axis"] = ""
-    free = fixed == "auto"
-    if tiles.split_by == "volume" or (tiles.split_by == "auto" and _enough_groups(index[free], groups[free])):
-        sides = _hold_out_groups(index[free], groups[free], tiles)
-        index.loc[free, "split"] = sides
-    else:
-        for _, rows in index[free].groupby("volume", sort=False):
-            axis = _slab_axis(rows, tiles)
-            index.loc[rows.index, "slab_axis"] = axis
-            index.loc[rows.index, "split"] = _hold_out_slab(rows, axis, tiles)
-    if not (index["split"] == "train").any():
-        raise UserError(
-            f"tiles.gap: none of {len(index)} tiles is left to train on (held out, or within {tiles.gap} voxels of "
-            "that); use smaller tiles, a smaller stride or gap, or more volumes"
-        )
-    index["fold"] = _folds(index, tiles)
+    index["fold"] = -1
+    free, shared = index["split"] == "auto", _in_both(groups, domains)
+    both = index.index[free & shared]
+    index.loc[both, "split"] = _hold_out_groups(index.loc[both], groups[both], tiles)
+    parts = {domain: rows.index for domain, rows in index.groupby(domains, sort=False)}
+    for domain, part in parts.items():
+        _split_domain(index, part[free[part].to_numpy()], shared, tiles)
+        if not (index.loc[part, "split"] == "train").any():
+            of = f" of the domain {domain!r}" if domain else ""
+            raise UserError(
+                f"tiles.gap: none of {len(part)} tiles{of} is left to train on (held out, or within {tiles.gap} voxels "
+                f"of that); use smaller tiles, a smaller stride or gap, or more volumes{of}"
+            )
+        _add_folds(index, part, shared, tiles)
     return index
+
+
+def _split_domain(index: pd.DataFrame, free: pd.Index, shared: pd.Series, tiles: Tiles) -> None:
+    """Enter the sides of the rows `free` of one domain, those of `shared` patients being there already."""
+    rows, groups = index.loc[free], group_of(index.loc[free])
+    both = shared[free].to_numpy()
+    if tiles.split_by == "volume" or (tiles.split_by == "auto" and _enough_groups(rows, groups)):
+        held = rows["split"][both].groupby(groups[both]).first().tolist()
+        index.loc[free[~both], "split"] = _hold_out_groups(rows[~both], groups[~both], tiles, held)
+        return
+    for _, volume in rows[~both].groupby("volume", sort=False):
+        axis = _slab_axis(volume, tiles)
+        index.loc[volume.index, "slab_axis"] = axis
+        index.loc[volume.index, "split"] = _hold_out_slab(volume, axis, tiles)
+
+
+def _domain_of(index: pd.DataFrame) -> pd.Series:
+    """The domain of each row, "" where there are none."""
+    return index["domain"] if "domain" in index else pd.Series("", index=index.index)
+
+
+def _in_both(groups: pd.Series, domains: pd.Series) -> pd.Series:
+    """Whether a row is of a patient with volumes in several domains."""
+    return domains.groupby(groups).transform("nunique") > 1
 
 
 def fold_split(index: pd.DataFrame, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,19 +149,22 @@ def _enough_groups(index: pd.DataFrame, groups: pd.Series) -> bool:
     return groups.nunique() > 1 and undivided
 
 
-def _hold_out_groups(index: pd.DataFrame, groups: pd.Series, tiles: Tiles) -> np.ndarray:
-    """Sides of whole groups, spread evenly over the strata (organ, with or without foreground)."""
+def _hold_out_groups(index: pd.DataFrame, groups: pd.Series, tiles: Tiles, held: Sequence[str] = ()) -> np.ndarray:
+    """Sides of whole groups, spread evenly over the strata (organ, with or without foreground).
+
+    `held`: the sides of further groups, decided before; they count in the shares.
+    """
     names = _ordered_groups(index, groups)
     side = dict.fromkeys(names, "train")
-    count = len(names)
-    tests = _count(tiles.test, count, count - 1)
-    for name in _spread(names, tests):
+    count = len(names) + len(held)
+    tests = _count(tiles.test, count, count - 1) - held.count("test")
+    for name in _spread(names, min(max(0, tests), len(names))):
         side[name] = "test"
     rest = [name for name in names if side[name] == "train"]
-    vals = _count(tiles.val, count, len(rest) - 1)
-    for name in _spread(rest, vals):
+    vals = _count(tiles.val, count, len(rest) + held.count("train") - 1) - held.count("val")
+    for name in _spread(rest, min(max(0, vals), len(rest))):
         side[name] = "val"
-    return groups.map(side).to_numpy()
+    return groups.map(side).to_numpy(object)
 
 
 def _count(fraction: float, of: int, most: int) -> int:
@@ -193,21 +223,24 @@ def _hold_out_slab(rows: pd.DataFrame, axis: str, tiles: Tiles) -> np.ndarray:
     return side
 
 
-def _folds(index: pd.DataFrame, tiles: Tiles) -> np.ndarray:
-    """Fold of each training tile: groups dealt out in the order of their strata, or slabs of equal numbers of tiles."""
-    fold = pd.Series(-1, index=index.index)
-    train = index[index["split"] == "train"]
-    groups = group_of(train)
-    by_group = (index["slab_axis"] == "").all() and groups.nunique() >= min(ENOUGH_GROUPS, tiles.folds)
-    if by_group:
-        number = {name: place % tiles.folds for place, name in enumerate(_ordered_groups(train, groups))}
-        fold.loc[train.index] = groups.map(number).to_numpy()
-        return fold.to_numpy()
-    for _, rows in train.groupby("volume", sort=False):
-        axis = rows["slab_axis"].iloc[0] or _slab_axis(rows, tiles)
-        index.loc[rows.index, "slab_axis"] = axis
-        fold.loc[rows.index] = _slab_folds(_centres(rows, axis).to_numpy(), tiles.folds)
-    return fold.to_numpy()
+def _add_folds(index: pd.DataFrame, part: pd.Index, shared: pd.Series, tiles: Tiles) -> None:
+    """Enter the folds of the training rows of one domain: groups dealt out in the order of their strata, or slabs.
+
+    Slabs hold equal numbers of tiles. Groups that the other domain has too are dealt out first, and whole in any case:
+    they are of one fold in both.
+    """
+    of_slabs = (index.loc[part, "slab_axis"] != "").any()
+    train = part[(index.loc[part, "split"] == "train").to_numpy()]
+    rows, groups, both = index.loc[train], group_of(index.loc[train]), shared[train].to_numpy()
+    names = _ordered_groups(rows[both], groups[both]) + _ordered_groups(rows[~both], groups[~both])
+    by_group = not of_slabs and len(names) >= min(ENOUGH_GROUPS, tiles.folds)
+    number = {name: place % tiles.folds for place, name in enumerate(names)}
+    dealt = both | by_group
+    index.loc[train[dealt], "fold"] = groups[dealt].map(number).to_numpy(np.int64)
+    for _, volume in rows[~dealt].groupby("volume", sort=False):
+        axis = volume["slab_axis"].iloc[0] or _slab_axis(volume, tiles)
+        index.loc[volume.index, "slab_axis"] = axis
+        index.loc[volume.index, "fold"] = _slab_folds(_centres(volume, axis).to_numpy(), tiles.folds)
 
 
 def _slab_folds(centre: np.ndarray, folds: int) -> np.ndarray:

@@ -4,6 +4,9 @@ The stream is defined by arithmetic, not by the state of a loader. Image p of a 
 epoch p // N, and the permutation follows from (seed, epoch). Whoever knows how many images a run has seen
 can go on from there, with any number of workers. It is planned here and read by Ray tasks, in executions
 of some thousand tiles: a Ray Data execution costs a fraction of a second to start.
+
+Where anatomy and tumour images are drawn apart, image p consists of two tiles, each by this arithmetic over the tiles
+of its own domain: each domain goes through permutations of its own, as often as its size asks.
 """
 
 from __future__ import annotations
@@ -21,13 +24,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from metgan_dist.cluster.progress import quiet
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.tiles.load import NUMBERS, Load
+from metgan_dist.tiles.load import NUMBERS, TARGET, Load
 from metgan_dist.tiles.organs import organ_numbers
 from metgan_dist.tiles.tile_set import TileSet
 
 EXECUTION_BYTES = 256 * 2**20
 TASK_BYTES = 32 * 2**20
 TASK_TILES = 64
+# The word that keeps the permutations of the tiles that are drawn apart from those of the others.
+TARGET_ORDER = (2,)
 
 Batch = dict[str, torch.Tensor]
 
@@ -38,6 +43,7 @@ def tile_stream(
     *,
     split: str = "train",
     rows: np.ndarray | None = None,
+    target: np.ndarray | None = None,
     rank: int = 0,
     world: int = 1,
     batch_size: int = 1,
@@ -57,6 +63,7 @@ def tile_stream(
         recipe: `training.seed`, `training.augment` and `method.organs` are used.
         split: whose tiles.
         rows: these alone, rows of the set, instead of a split's.
+        target: rows of the set whose tumour images are drawn apart from the anatomy, which `rows` then give.
         rank, world: this worker and their number.
         batch_size: images on this rank in one batch.
         start, stop: images of the run.
@@ -67,12 +74,14 @@ def tile_stream(
     Yields:
         anatomy, tumour: float32 (N, C, [D,] H, W) in [-1, 1]; label: int64 (N, [D,] H, W); tile: int64 (N,), rows;
         organ: int64 (N,), places in `method.organs`, or in the set's list of organs where that is empty; -1 for another
-        organ or none; left out where both are empty.
+        organ or none; left out where both are empty. With `target` also tumour_label: int64 (N, [D,] H, W) and
+        tumour_tile: int64 (N,), of the tile that gives `tumour`; the others are of the anatomy's. Of a domain without
+        labels label or tumour_label is left out, and of rows of one domain what these have not.
 
     Raises UserError when the split has no tiles.
     """
     rows = tiles.positions(split) if rows is None else rows
-    if not len(rows):
+    if not len(rows) or (target is not None and not len(target)):
         raise UserError(f"{tiles.uri}: no tiles in split {split}; make the tiles with other tiles.test, val or gap")
     seed = recipe.training.seed
     positions = rank_positions(start, stop, rank, world, batch_size)
@@ -80,18 +89,14 @@ def tile_stream(
     load = Load(tiles.reader, seed if augment else None, augment == "affine")
     per_task = _tiles_per_task(tiles, batch_size)
     parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
-
-    def planned(part: np.ndarray) -> list[dict[str, Any]]:
-        """The tiles of a part of the stream."""
-        return _plan(tiles, planned_rows(rows, part, seed), part, recipe.method.organs)
-
     if here:
-        yield from _read_here(load, map(planned, parts), batch_size)
+        planned = (_planned(tiles, rows, target, part, recipe) for part in parts)
+        yield from _read_here(load, planned, batch_size)
         return
 
     def execute(part: np.ndarray) -> ray.data.Dataset:
-        """They, all of them in the object store when this returns."""
-        return _loaded(planned(part), load, per_task, cpus, within)
+        """The tiles of a part of the stream, all of them in the object store when this returns."""
+        return _loaded(_planned(tiles, rows, target, part, recipe), load, per_task, cpus, within)
 
     if not parts:
         return  # a run that is resumed at its end
@@ -137,16 +142,32 @@ def rank_positions(start: int, stop: int, rank: int, world: int, batch_size: int
     return (firsts[:, None] + np.arange(batch_size)).ravel()
 
 
-def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int) -> np.ndarray:
-    """Row number of the tile at each position of the endless stream over `rows`; positions ascend."""
+def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int, order: Sequence[int] = ()) -> np.ndarray:
+    """Row number of the tile at each position of the endless stream over `rows`; positions ascend.
+
+    `order`: further words that the permutations follow from, for a stream beside that of (seed, epoch).
+    """
     epochs, places = np.divmod(positions, len(rows))
     planned = np.empty(len(positions), dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         # From (seed, epoch), not from one generator that is drawn on: any epoch is found without those before it.
-        order = np.random.Generator(np.random.PCG64([seed, int(epoch)])).permutation(rows)
-        planned[here] = order[places[here]]
+        permuted = np.random.Generator(np.random.PCG64([seed, int(epoch), *order])).permutation(rows)
+        planned[here] = permuted[places[here]]
     return planned
+
+
+def _planned(
+    tiles: TileSet, rows: np.ndarray, target: np.ndarray | None, positions: np.ndarray, recipe: Recipe
+) -> list[dict[str, Any]]:
+    """What is read for the images at these positions of the run."""
+    seed = recipe.training.seed
+    own = _plan(tiles, planned_rows(rows, positions, seed), positions, recipe.method.organs)
+    if target is None:
+        return own
+    others = _plan(tiles, planned_rows(target, positions, seed, TARGET_ORDER), positions, ())
+    pairs = zip(own, others, strict=True)
+    return [tile | {TARGET + key: value for key, value in other.items()} for tile, other in pairs]
 
 
 def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray, organs: Sequence[str]) -> list[dict[str, Any]]:
@@ -220,7 +241,7 @@ def _tiles_per_task(tiles: TileSet, batch_size: int) -> int:
 
 def _tensors(batch: dict[str, np.ndarray]) -> Batch:
     """Torch tensors of their own memory: what Ray hands out is shared and read-only."""
-    kinds = dict.fromkeys(("label", *NUMBERS), torch.int64)
+    kinds = dict.fromkeys(("label", "tumour_label", *NUMBERS.values()), torch.int64)
     return {
         role: torch.tensor(np.array(values), dtype=kinds.get(role, torch.float32)) for role, values in batch.items()
     }

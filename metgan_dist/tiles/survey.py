@@ -18,8 +18,9 @@ from metgan_dist.storage import Options, filesystem, is_folder, join, storage_er
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
 from metgan_dist.tiles.splits import fixed_sides
+from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
-from metgan_dist.volumes.dataset import volume_refs
+from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 from metgan_dist.volumes.phantoms import phantom_volume
@@ -48,9 +49,9 @@ def survey_volumes(
 ) -> tuple[list[Survey], list[str]]:
     """Open every volume for its metadata, and look at its label: (those that open, why the others were skipped).
 
-    Raises UserError for a label value that is no class (as far as the look goes), when volumes differ in the channels
-    they have or a patient is fixed to two sides, DamagedFile when one does not open and `data.damaged` does not say
-    skip.
+    Raises UserError for a label value that is no class (as far as the look goes), when volumes of one domain differ in
+    the channels they have or a patient is fixed to two sides, DamagedFile when one does not open and `data.damaged`
+    does not say skip.
     """
     surveys, skipped = [], []
     pool = ThreadPoolExecutor(LOOKED_AT_ONCE)
@@ -68,16 +69,32 @@ def survey_volumes(
         pool.shutdown(cancel_futures=True)  # what is left, once one is refused
     if not surveys:
         raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
-    for survey in surveys[1:]:
-        for role in ROLES:
-            if survey.volume.has(role) != surveys[0].volume.has(role):
-                lacks, has = sorted((surveys[0], survey), key=lambda one: one.volume.has(role))
-                raise UserError(
-                    f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all must have the same"
-                )
+    _check_alike(surveys)
+    lost = {ref.domain for ref in refs} - {survey.ref.domain for survey in surveys}
+    if lost:
+        raise UserError(f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above")
     # Told before anything is cut.
     fixed_sides(pd.DataFrame([row for survey in surveys for row in _patients(survey)]))
     return surveys, skipped
+
+
+def _check_alike(surveys: Sequence[Survey]) -> None:
+    """UserError where volumes of one domain differ in their roles."""
+    first: dict[str, Survey] = {}
+    for survey in surveys:
+        other = first.setdefault(survey.ref.domain, survey)
+        for role in ROLES:
+            if survey.volume.has(role) != other.volume.has(role):
+                lacks, has = sorted((other, survey), key=lambda one: one.volume.has(role))
+                raise UserError(
+                    f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all"
+                    f"{of_domain(survey.ref.domain)} must have the same"
+                )
+
+
+def of_domain(name: str) -> str:
+    """A domain in messages; nothing for sets that have none."""
+    return f" of the domain {name!r}" if name else ""
 
 
 def _patients(survey: Survey) -> list[dict[str, str]]:
@@ -89,15 +106,33 @@ def _patients(survey: Survey) -> list[dict[str, str]]:
     return [{"volume": survey.ref.id, "patient": name, "fixed": survey.ref.split} for name in sorted(patients)]
 
 
-def roles_of(surveys: Sequence[Survey], tiles: Tiles) -> tuple[Role, ...]:
-    """The roles that all volumes have; UserError when the modality's rules need a label that is not there."""
-    roles = tuple(role for role in ROLES if surveys[0].volume.has(role))
-    if tiles.modality.startswith("cardiac") and "label" not in roles:
-        raise UserError(
-            f"data.label: volume {surveys[0].ref.id!r} has no label, and {tiles.modality} tiles are cut around the "
-            "labelled heart; name the label"
-        )
-    return roles
+def held_roles(surveys: Sequence[Survey], recipe: Recipe) -> dict[str, tuple[Role, ...]]:
+    """The roles that all volumes of a domain have, by domain ("" where the set has none).
+
+    UserError when the modality's rules need a label that is not there.
+    """
+    held: dict[str, tuple[Role, ...]] = {}
+    for survey in surveys:
+        if survey.ref.domain in held:
+            continue
+        roles = held[survey.ref.domain] = tuple(role for role in ROLES if survey.volume.has(role))
+        modality = recipe.data.rules(recipe.tiles, survey.ref.domain).modality
+        if modality.startswith("cardiac") and "label" not in roles:
+            raise UserError(
+                f"data.label: volume {survey.ref.id!r} has no label, and {modality} tiles are cut around the labelled "
+                "heart; name the label"
+            )
+    return held
+
+
+def plan_set(surveys: Sequence[Survey], recipe: Recipe, folder: str, memory: int) -> dict[str, list[BlockJob]]:
+    """All tasks of a set, by volume; UserError as for `plan_jobs`, and where domains make tiles of different sizes."""
+    jobs = {survey.ref.id: plan_jobs(survey, recipe, folder, memory) for survey in surveys}
+    shapes = {survey.ref.domain: jobs[survey.ref.id][0].block.plans[0].shape for survey in surveys}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{' x '.join(map(str, shape))} in {name}" for name, shape in shapes.items())
+        raise UserError(f"tiles.size: tiles of different sizes ({found}); give all three numbers, or other rules")
+    return jobs
 
 
 def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[BlockJob]:
@@ -105,7 +140,7 @@ def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[
 
     Raises UserError naming the field of `tiles` or `scaling` that does not suit the volume.
     """
-    tiles, volume = recipe.tiles, survey.volume
+    tiles, volume = recipe.data.rules(recipe.tiles, survey.ref.domain), survey.volume
     plans = _plans(tiles, survey.ref.id, volume.shape, survey.spacing)
     if preprocessed_shape(tiles) is not None:
         whole = (0, volume.shape[0]), (0, volume.shape[1]), (0, volume.shape[2])
@@ -149,27 +184,31 @@ def _plans(
     return plan_tiles(tiles.model_copy(update=update), volume, prepared)
 
 
-def check_volumes(recipe: Recipe, needed: Sequence[Role] = ()) -> None:
+def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None:
     """Everything that would keep the tiles from being cut, as far as it shows before a voxel is read.
 
-    A phantom, which is not drawn yet, is judged by its shape. UserError naming the field or file, also where the
-    volumes have no channel for one of the roles in `needed`.
+    A phantom, which is not drawn yet, is judged by its shape. UserError naming the field or file, also where no volume
+    has the roles together that a member of `needed` names.
     """
     data, options = recipe.data, recipe.storage.options
     if data.path is None:
         phantom = phantom_volume(data.phantom, 0)
         _plans(recipe.tiles, "phantom-0", phantom.shape, phantom.spacing)
-        lacking: list[Role] = [role for role in needed if role == "tumour" and not data.tumour]
+        held: dict[str, Sequence[str]] = {"": [role for role in ROLES if role != "tumour" or data.tumour]}
         whose = f"the {data.phantom.modality} phantom"
     else:
+        data = resolve_data(data, options)
+        recipe = recipe.model_copy(update={"data": data})
         surveys, _ = survey_volumes(volume_refs(data, options), data, lambda _line: None)
-        roles = roles_of(surveys, recipe.tiles)
-        for survey in surveys:
-            plan_jobs(survey, recipe, "", recipe.scaling.tile_memory * 2**20)
-        lacking = [role for role in needed if role not in roles]
+        held = {**held_roles(surveys, recipe)}
+        plan_set(surveys, recipe, "", recipe.scaling.tile_memory * 2**20)
         whose = f"volume {surveys[0].ref.id!r}"
-    if lacking:
-        raise UserError(f"data.{lacking[0]}: {whose} has no {lacking[0]} to train on; name one")
+    for roles in needed:
+        if (lacking := lacking_role(held, roles)) is not None:
+            domain, role = lacking
+            raise UserError(
+                f"data.{role}: {f'the domain {domain!r}' if domain else whose} has no {role} to train on; name one"
+            )
 
 
 def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
@@ -178,7 +217,8 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
     `data.path` is left out, so that a data set may be moved; files count by name, size and time or version,
     Zarr volumes by their metadata files only.
     """
-    described = data.model_dump(mode="json", exclude={"path", "phantom", "one_channel"})
+    told = data.told()
+    described = {name: told[name] for name in told if name not in ("path", "phantom", "one_channel")}
     for entry in described["volumes"]:
         if entry["label_axes"] is None:
             del entry["label_axes"]  # so that sets from before the field are known again

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ SPLITS = ("train", "val", "test", "unseen")
 class TileReader:
     """Reads tiles by what the index says of them; small, so that it travels with every task.
 
-    layers: of each role that the set has, one for each of its channels. The tiles of a mixed set lie in its parts: each
-    is read by the reader of its own.
+    layers: of each role that the set has, one for each of its channels; holds: by domain, the roles of its tiles, where
+    the set has domains. The tiles of a mixed set lie in its parts: each is read by the reader of its own.
     """
 
     folder: str
@@ -42,18 +42,21 @@ class TileReader:
     clip: bool
     options: Options | None
     parts: tuple[TileReader, ...] = ()
+    holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def load(self, tile: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`."""
+    def load(self, tile: dict[str, Any], roles: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`. Of `roles` alone, where given."""
         if self.parts:
-            return self.parts[tile["part"]].load(tile)
+            return self.parts[tile["part"]].load(tile, roles)
         loaded = {}
-        for role, layers in self.layers.items():
+        for role in self.holds.get(tile.get("domain", ""), tuple(self.layers)):
+            if roles is not None and role not in roles:
+                continue
             if role == "label":
                 shard, position = tile["label_shard"], tile["label_position"]
                 loaded[role] = read_tile(self.folder, shard, role, position, self.digest, self.options).astype(np.uint8)
             else:
-                loaded[role] = np.stack([self._channel(tile, layer) for layer in layers])
+                loaded[role] = np.stack([self._channel(tile, layer) for layer in self.layers[role]])
         return loaded
 
     def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
@@ -68,11 +71,11 @@ class TileSet:
         uri: folder or URI.
         digest: SHA-256 of the manifest, which holds that of the index.
         manifest: what the set was made from, counts, statistics.
-        index: one row a tile, in the order of row numbers: volume, organ, patient, view, plane, region (z0 ... x1) and
-            padding in source voxels, spacing of a pixel, shard and position, split, fold, foreground (label pixels),
-            (low, high) of each layer, label_row (the row whose label the tile carries: its own, unless labels were
-            shuffled). Split "gap": left out, too near a held-out tile. In a mixed set also part, the number of the set
-            in the manifest's `parts` that a tile lies in.
+        index: one row a tile, in the order of row numbers: volume, domain ("" where there is none, no column in old
+            sets), organ, patient, view, plane, region (z0 ... x1) and padding in source voxels, spacing of a pixel,
+            shard and position, split, fold, foreground (label pixels), (low, high) of each layer, label_row (the row
+            whose label the tile carries: its own, unless labels were shuffled). Split "gap": left out, too near a
+            held-out tile. In a mixed set also part, the number of the set in the manifest's `parts` that has a tile.
         parts: the sets that a mixed set consists of; none for others.
     """
 
@@ -90,7 +93,8 @@ class TileSet:
         readers = tuple(part.reader for part in parts)
         clip = manifest["normalisation"]["clip"]
         layers = {role: layers_of(role, max(1, len(self.channels(role)))) for role in manifest["roles"]}
-        self.reader: TileReader = TileReader(uri, digest, layers, clip, options, readers)
+        holds = {name: tuple(domain["holds"]) for name, domain in self.domains.items()}
+        self.reader: TileReader = TileReader(uri, digest, layers, clip, options, readers, holds)
 
     @staticmethod
     def open(uri: str, options: Options | None = None) -> TileSet:
@@ -168,9 +172,32 @@ class TileSet:
         """Pixels of every tile, (H, W) or (D, H, W)."""
         return tuple(self.manifest["tile_shape"])
 
-    def positions(self, split: str) -> np.ndarray:
-        """Row numbers of the tiles of a split (train, val, test, unseen), ascending; may be empty."""
-        return np.flatnonzero((self.index["split"] == split).to_numpy())
+    @property
+    def domains(self) -> dict[str, dict[str, Any]]:
+        """The manifest's table of domains, source first: role, channels, holds (the roles of its tiles), range rule.
+
+        Empty where anatomy and tumour of a tile are of one place.
+        """
+        table: dict[str, dict[str, Any]] = self.manifest.get("domains", {})
+        return table
+
+    @property
+    def held(self) -> dict[str, Sequence[str]]:
+        """The roles that each tile of a domain has; those of all tiles under "" where the set has no domains."""
+        return {name: domain["holds"] for name, domain in self.domains.items()} or {"": self.manifest["roles"]}
+
+    def has(self, *roles: str) -> bool:
+        """Whether there are tiles that have all these roles together."""
+        return lacking_role(self.held, roles) is None
+
+    def with_roles(self, *roles: str) -> np.ndarray:
+        """Whether a tile has all these roles, bool (rows,)."""
+        names = [name for name, own in self.held.items() if set(roles) <= set(own)]
+        return self.index["domain"].isin(names).to_numpy() if self.domains else np.full(len(self.index), bool(names))
+
+    def positions(self, split: str, *roles: str) -> np.ndarray:
+        """Row numbers of the tiles of a split (train, val, test, unseen) that have `roles`, ascending; may be empty."""
+        return np.flatnonzero((self.index["split"] == split).to_numpy() & self.with_roles(*roles))
 
     def addresses(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """What a `TileReader` needs to load these tiles, in this order."""
@@ -184,13 +211,15 @@ class TileSet:
         }
         if self.parts:
             columns["part"] = own["part"]
+        if self.domains:
+            columns["domain"] = own["domain"]
         for layer in (*self.layers("anatomy"), *self.layers("tumour")):
             columns |= {f"{layer}_{end}": own[f"{layer}_{end}"] for end in ("low", "high")}
         lists = [column.tolist() for column in columns.values()]
         return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
     def load(self, row: int) -> dict[str, np.ndarray]:
-        """One tile, for the roles that the set has.
+        """One tile, for the roles that it has.
 
         Returns:
             anatomy, tumour: float32 (C, H, W) or (C, D, H, W), each channel normalised by its own range, in [-1, 1]
@@ -203,6 +232,27 @@ class TileSet:
         """An image in the normalised range of a tile's layer -> intensities of the file, float32, same shape."""
         tile = self.index.iloc[row]
         return invert(image, float(tile[f"{layer}_low"]), float(tile[f"{layer}_high"]))
+
+
+def lacking_role(held: Mapping[str, Sequence[str]], roles: Sequence[str]) -> tuple[str, str] | None:
+    """None where tiles of some domain have all `roles`; else the domain that has most of the first, and what it lacks.
+
+    held: the roles of the tiles of each domain, as `TileSet.held`.
+    """
+    missing = {name: [role for role in roles if role not in own] for name, own in held.items()}
+    if not all(missing.values()):
+        return None
+    domain = max(missing, key=lambda name: roles.index(missing[name][0]))
+    return domain, missing[domain][0]
+
+
+def check_pairs(domains: Collection[str], field: str) -> None:
+    """UserError, beginning with `field`, where there are domains: for who needs both images of a place."""
+    if domains:
+        raise UserError(
+            f"{field}: images of two domains ({', '.join(domains)}) are no pairs, and this job takes tiles with an "
+            "anatomy and a tumour image of one place; give a data set without domains"
+        )
 
 
 def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh: Callable[[], None]) -> dict[str, Any]:

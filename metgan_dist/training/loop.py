@@ -292,7 +292,7 @@ def _step(stepper: Stepper, batches: Sequence[Batch], state: RunState, around: S
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        count = len(batches[0]["anatomy"])
+        count = len(next(iter(batches[0].values())))
         raise UserError(
             f"training.batch_size: a step of {count} image{'s' * (count > 1)} leaves one value per channel of the "
             "innermost features, too few for batch statistics; use more images, more workers or a larger tiles.size"

@@ -132,7 +132,7 @@ class Stepper:
             if self._moves(player):
                 images = self._play(player, batches, made, report)
                 made = [{**before, **new} for before, new in zip(made, images, strict=True)]
-        self._average(sum(len(batch["anatomy"]) for batch in batches) * self.world)
+        self._average(sum(len(next(iter(batch.values()))) for batch in batches) * self.world)
         self.steps += 1
         return report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,10 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 @dataclass
 class Validator:
-    """Scores the live method on the validation tiles; every rank takes every `world`-th tile."""
+    """Scores the live method on the validation tiles `rows`; every rank takes every `world`-th tile.
+
+    `real`: tiles whose tumour images the judge sees for comparison; `rows` themselves where not given.
+    """
 
     tiles: TileSet
     rows: np.ndarray
@@ -47,14 +50,15 @@ class Validator:
     device: torch.device
     rank: int = 0
     world: int = 1
+    real: np.ndarray | None = None
     _real: float | None = field(default=None, init=False)
 
     def __call__(self, stepper: Stepper) -> tuple[dict[str, float], bytes | None]:
         """Scores over all ranks and, on rank 0, a PNG grid; nothing where there are no validation tiles.
 
         A translation gets the image scores and `label_fidelity` (the judge's Dice), also as share of what the judge
-        finds in the real images (SHARE), unless that is next to nothing; a segmentation gets `dice`. Neither where no
-        class occurs.
+        finds in the real images (SHARE), unless that is next to nothing; of images of a domain without pairs the error
+        of its cycle takes the place of the image scores. A segmentation gets `dice`. Neither where no class occurs.
         """
         if not len(self.rows):
             return {}, None
@@ -73,7 +77,7 @@ class Validator:
             parts *= self.world
             dist.all_gather_object(parts, parts[0])
         scored = Scored.joined(part for part, _ in parts)
-        if "mae" not in scored.per_tile:
+        if not {"mae", "cycle_mae"} & set(scored.per_tile):
             return scored.summary("dice"), picture
         scores = scored.summary()
         if real is not None:
@@ -84,15 +88,32 @@ class Validator:
 
     def _of_real(self) -> Scored:
         """What the judge finds in the real images of this rank's tiles, which do not change."""
-        scorer = _scorer(self.tiles, self.judge, images=())
-        for batch in tile_batches(self.tiles, self.rows[self.rank :: self.world], BATCH):
-            batch = _to(batch, self.device)
-            scorer.add(batch, batch["tumour"])
-        return scorer.scored()
+        rows = self.rows if self.real is None else self.real
+        return _judged_real(self.tiles, rows[self.rank :: self.world], self.judge, self.device)
 
 
-def _scorer(tiles: TileSet, judge: Method | None, images: Sequence[str] = IMAGE_SCORES) -> TileScorer:
-    return TileScorer(int(tiles.manifest["data"]["classes"]), None if judge is None else judge.translate, images)
+def _judged_real(tiles: TileSet, rows: np.ndarray, judge: Method | None, device: torch.device) -> Scored:
+    """What the judge finds in the real tumour images of labelled tiles."""
+    scorer = _judge_alone(tiles, judge)
+    for batch in tile_batches(tiles, rows, BATCH):
+        batch = _to(batch, device)
+        scorer.add(batch, batch["tumour"])
+    return scorer.scored()
+
+
+def _scorer(tiles: TileSet, judge: Method | None) -> TileScorer:
+    """Of translations: compared with the real images and, by the judge, with the labels, where the tiles have them."""
+    judged = judge if tiles.has("anatomy", "label") else None
+    images = IMAGE_SCORES if tiles.has("anatomy", "tumour") else ()
+    return TileScorer(_classes(tiles), None if judged is None else judged.translate, images)
+
+
+def _judge_alone(tiles: TileSet, judge: Method | None) -> TileScorer:
+    return TileScorer(_classes(tiles), None if judge is None else judge.translate, ())
+
+
+def _classes(tiles: TileSet) -> int:
+    return int(tiles.manifest["data"]["classes"])
 
 
 def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.ndarray:
@@ -126,24 +147,32 @@ def references(tiles: TileSet) -> References:
 
 
 def score_with_references(
-    method: Method, tiles: TileSet, rows: np.ndarray, judge: Method, trivial: References, device: torch.device
+    method: Method,
+    tiles: TileSet,
+    rows: np.ndarray,
+    judge: Method | None,
+    trivial: References | None,
+    device: torch.device,
 ) -> dict[str, Scored]:
     """Scores on `rows` of the method (`generated`), of the trivial predictions (`identity`, `affine`), and of the judge
-    on the real images (`real`)."""
-    scorers = {name: _scorer(tiles, judge) for name in ("generated", *trivial.names)}
-    scorers["real"] = _scorer(tiles, judge, images=())
+    on the real images (`real`); without `trivial`, where there are no pairs, of the method alone."""
+    scorers = {name: _scorer(tiles, judge) for name in ("generated", *(trivial.names if trivial else ()))}
+    if trivial is not None:
+        scorers["real"] = _judge_alone(tiles, judge)
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, BATCH, method.organs):
             batch = _to(batch, device)
             generated = method.translate(batch)
             scorers["generated"].add(batch, generated, method.cycle(batch, generated))
+            if trivial is None:
+                continue
             for name, output in {**trivial.predictions(batch["anatomy"]), "real": batch["tumour"]}.items():
                 scorers[name].add(batch, output)
     return {name: scorer.scored() for name, scorer in scorers.items()}
 
 
 def evaluate_splits(
-    method: Method, tiles: TileSet, judge: Method, device: torch.device, say: Callable[[str], None]
+    method: Method, tiles: TileSet, judge: Method | None, device: torch.device, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """The method beside the trivial predictions on the test tiles, and on volumes that no split ever touched.
 
@@ -151,40 +180,63 @@ def evaluate_splits(
     d}}`, and the same for each volume under `per_volume` where there are several. Beside label fidelity the others have
     `label_fidelity_of_real`, its share of d. It is left out where no class occurs, and `identity` where anatomy and
     tumour have different numbers of channels; `say` gets a line for either, and one for a judge that is blind.
+
+    Of two domains the tiles are those of the source: `generated` has the error of the cycle in place of a comparison
+    with the real image, `identity` and `affine` are left out, and `real` is what the judge finds in the labelled tiles
+    of the target.
     """
-    trivial = references(tiles)
-    if "identity" not in trivial.names:
-        anatomy, tumour = (len(tiles.layers(role)) for role in ("anatomy", "tumour"))
-        say(f"identity: left out, the anatomy has {anatomy} channel(s) and the tumour image {tumour}")
+    trivial = _references_or_none(tiles, say)
     results: dict[str, Any] = {}
     for split in ("test", "unseen"):
-        rows = tiles.positions(split)
+        rows = tiles.positions(split, "anatomy")
         if not len(rows):
             continue
         scored = score_with_references(method, tiles, rows, judge, trivial, device)
-        results[split] = _summaries(scored, rows)
+        apart = {} if trivial is not None else _real_apart(tiles, split, judge, device)
+        results[split] = _summaries(scored, rows, apart)
         volumes = tiles.index["volume"].to_numpy()[rows]
         names = sorted(set(volumes))
         if len(names) > 1:
-            results[split]["per_volume"] = {name: _summaries(scored, rows[volumes == name]) for name in names}
+            results[split]["per_volume"] = {name: _summaries(scored, rows[volumes == name], apart) for name in names}
         say(_line(split, results[split]))
-        if (reason := doubt(results[split]["real"].get("label_fidelity"))) is not None:
+        if judge is not None and (reason := doubt(results[split]["real"].get("label_fidelity"))) is not None:
             say(f"{split}: {reason}")
     return results
 
 
-def _summaries(scored: dict[str, Scored], rows: np.ndarray) -> dict[str, Any]:
-    summaries = {name: one.of(rows).summary() for name, one in scored.items()}
+def _references_or_none(tiles: TileSet, say: Callable[[str], None]) -> References | None:
+    """The trivial predictions, where anatomy and tumour images are pairs; `say` is told what is left out."""
+    if not tiles.has("anatomy", "tumour"):
+        say("MAE, identity and affine: left out, images of two domains are no pairs")
+        return None
+    trivial = references(tiles)
+    if "identity" not in trivial.names:
+        anatomy, tumour = (len(tiles.layers(role)) for role in ("anatomy", "tumour"))
+        say(f"identity: left out, the anatomy has {anatomy} channel(s) and the tumour image {tumour}")
+    return trivial
+
+
+def _real_apart(tiles: TileSet, split: str, judge: Method | None, device: torch.device) -> dict[str, float]:
+    """What the judge finds in the labelled target tiles of a split; nothing without a judge or such tiles."""
+    rows = tiles.positions(split, "tumour", "label")
+    return _judged_real(tiles, rows, judge, device).summary() if judge is not None and len(rows) else {}
+
+
+def _summaries(scored: dict[str, Scored], rows: np.ndarray, apart: dict[str, float]) -> dict[str, Any]:
+    """Of some tiles; `apart`: the judge's scores on real images, where these are of other tiles."""
+    summaries = {"real": apart} | {name: one.of(rows).summary() for name, one in scored.items()}
     real = summaries["real"].get("label_fidelity")
     for name, scores in summaries.items():
         share = share_of_real(scores.get("label_fidelity"), real)
         if name != "real" and share is not None:
             scores[SHARE] = share
-    return {"tiles": len(rows), **summaries}
+    return {"tiles": len(rows), **{name: summaries[name] for name in (*scored, "real")}}
 
 
 def _line(split: str, scores: dict[str, Any]) -> str:
-    parts = [f"{name} MAE {scores[name]['mae']:.4f}" for name in ("generated", *TRIVIAL) if name in scores]
+    error = "mae" if "mae" in scores["generated"] else "cycle_mae"
+    shown = "MAE" if error == "mae" else "cycle MAE"
+    parts = [f"{name} {shown} {scores[name][error]:.4f}" for name in ("generated", *TRIVIAL) if name in scores]
     found = {name: scores[name].get("label_fidelity") for name in ("generated", "real", "identity") if name in scores}
     shares = {name: scores[name].get(SHARE) for name in found}
     dice = [

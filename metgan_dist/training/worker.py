@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,7 +18,6 @@ from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Method, Stage
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
-from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
@@ -30,6 +28,7 @@ from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Surroundings, train
 from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.review import Review
+from metgan_dist.training.rows import TrainingRows, scored_rows, training_rows
 from metgan_dist.training.schedule import Length
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.stop_notice import StopNotice
@@ -70,9 +69,9 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     stepper = _stepper(assignment, device, rank, world)
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = TileSet.open(assignment.tiles, assignment.options)
-    rows = _training_rows(assignment, tiles)
+    drawn = training_rows(recipe, tiles, assignment.part)
     stages = stepper.method.stages(recipe)
-    length = Length.of(recipe.training, len(rows), world, assignment.plan.workers, stages)
+    length = Length.of(recipe.training, drawn.epoch, world, assignment.plan.workers, stages)
     logger = _logger(assignment, say) if rank == 0 else None
     watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment, team) as folder:
@@ -81,7 +80,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
                 begin_with(other, stepper)
         around = Surroundings(
             rank=rank,
-            stream=_stream(assignment, tiles, rows, rank, world),
+            stream=_stream(assignment, tiles, drawn, rank, world),
             validate=_validator(assignment, tiles, rank, world, device),
             keep=lambda kept, name, metrics: _keep(assignment, team, review, kept, name, {**metrics, **watch.report()}),
             agree=lambda reason: _agree(reason, world),
@@ -105,19 +104,14 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
                 logger.close()
 
 
-def _training_rows(assignment: Assignment, tiles: TileSet) -> np.ndarray:
-    if assignment.part is None:
-        return tiles.positions("train")
-    return segmentor_and_judge(tiles.index)[PARTS.index(assignment.part)]
-
-
 def _stream(
-    assignment: Assignment, tiles: TileSet, rows: np.ndarray, rank: int, world: int
+    assignment: Assignment, tiles: TileSet, drawn: TrainingRows, rank: int, world: int
 ) -> Callable[[int, int], Iterator[Batch]]:
     return lambda start, stop: tile_stream(
         tiles,
         assignment.recipe,
-        rows=rows,
+        rows=drawn.rows,
+        target=drawn.target,
         rank=rank,
         world=world,
         batch_size=assignment.recipe.training.batch_size,
@@ -183,8 +177,10 @@ def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, de
     judge: Method | None = None
     if assignment.judge:
         judge = load_method(assignment.judge, assignment.options)[0].to(device)
-    rows = chosen_rows(tiles.positions("val"), assignment.recipe.training.validate_tiles)
-    return Validator(tiles, rows, judge, device, rank, world)
+    most = assignment.recipe.training.validate_tiles
+    rows = chosen_rows(scored_rows(assignment.recipe, tiles, "val"), most)
+    real = chosen_rows(tiles.positions("val", "tumour", "label"), most)
+    return Validator(tiles, rows, judge, device, rank, world, real)
 
 
 def _keep(

@@ -19,7 +19,7 @@ from metgan_dist.cluster.joining import is_local, plan_for_cluster
 from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.main_job import Prepared, assign, prepare_training
+from metgan_dist.main_job import Prepared, assign, check_tiles, check_training, prepare_training
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.tuning import Score
@@ -27,11 +27,13 @@ from metgan_dist.runs.child_runs import is_finished
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.scored import IMAGE_SCORES
 from metgan_dist.storage import filesystem, join
 from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import ray_storage
 from metgan_dist.training.review import open_desk
+from metgan_dist.training.rows import scored_rows, training_rows
 from metgan_dist.training.schedule import Length
 from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.findings import Findings
@@ -104,14 +106,28 @@ class PlannedSweep:
             lines.append(f"trials at once: {self.layout[0]}, each of {self.layout[1]}")
         return "\n".join(lines)
 
+    def check(self, recipe: Recipe) -> None:
+        """UserError for what keeps a trial from being trained or compared on the recipe's data, before any work."""
+        check_training(recipe, self._variants(recipe)[1:])
+        names = [one.name for one in self.objectives]
+        paired = next((name for name in names if name in IMAGE_SCORES), None)
+        if recipe.data.domains and paired is not None:
+            raise UserError(
+                f"tuning.objectives: {paired} compares with the real image of the same place, which images of two "
+                "domains do not have; use cycle_mae or label_fidelity"
+            )
+        if recipe.data.domains and "label_fidelity" in names:
+            check_tiles(recipe, [("anatomy", "label"), ("tumour", "label")])
+
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped at its end when no trial came to anything."""
         at_once, plan = layout = _plan_here(opened.recipe)
         say(str(replace(self, layout=layout)))
         prepared = prepare_training(opened, self._needs_segmentor(opened.recipe))
-        if not len(prepared.tiles.positions("val")):
+        if not len(scored_rows(opened.recipe, prepared.tiles, "val")):
             raise UserError("tiles.val: no tiles to validate on, by which trials are compared; hold some out")
-        recipe, length, every = _trial_recipe(opened.recipe, len(prepared.tiles.positions("train")))
+        epoch = training_rows(opened.recipe, prepared.tiles).epoch
+        recipe, length, every = _trial_recipe(opened.recipe, epoch)
         say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}")
         base = _assignment(opened, prepared, recipe, plan)
         with opened.result.phase("trials"), printed_queue(say) as queue:
@@ -124,9 +140,12 @@ class PlannedSweep:
 
     def _needs_segmentor(self, recipe: Recipe) -> bool:
         """Whether any trial needs one: its method, or its weight of the segmentation loss, may be varied."""
+        return any(method_class(one.method.name).needs_segmentor(one) for one in self._variants(recipe))
+
+    def _variants(self, recipe: Recipe) -> list[Recipe]:
+        """The recipe, and with each field of the space at each of its values, or at its highest."""
         ends = {field: values if isinstance(values, list) else [values.high] for field, values in self.space.items()}
-        variants = [recipe, *(applied(recipe, {field: value}) for field in ends for value in ends[field])]
-        return any(method_class(one.method.name).needs_segmentor(one) for one in variants)
+        return [recipe, *(applied(recipe, {field: value}) for field in ends for value in ends[field])]
 
     def _run(self, base: Assignment, name: str, length: Length, every: int, at_once: int) -> list[TrialRecord]:
         """All trials, or those that an earlier start of the sweep left."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Channels, Data, Section, VolumeEntry, channel_names
+from metgan_dist.recipe import Channels, Data, Domain, Section, VolumeEntry, channel_names
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
+from metgan_dist.volumes.domains import resolve_domains, role_channels
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
@@ -25,6 +27,9 @@ class Description(Section):
     anatomy: Channels | None = Field(None, description="channel(s) that give the anatomy; default for data.anatomy")
     tumour: Channels | None = Field(None, description="channel(s) to generate; default for data.tumour")
     classes: int | None = Field(None, ge=2, le=255, description="number of label classes; default for data.classes")
+    domains: dict[str, Domain] | None = Field(None, description="kinds of image; default for data.domains")
+    source: str | None = Field(None, description="domain of the anatomy images; default for data.source")
+    target: str | None = Field(None, description="domain of the images to generate; default for data.target")
     volumes: list[VolumeEntry] = Field(min_length=1, description="the volumes")
 
 
@@ -33,11 +38,11 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
 
     The description is `data.volumes`, else a dataset.yaml at `data.path` or in that folder, else `data.path` is one
     volume. Names and classes that the description gives replace defaults. A recipe may name other channels ("" for no
-    tumour channel); other classes are an error.
-    Applied to its own result it changes nothing.
+    tumour channel), another source and target, and fields of domains; other classes are an error. Domains are
+    completed (volumes/domains.py). Applied to its own result it changes nothing.
     """
     if data.volumes:
-        return data.model_copy(update={"path": absolute(data.path or ".")})
+        return resolve_domains(data.model_copy(update={"path": absolute(data.path or ".")}))
     if not data.path:
         raise UserError("data.path: empty; give a volume, a folder with dataset.yaml, or a dataset.yaml")
     path = absolute(data.path)
@@ -46,10 +51,10 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     location = _description_at(path, options)
     if location is None:
         entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
-        return data.model_copy(update={"path": parent(path), "volumes": [entry]})
+        return resolve_domains(data.model_copy(update={"path": parent(path), "volumes": [entry]}))
     path, description = location, _read_description(location, options)
     update: dict[str, Any] = {"path": parent(path), "volumes": description.volumes}
-    for name in ("anatomy", "tumour", "classes"):
+    for name in ("anatomy", "tumour", "classes", "source", "target"):
         given, wanted = getattr(description, name), getattr(data, name)
         if given is None:
             continue
@@ -58,12 +63,21 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
             raise UserError(f"data.classes: the recipe says {wanted}, but {path} says {given}; make them agree")
         if not own:
             update[name] = given
-    return data.model_copy(update=update)
+    if description.domains:
+        update["domains"] = _both(description.domains, data.domains)
+    return resolve_domains(data.model_copy(update=update))
+
+
+def _both(described: Mapping[str, Domain], asked: Mapping[str, Domain]) -> dict[str, Domain]:
+    """The domains of a description with the fields that a recipe gives, in the order of the description."""
+    own = {name: domain.model_dump(exclude_none=True) for name, domain in asked.items()}
+    laid = {name: domain.model_copy(update=own.pop(name, {})) for name, domain in described.items()}
+    return {**laid, **{name: asked[name] for name in own}}
 
 
 def check_channels(data: Data) -> None:
-    """UserError where a generator would learn to copy its input."""
-    known = channel_names(data.anatomy)
+    """UserError where a generator would learn to copy its input: never in two domains, whose volumes are others."""
+    known = () if data.domains else channel_names(data.anatomy)
     shared = next((name for name in channel_names(data.tumour) if name in known), None)
     if shared is not None and not data.one_channel:
         raise UserError(
@@ -82,7 +96,10 @@ def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
     location = _description_at(path, options)
     if location is not None:
         given = _read_description(location, options)
-        return {name for name in Description.model_fields if getattr(given, name) is not None}
+        own = {name for name in Description.model_fields if getattr(given, name) is not None}
+        # Of domains, the channels are each one's own, and labels where a volume names them.
+        parted = given.domains or any(entry.domain for entry in given.volumes)
+        return own | {"anatomy", "tumour", "label"} if parted else own
     parts = [part for entry in data.volumes for part in entry.paths]
     return set() if any(exists(join(path, part), options) for part in parts) else {"volumes"}
 
@@ -94,34 +111,39 @@ def _description_at(path: str, options: Options | None) -> str | None:
 
 
 def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
-    """References to the volumes of a data set, in its order.
+    """References to the volumes of a data set, in its order, without those of domains that are not used.
 
     Raises UserError for a description that does not validate, an id that is given twice, a path, label or table that
     does not exist. Existence is all that is looked at; shapes and channels are checked when a volume is opened.
     """
     described = resolve_data(data, options)
     base = str(described.path)
-    refs = [
-        VolumeRef(
-            id=entry.id,
-            organ=entry.organ,
-            patient=entry.patient,
-            split=entry.split,
-            entry=entry,
-            base=base,
-            anatomy=channel_names(described.anatomy),
-            tumour=channel_names(described.tumour),
-            label=described.label,
-            classes=described.classes,
-            options=dict(options or {}),
-            missing_chunks=described.missing_chunks,
-        )
-        for entry in described.volumes
-    ]
-    ids = [ref.id for ref in refs]
+    ids = [entry.id for entry in described.volumes]
     doubled = next((name for name in ids if ids.count(name) > 1), None)
     if doubled is not None:
         raise UserError(f"{data.path or 'data.volumes'}: two volumes have the id '{doubled}'; give each its own")
+    refs = []
+    for entry in described.volumes:
+        channels = role_channels(described, entry)
+        if channels is None:
+            continue
+        refs.append(
+            VolumeRef(
+                id=entry.id,
+                organ=entry.organ,
+                patient=entry.patient,
+                split=entry.split,
+                entry=entry,
+                base=base,
+                anatomy=channels[0],
+                tumour=channels[1],
+                label=described.label,
+                classes=described.classes,
+                options=dict(options or {}),
+                missing_chunks=described.missing_chunks,
+                domain=entry.domain or "",
+            )
+        )
     for ref in refs:
         _check_exists(ref)
     _check_listed_once(refs)

@@ -28,8 +28,9 @@ _ROUNDING = 1e-3
 class VolumeRef:
     """One volume of a data set, small and picklable: a worker on any machine opens it.
 
-    base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, no tumour
-    where there is none; label: what `data.label` says, for entries that name no label; classes: number of classes.
+    base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, none where
+    the volume has no such image, "" for its only channel; label: what `data.label` says, for entries that name no
+    label; classes: number of classes; domain: "" where the data set has none.
     """
 
     id: str
@@ -44,6 +45,7 @@ class VolumeRef:
     classes: int
     options: Options = field(default_factory=dict, repr=False)  # may hold a secret
     missing_chunks: str = "error"
+    domain: str = ""
 
     def open(self) -> LabelledVolume:
         """Open the volume and its label; reads metadata only. Errors as for `LabelledVolume`."""
@@ -66,7 +68,7 @@ class VolumeRef:
 
 
 class LabelledVolume:
-    """An opened volume by the role of its channels: anatomy, tumour (where there is one), label (where there is one).
+    """An opened volume by the role of its channels: anatomy, tumour, label, those that it has.
 
     shape, chunks (z, y, x), spacing: of the image; dtypes: of its layers, one for each channel of a role, in the order
     of roles and of channels (a label is always given as uint8); names, table: of separate images, else None (see
@@ -81,8 +83,9 @@ class LabelledVolume:
         self._volume = open_image(ref)
         self.shape, self.chunks, self.spacing = self._volume.shape, self._volume.chunks, self._volume.spacing
         self._sources: dict[str, tuple[Volume, str]] = {}
-        for role, channels in (("anatomy", ref.anatomy or ("",)), ("tumour", ref.tumour)):
-            for layer, channel in zip(layers_of(role, len(channels)), channels, strict=True):
+        for role, channels in (("anatomy", ref.anatomy), ("tumour", ref.tumour)):
+            for layer, name in zip(layers_of(role, len(channels)), channels, strict=True):
+                channel = name or _only_channel(self._volume)
                 self._volume.channel_number(channel)
                 self._sources[layer] = (self._volume, channel)
                 if self._volume.palette_of(channel):
@@ -252,6 +255,16 @@ def _as_classes(voxels: np.ndarray, uri: str, classes: int, region: Region) -> n
             "correct it or the label"
         )
     return values.astype(np.uint8)
+
+
+def _only_channel(volume: Volume) -> str:
+    """The name of a volume's single channel; UserError where it has several."""
+    if len(volume.channels) > 1:
+        raise UserError(
+            f"{volume.uri}: its channels are {', '.join(volume.channels)}; name those of the image in data.anatomy or "
+            "data.tumour, or in the `channels` of its domain"
+        )
+    return volume.channels[0]
 
 
 def _text(region: Region) -> str:

@@ -185,7 +185,7 @@ def test_an_affine_map_moves_image_and_label_together_and_leaves_their_values_be
     label[..., 20:26, 8:26] = 1
     tile = {"anatomy": np.stack([np.where(label, 1.0, -1.0)] * 2).astype(np.float32), "label": label}
     for position in range(8):
-        flat, bent = (augment(tile, 0, position, affine) for affine in (False, True))
+        flat, bent = (augment(tile, 0, position, affine=affine) for affine in (False, True))
         assert {role: (bent[role].shape, bent[role].dtype) for role in bent} == {
             role: (tile[role].shape, tile[role].dtype) for role in tile
         }
@@ -195,7 +195,7 @@ def test_an_affine_map_moves_image_and_label_together_and_leaves_their_values_be
         np.testing.assert_array_equal(*bent["anatomy"])
         # They differ by less than half a pixel at the outline, where images are blurred and labels are not.
         assert ((bent["anatomy"][0] > 0) != (bent["label"] > 0)).mean() < 0.01
-        again = augment(tile, 0, position, True)
+        again = augment(tile, 0, position, affine=True)
         assert all(np.array_equal(bent[role], again[role]) for role in bent)
         # What is done is a small change to what flips and turns alone would do.
         assert ((bent["label"] > 0) != (flat["label"] > 0)).mean() < 0.25

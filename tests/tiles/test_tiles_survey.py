@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from metgan_dist.recipe import Data, Tiles
+from metgan_dist.recipe import Data, Tiles, VolumeEntry
 from metgan_dist.tiles.survey import fingerprint, survey_volumes
 from metgan_dist.volumes.dataset import volume_refs
 
@@ -49,3 +49,12 @@ def test_sets_from_before_a_field_are_known_by_their_fingerprint(data):
     assert fingerprint(described.model_copy(update={"volumes": turned}), tiles, refs) != fingerprint(
         described, tiles, refs
     )
+
+
+def test_a_set_keeps_the_fingerprint_that_it_had_before_there_were_domains():
+    plain = Data(path="x", volumes=[VolumeEntry(id="a", path="a.tif", patient="p")])
+    known = "775a1491d3351673d44f7e403c96f72163c98ceca66a6407bcc2a9c0c907fbd3"  # by the version before
+    assert fingerprint(plain, Tiles(), []) == known
+    assert fingerprint(plain.model_copy(update={"unpaired": True}), Tiles(), []) == known
+    parted = plain.model_copy(update={"source": "ct"})
+    assert fingerprint(parted, Tiles(), []) != known

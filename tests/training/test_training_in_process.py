@@ -14,15 +14,11 @@ from types import SimpleNamespace
 import pytest
 import ray
 import torch
-from mlflow_store import make_store
+from alone import Killed, assignment, killed_at, same, state
 from tile_sets import write_set
 
-from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
 from metgan_dist.runs.children import termination_as_interrupt
-from metgan_dist.tracking import start_run
-from metgan_dist.training import in_process
-from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import NO_SCORE
 from metgan_dist.training.launch import Checkpoints, _trained, run_training
 from metgan_dist.training.snapshot import Snapshot, read_snapshot
@@ -42,8 +38,7 @@ def tiles(tmp_path_factory):
 @pytest.fixture(scope="module")
 def assigned(tiles, segmentors, tmp_path_factory):
     """Assigns the training to a run folder of its own, to Ray's workers or to this process."""
-    tmp_path = tmp_path_factory.mktemp("runs")
-    store = make_store(tmp_path / "mlflow.db")
+    folder = tmp_path_factory.mktemp("runs")
 
     def assign(name, here):
         recipe = Recipe(
@@ -51,18 +46,8 @@ def assigned(tiles, segmentors, tmp_path_factory):
             training=TRAINING,
             scaling=Scaling(workers=0 if here else 1),
         )
-        return Assignment(
-            role="metgan",
-            recipe=recipe,
-            tiles=tiles,
-            run_folder=str(tmp_path / name),
-            plan=ResourcePlan(1, 1.0, 0.0, 1.0, 2.0, 0.0, shares_cores=True),
-            tracking_uri=store,
-            mlflow_run_id=start_run(store, recipe.tracking, name, {}),
-            spool=str(tmp_path / name / "spool"),
-            segmentor=segmentors["method__segmentor"],
-            judge=segmentors["method__judge"],
-        )
+        own = {role: segmentors[f"method__{role}"] for role in ("segmentor", "judge")}
+        return assignment(folder, name, recipe, tiles, **own)
 
     return assign
 
@@ -73,35 +58,6 @@ def heeded():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def state(trained):
-    folder = Path(trained.last)
-    return {name: torch.load(folder / name, weights_only=True) for name in ("state.pt", "rank-0.pt")}
-
-
-def same(first, second):
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
-
-
-class Killed(BaseException):
-    """What no handler of the training catches, as none catches SIGKILL."""
-
-
-def killed_at(monkeypatch, images):
-    """From now on a training in this process dies when it is about to store the checkpoint of so many images."""
-    keep = in_process.Alone.keep
-
-    def dies(self, folder, name, metrics):
-        if metrics["images"] >= images:
-            raise Killed
-        keep(self, folder, name, metrics)
-
-    monkeypatch.setattr(in_process.Alone, "keep", dies)
 
 
 def signalled_at(monkeypatch, assignment, step, number):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tile_sets import several_channels, write_set
+from tile_sets import several_channels, write_domains, write_set
 
 from metgan_dist.methods.method import Method
 from metgan_dist.training import validation
@@ -222,3 +222,61 @@ def test_unequal_channels_are_scored_without_the_anatomy_itself_and_shown_by_nam
     ]
     assert [title for title in shown if title != "label"] == titles
     assert {image.shape for images in shown.values() for image in images} == {(64, 64)}
+
+
+# Two domains
+
+
+class Brightest(Plain):
+    """A judge that finds what is bright in the tumour images, and notes the tiles that it saw."""
+
+    def __init__(self):
+        super().__init__(labels=True)
+
+    def pictures(self, batch):
+        return {"tumour": batch["tumour"]}
+
+
+def test_images_of_two_domains_are_scored_by_their_cycle_and_the_judge_on_either_domain(tmp_path):
+    tiles, said = write_domains(tmp_path, edge=16), []
+    method, judge = Plain(), Brightest()
+    results = evaluate_splits(method, tiles, judge, CPU, said.append)
+    source, target = (tiles.positions("test", role) for role in ("anatomy", "tumour"))
+    assert sorted(method.seen) == source.tolist()
+    assert judge.seen == [*source, *target]
+    assert results["test"].keys() == {"tiles", "generated", "real", "per_volume"}
+    generated, real = results["test"]["generated"], results["test"]["real"]
+    assert generated.keys() == {"cycle_mae", "cycle_mae_std", "label_fidelity", "label_fidelity_of_real"}
+    quarter = [np.abs(tiles.load(row)["anatomy"] * (1 - 0.75)).mean() for row in source]
+    assert generated["cycle_mae"] == pytest.approx(np.mean(quarter), rel=1e-5)
+    found = [(tiles.load(row)["tumour"][0] > -0.2, tiles.load(row)["label"] > 0) for row in target]
+    overlap = sum((one & other).sum() for one, other in found)
+    assert real == {"label_fidelity": pytest.approx(2 * overlap / sum(one.sum() + other.sum() for one, other in found))}
+    assert generated["label_fidelity_of_real"] == pytest.approx(generated["label_fidelity"] / real["label_fidelity"])
+    assert said[0] == "MAE, identity and affine: left out, images of two domains are no pairs"
+    assert said[1].startswith(f"test: {len(source)} tiles; generated cycle MAE {generated['cycle_mae']:.4f}; label")
+    assert set(results["test"]["per_volume"]) == {"ct0", "ct1"}
+
+
+@pytest.mark.parametrize("labelled", [["ct"], ["mr"], []])
+def test_what_labels_are_missing_for_is_left_out(tmp_path, labelled):
+    tiles, said = write_domains(tmp_path, labelled=labelled, edge=16), []
+    judge = Brightest() if "mr" in labelled else None
+    results = evaluate_splits(Plain(), tiles, judge, CPU, said.append)
+    assert "cycle_mae" in results["test"]["generated"]
+    assert "label_fidelity" not in results["test"]["generated"]
+    assert ("label_fidelity" in results["test"]["real"]) == ("mr" in labelled)
+
+
+def test_validation_of_two_domains_holds_the_judge_against_real_images_of_the_target(tmp_path):
+    tiles = write_domains(tmp_path, source=("train", "val", "val"), target=("train", "val", "val", "val"), edge=16)
+    source, target = tiles.positions("val", "anatomy"), tiles.positions("val", "tumour", "label")
+    judge = Brightest()
+    scores, picture = Validator(tiles, source, judge, CPU, real=target)(Stepper(Plain(), CPU))
+    assert scores.keys() == {"cycle_mae", "cycle_mae_std", "label_fidelity", "label_fidelity_of_real"}
+    assert judge.seen == [*source, *target]
+    assert picture is not None
+    dice, _ = Validator(tiles, target, None, CPU)(Stepper(Brightest(), CPU))
+    assert dice.keys() == {"dice"}
+    real = scores["label_fidelity"] / scores["label_fidelity_of_real"]
+    assert dice["dice"] == pytest.approx(real)  # the same network on the same tiles

@@ -5,10 +5,12 @@ import os
 import pytest
 import ray
 import torch
+from two_domains import recipe_of, write_two_domains
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.command_line import Command
+from metgan_dist.tuning.space import search_space
 from metgan_dist.tuning.sweep import PlannedSweep, _trial_recipe, objectives_of
 
 
@@ -84,3 +86,24 @@ def test_a_trial_is_as_long_as_asked_and_never_longer_than_the_recipe(training, 
 def test_a_segmentor_is_trained_where_any_trial_needs_it(space, needed):
     made = Recipe.model_validate({"method": {"alpha3": 0.0}, "tuning": {"space": space}})
     assert PlannedSweep(made.tuning.space, ())._needs_segmentor(made) is needed
+
+
+@pytest.mark.parametrize(
+    ("name", "tuning", "said"),
+    [
+        ("cyclegan", {"objectives": ["mae"]}, "tuning.objectives: mae compares with the real image of the same place"),
+        ("metgan", {"space": {"method.alpha4": [0.0, 10.0]}, "objectives": ["cycle_mae"]}, "method.name: metgan"),
+        ("cyclegan", {"objectives": ["label_fidelity"]}, "data.label: the domain 'ct' has no label to train on"),
+        ("cyclegan", {"objectives": ["cycle_mae"]}, None),
+    ],
+)
+def test_a_sweep_on_two_domains_is_refused_what_needs_pairs_or_labels(tmp_path, mistake, name, tuning, said):
+    folder = write_two_domains(tmp_path, {"ct": 1, "mr": 1}, shape=(1, 128, 128), labelled=["mr"])
+    method = {"name": name, "alpha3": 0.0, **({"alpha4": 0.0} if name == "metgan" else {})}
+    made = recipe_of(folder, tiles={"size": 128}, method=method, tuning=tuning)
+    planned = PlannedSweep(search_space(made), objectives_of(made))
+    if said is None:
+        planned.check(made)
+        return
+    with mistake(said):
+        planned.check(made)

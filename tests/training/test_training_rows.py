@@ -1,0 +1,73 @@
+"""Which tiles a training draws from, an epoch of it, and what is refused where anatomy and tumour are drawn apart."""
+
+import pytest
+from tile_sets import write_domains, write_set
+
+from metgan_dist.methods import METHODS
+from metgan_dist.recipe import Recipe
+from metgan_dist.training.rows import check_apart, scored_rows, segmentor_rows, training_rows
+
+UNPAIRED = ["cyclegan", "cyclegan_seg", "metgan_minus", "sifa"]
+
+
+def recipe(name="cyclegan", **sections):
+    return Recipe.model_validate({"method": {"name": name, **sections.pop("method", {})}, **sections})
+
+
+def test_pairs_are_drawn_as_pairs_unless_the_recipe_takes_them_apart(tmp_path):
+    tiles = write_set(tmp_path, train=8)
+    pairs = training_rows(recipe(), tiles)
+    assert (pairs.rows.tolist(), pairs.target, pairs.epoch) == (list(range(8)), None, 8)
+    apart = training_rows(recipe(data={"unpaired": True}), tiles)
+    assert apart.rows.tolist() == apart.target.tolist() == list(range(8))
+    segmentor = training_rows(recipe("segmentor", data={"unpaired": True}), tiles)
+    assert (segmentor.rows.tolist(), segmentor.target) == (list(range(8)), None)
+
+
+def test_of_two_domains_an_epoch_is_a_pass_over_the_larger(tmp_path):
+    tiles = write_domains(tmp_path)
+    drawn = training_rows(recipe(), tiles)
+    assert (drawn.rows.tolist(), drawn.target.tolist()) == (list(range(7)), list(range(10, 22)))
+    assert drawn.epoch == 12
+    assert training_rows(recipe(), write_domains(tmp_path / "other", source=("train",) * 20)).epoch == 20
+
+
+def test_of_two_domains_a_translation_is_scored_on_the_source_and_a_segmentor_on_the_target(tmp_path):
+    tiles = write_domains(tmp_path)
+    assert scored_rows(recipe(), tiles, "val").tolist() == [7]
+    assert scored_rows(recipe("segmentor"), tiles, "val").tolist() == [22, 23]
+    assert training_rows(recipe("segmentor"), tiles).rows.tolist() == list(range(10, 22))
+    assert training_rows(recipe("segmentor"), tiles, "judge").rows.tolist() == segmentor_rows(tiles, "judge").tolist()
+    paired = write_set(tmp_path / "paired")
+    for name in ("cyclegan", "segmentor"):
+        assert scored_rows(recipe(name), paired, "val").tolist() == paired.positions("val").tolist()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_need_pairs_refuse_data_that_are_none(name, mistake):
+    check_apart(recipe(name))
+    for one, domains, why in (
+        (recipe(name), ("ct", "mr"), "images of two domains (ct, mr) are no pairs"),
+        (recipe(name, data={"unpaired": True}), (), "data.unpaired"),
+    ):
+        if name in UNPAIRED:
+            check_apart(one, domains)
+            continue
+        with mistake(f"method.name: {name} learns from anatomy and tumour images of one place, but {why}", *UNPAIRED):
+            check_apart(one, domains)
+
+
+def test_without_its_pair_loss_a_cycle_trains_apart_and_the_line_says_so(mistake):
+    with mistake("method.name: metgan", "set method.alpha4 to 0, or use cyclegan"):
+        check_apart(recipe("metgan"), ("ct", "mr"))
+    check_apart(recipe("metgan", method={"alpha4": 0}), ("ct", "mr"))
+    check_apart(recipe("metgen_cycle", method={"alpha4": 0}), ("ct", "mr"))
+    with mistake("method.name: pix2pix"):
+        check_apart(recipe("pix2pix", method={"alpha4": 0}), ("ct", "mr"))
+
+
+def test_a_score_of_pairs_cannot_choose_among_two_domains(mistake):
+    with mistake("training.keep: mae compares with the real image of the same place", "use last or label_fidelity"):
+        check_apart(recipe(training={"keep": "mae"}), ("ct", "mr"))
+    check_apart(recipe(training={"keep": "label_fidelity"}), ("ct", "mr"))
+    check_apart(recipe(data={"unpaired": True}, training={"keep": "mae"}))  # its held-out tiles are pairs
