@@ -14,7 +14,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.methods import check_tile_size, method_class
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, identifying
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.fidelity import unlearned
@@ -70,6 +70,7 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
             storage = opened.run.folder.rsplit("/", 1)[0]
             recipe = _with_phantom(recipe, storage)
             sections = recipe.model_dump(mode="json", include={"data", "tiles"})
+            sections["data"] = identifying(sections["data"])
             name = hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
             tiles = make_tiles(recipe, join(storage, "tiles", name), say)
     result.tiles = tiles.manifest["counts"]

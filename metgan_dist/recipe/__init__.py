@@ -5,9 +5,11 @@ field is also a command-line flag (``--section.field value``) on every job, pars
 the same pydantic models then give validation, help text and YAML in one place.
 """
 
-from metgan_dist.recipe.data import Channels, Data, Phantom, VolumeEntry, channel_names
+from metgan_dist.recipe.data import Channels, Data, Phantom, VolumeEntry, channel_names, identifying
+from metgan_dist.recipe.labels import BACKGROUND, LabelNames, class_names, class_numbers
 from metgan_dist.recipe.layers import layered
 from metgan_dist.recipe.method import METHOD_DEFAULTS, METHOD_NAMES, MethodRecipe
+from metgan_dist.recipe.orientation import STORED, Orientation
 from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
 from metgan_dist.recipe.section import Section
 from metgan_dist.recipe.segmentation import Segmentation
@@ -18,11 +20,15 @@ from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree
 from metgan_dist.recipe.tuning import Tuning
 
 __all__ = [
+    "BACKGROUND",
     "METHOD_DEFAULTS",
     "METHOD_NAMES",
+    "STORED",
     "Channels",
     "Data",
+    "LabelNames",
     "MethodRecipe",
+    "Orientation",
     "Phantom",
     "Recipe",
     "Scaling",
@@ -38,6 +44,9 @@ __all__ = [
     "Tuning",
     "VolumeEntry",
     "channel_names",
+    "class_names",
+    "class_numbers",
+    "identifying",
     "layered",
     "recipe_names",
     "recipe_tree",

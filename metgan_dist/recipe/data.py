@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from metgan_dist.recipe.labels import LabelNames, check_counted, counted
+from metgan_dist.recipe.orientation import Orientation
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 
 
@@ -35,6 +37,7 @@ class VolumeEntry(Section):
 
     id: str = Field(description="name of the volume, unique in the data set")
     path: str | dict[str, str] = Field(description="file or folder, or one per channel name; relative to the data set")
+    domain: str | None = Field(None, description="domain that the volume belongs to, where a set has several, e.g. ct")
     label: str | None = Field(None, description="label volume: a path, or the name of a label group of an OME-Zarr")
     level: str | None = Field(None, description="pyramid level of an OME-Zarr by its path; default: the finest")
     axes: str | None = Field(None, description="axes of the file, e.g. zyx or czyx, where the file does not say")
@@ -86,7 +89,20 @@ class Data(Section):
         "copy it",
     )
     label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
+    labels: LabelNames | None = Field(
+        None,
+        description="values of the label files and the names of their classes, {500: left ventricle, 205: myocardium}; "
+        "numbered in this order, several values may have one name, 0 is background; `classes` follows",
+    )
+    unmapped: Literal["background"] | None = Field(
+        None, description="label values that `labels` does not name: background; empty: a mistake"
+    )
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
+    orientation: Orientation | None = Field(
+        None,
+        description="sides towards which x, y, z of every NIfTI volume are made to run, by its affine, e.g. RAS; "
+        "`stored` (or empty): as the file has them",
+    )
     volumes: list[VolumeEntry] = Field(
         [],
         description="the data set, in place of a dataset.yaml; the list of a preset yields to one that is there",
@@ -105,8 +121,38 @@ class Data(Section):
         "error", description="a file that cannot be read: stop, or skip and count it"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, section: Any) -> Any:
+        return counted(section)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Data:
+        check_counted(self.labels, self.classes)
+        return self
+
     @property
     def channel_numbers(self) -> tuple[int, int]:
         """How many channels anatomy and tumour images have; 1 for a role that names none."""
         anatomy, tumour = (max(1, len(channel_names(role))) for role in (self.anatomy, self.tumour))
         return anatomy, tumour
+
+
+# Fields that came later than sets which are identified by their data section, and are None where not used.
+_LATER = ("labels", "unmapped", "orientation")
+_LATER_OF_ENTRY = ("domain",)
+
+
+def identifying(section: dict[str, Any]) -> dict[str, Any]:
+    """A dumped data section as sets are identified by it: without later fields that say nothing.
+
+    So a set from before such a field is known again. `labels` become pairs, whose order numbers the classes and counts.
+    """
+    kept = {name: value for name, value in section.items() if name not in _LATER or value is not None}
+    if section.get("labels") is not None:
+        kept["labels"] = [[int(value), name] for value, name in section["labels"].items()]
+    kept["volumes"] = [
+        {name: value for name, value in entry.items() if name not in _LATER_OF_ENTRY or value is not None}
+        for entry in section.get("volumes", [])
+    ]
+    return kept

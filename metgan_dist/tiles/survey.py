@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.recipe import STORED, Data, Recipe, Tiles, identifying
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
 from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.dataset import volume_refs
+from metgan_dist.volumes.label_map import counts_text
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 from metgan_dist.volumes.phantoms import phantom_volume
@@ -76,17 +77,42 @@ def survey_volumes(
                     f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all must have the same"
                 )
     # Told before anything is cut.
-    fixed_sides(pd.DataFrame([row for survey in surveys for row in _patients(survey)]))
+    rows = [row for survey in surveys for row in patients_of(survey.ref, survey.volume.table)]
+    fixed_sides(pd.DataFrame(rows))
+    for line in (*_ignored(surveys), *_turned(surveys)):
+        report(line)
     return surveys, skipped
 
 
-def _patients(survey: Survey) -> list[dict[str, str]]:
+def patients_of(ref: VolumeRef, table: pd.DataFrame | None) -> list[dict[str, str]]:
     """Volume, patient and fixed split: one row, or one for each patient whom the table of separate images names."""
-    table = survey.volume.table
     named = set() if table is None else set(table["patient"].fillna(""))
-    own = survey.ref.patient or ""
+    own = ref.patient or ""
     patients = {name or own for name in named} or {own}
-    return [{"volume": survey.ref.id, "patient": name, "fixed": survey.ref.split} for name in sorted(patients)]
+    return [{"volume": ref.id, "patient": name, "fixed": ref.split} for name in sorted(patients)]
+
+
+def _ignored(surveys: Sequence[Survey]) -> Iterator[str]:
+    """A line for each volume whose label has values that `unmapped` makes background."""
+    for survey in surveys:
+        if survey.volume.ignores and survey.volume.ignored is None:
+            yield (
+                f"{survey.ref.id}: label values that `labels` does not name become background; so large a label is not "
+                "counted here, describe_data.py does it"
+            )
+        elif survey.volume.ignored:
+            yield f"{survey.ref.id}: label values that become background: {counts_text(survey.volume.ignored)}"
+
+
+def _turned(surveys: Sequence[Survey]) -> Iterator[str]:
+    """A line where the volumes are read as their files lie, which is not one way."""
+    lie: dict[str, list[str]] = {}
+    for survey in surveys:
+        if survey.ref.orientation in (None, STORED) and survey.volume.lies is not None:
+            lie.setdefault(survey.volume.lies, []).append(survey.ref.id)
+    if len(lie) > 1:
+        each = ", ".join(f"{len(ids)} as {sides} (first {ids[0]!r})" for sides, ids in lie.items())
+        yield f"volumes lie in {len(lie)} orientations: {each}; `orientation: RAS` in the data set brings them to one"
 
 
 def roles_of(surveys: Sequence[Survey], tiles: Tiles) -> tuple[Role, ...]:
@@ -178,7 +204,7 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
     `data.path` is left out, so that a data set may be moved; files count by name, size and time or version,
     Zarr volumes by their metadata files only.
     """
-    described = data.model_dump(mode="json", exclude={"path", "phantom", "one_channel"})
+    described = identifying(data.model_dump(mode="json", exclude={"path", "phantom", "one_channel"}))
     for entry in described["volumes"]:
         if entry["label_axes"] is None:
             del entry["label_axes"]  # so that sets from before the field are known again

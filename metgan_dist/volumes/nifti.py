@@ -16,23 +16,26 @@ from nibabel.wrapstruct import WrapStructError
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.storage import Options, local_copy, one_line
 from metgan_dist.volumes.axes import canonical_axes
+from metgan_dist.volumes.orientation import sides
 from metgan_dist.volumes.volume import Region, Stated, Volume, spacing_of
 
 SUFFIXES = (".nii", ".nii.gz")
 
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 _PIECE = 2**20  # bytes
+_SAME_SIZE = 0.01  # by which a voxel size and the affine's, which are stored apart, may differ
 
 
 class Nifti(Volume):
-    """A NIfTI file; its axes x, y, z become z, y, x (no reorientation), and a fourth axis is channels.
+    """A NIfTI file; its axes x, y, z become z, y, x as they lie (see `orientation`), and a fourth axis is channels.
 
     The voxel values are the stored ones, unless the header scales them (scl_slope, scl_inter): then they are floats,
     of 32 bits where these hold the stored type. A plain .nii is read where the region lies; a .nii.gz must be
     unpacked from its start up to the region at each read, so its `chunks` are the whole volume. Before the first read
     in a process it is unpacked to its end, where its checksum is. Files in object storage are copied to the local cache
     first (`storage.local_copy`).
-    `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError.
+    `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError. Where the
+    voxel sizes that the header states are others than the affine's, the affine's hold: it is what places the voxels.
     """
 
     cheap_bytes = 2**29  # unpacked as a whole at each read in any case
@@ -68,9 +71,18 @@ class Nifti(Volume):
             raise UserError(
                 f"{uri}: the affine in its header places no voxel (NaN, infinite or flat); correct the header"
             )
+        self.lies = sides(self.affine)
         unit = image.header.get_xyzt_units()[0]
-        zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0)
-        self.spacing = stated.spacing_or(uri, spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))
+        self.spacing = stated.spacing_or(uri, spacing_of(self._voxel_size(image.header)[::-1], [unit] * 3))
+
+    def _voxel_size(self, header: nibabel.Nifti1Header) -> tuple[float, float, float]:
+        """Along x, y, z: what the header states, unless that is a size and the affine has another; 1 of no axis."""
+        stated = np.array([float(zoom) for zoom in header.get_zooms()[:3]])
+        own = nibabel.affines.voxel_sizes(self.affine)[: len(stated)]
+        is_size = (np.isfinite(stated) & (stated > 0)).all()
+        sizes = own if is_size and not np.allclose(own, stated, rtol=_SAME_SIZE, atol=0) else stated
+        x, y, z = (*(float(size) for size in sizes), 1.0)[:3]
+        return x, y, z
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
         try:
