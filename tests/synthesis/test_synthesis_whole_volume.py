@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -461,3 +462,38 @@ def test_of_several_channels_the_one_whose_borders_show_most_is_scored():
     assert scores["ratio"] == scores["channels"]["nuclei"]["ratio"] == 1.5
     assert scores["channels"]["signal"]["ratio"] == 1.0
     assert seam_scores([sums(12.0)], ("signal",)) == sums(12.0).scores()
+
+
+def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, volume, ray_cluster, tmp_path, mistake):
+    model = Path(shutil.copytree(generator(), tmp_path / "model"))
+    recipe = yaml.safe_load((model / "recipe.yaml").read_text())
+    recipe["data"] |= {"orientation": "RAS", "labels": {7: "lesion"}}
+    (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    # x and y of the file run towards L and P.
+    affine = np.array([[-2.0, 0, 0, 9], [0, -2, 0, 8], [0, 0, 5, 7], [0, 0, 0, 1]])
+    anatomy, label = volume[0][:4, :64, :96], volume[1][:4, :64, :96] * 7
+    for name, array in (("scan", anatomy), ("found", label)):
+        nibabel.save(
+            nibabel.Nifti1Image(np.ascontiguousarray(array[:, ::-1, ::-1].T), affine), tmp_path / f"{name}.nii.gz"
+        )
+    settings = {"model": str(model), "volume": str(tmp_path / "scan.nii.gz"), "replicas": 1}
+    settings |= {"volume_label": str(tmp_path / "found.nii.gz")}
+    tree = {"synthesis": settings, "storage": {"path": str(tmp_path)}, "tracking": {"run": "filled"}}
+    source = SourceVolume.of(Recipe.model_validate(tree))
+    np.testing.assert_array_equal(source.volume.read("anatomy", ((0, 4), (0, 64), (0, 96))), anatomy)
+    assert source.classes == {1: "lesion"}
+    result = fill(Recipe.model_validate(tree))
+    image, imposed = (nibabel.load(result.artefacts[f"nifti_{name}"]) for name in ("tumour", "found"))
+    written = open_volume(result.artefacts["volume"])
+    stored = np.asarray(image.dataobj).T
+    np.testing.assert_array_equal(stored[:, ::-1, ::-1], written.read("tumour", whole(written)), strict=True)
+    np.testing.assert_array_equal(np.asarray(imposed.dataobj).T, np.asarray(label[:, ::-1, ::-1] > 0))
+    for made in (image, imposed):
+        np.testing.assert_array_equal(made.affine, affine)
+    told = zarr.open_group(result.artefacts["volume"], mode="r").attrs["metgan_dist"]["source"]["affine"]
+    np.testing.assert_allclose(told, [[2, 0, 0, 9 - 2 * 95], [0, 2, 0, 8 - 2 * 63], [0, 0, 5, 7], [0, 0, 0, 1]])
+    with mistake("synthesis.format: nifti", volume[2], "NIfTI"):
+        changed = settings | {"format": "nifti", "volume": volume[2], "volume_label": volume[3]}
+        recipe["data"] |= {"orientation": None}
+        (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        SourceVolume.of(Recipe.model_validate(tree | {"synthesis": changed}))
