@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["error", "warning"]
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -13,7 +15,7 @@ class Finding:
     volume: id, "" for the set as a whole; plane: of the volume, where it is on a single one.
     """
 
-    kind: Literal["error", "warning"]
+    kind: Kind
     volume: str
     what: str
     plane: int | None = None

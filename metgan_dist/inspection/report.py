@@ -81,7 +81,9 @@ def worst(volumes: Sequence[Inspected], findings: Sequence[Finding]) -> bytes | 
     by_id = {volume.ref.id: volume for volume in volumes}
     ordered = sorted(findings, key=lambda finding: finding.kind)
     cases = dict.fromkeys((finding.volume, finding.plane) for finding in ordered if finding.volume in by_id)
-    images, labels, rows = [], [], []
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    rows: list[str] = []
     for name, plane in cases:
         if len(images) == PICTURES:
             break

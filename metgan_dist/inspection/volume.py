@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from metgan_dist.errors import UserError
-from metgan_dist.inspection.finding import Finding
+from metgan_dist.inspection.finding import Finding, Kind
 from metgan_dist.inspection.header import of_headers
 from metgan_dist.inspection.measure import Intensities, LabelValues, intensities, label_values
 from metgan_dist.recipe import BACKGROUND, STORED, class_names, class_numbers
@@ -142,7 +142,7 @@ def _of_intensities(found: Inspected) -> Iterator[Finding]:
             )
         if measured.constant:
             # One empty image among many is usual at the end of a scan; a volume without contrast has no range.
-            kind = "error" if plane is None else "warning"
+            kind: Kind = "error" if plane is None else "warning"
             yield Finding(kind, found.ref.id, f"{what}: constant, {measured.minimum:g} everywhere", plane)
         elif measured.clipped > CLIPPED and measured.voxels > measured.at_maximum:
             yield Finding(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -78,7 +79,7 @@ class Nifti(Volume):
     def _voxel_size(self, header: nibabel.Nifti1Header) -> tuple[float, float, float]:
         """Along x, y, z: what the header states, unless that is a size and the affine has another; 1 of no axis."""
         stated = np.array([float(zoom) for zoom in header.get_zooms()[:3]])
-        own = nibabel.affines.voxel_sizes(self.affine)[: len(stated)]
+        own = voxel_sizes(self.affine)[: len(stated)]
         is_size = (np.isfinite(stated) & (stated > 0)).all()
         sizes = own if is_size and not np.allclose(own, stated, rtol=_SAME_SIZE, atol=0) else stated
         x, y, z = (*(float(size) for size in sizes), 1.0)[:3]

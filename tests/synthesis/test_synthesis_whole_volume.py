@@ -464,7 +464,7 @@ def test_of_several_channels_the_one_whose_borders_show_most_is_scored():
     assert seam_scores([sums(12.0)], ("signal",)) == sums(12.0).scores()
 
 
-def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, volume, ray_cluster, tmp_path, mistake):
+def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, training, volume, ray_cluster, tmp_path, mistake):
     model = Path(shutil.copytree(generator(), tmp_path / "model"))
     recipe = yaml.safe_load((model / "recipe.yaml").read_text())
     recipe["data"] |= {"orientation": "RAS", "labels": {7: "lesion"}}
@@ -477,7 +477,7 @@ def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, volume, ray_clus
             nibabel.Nifti1Image(np.ascontiguousarray(array[:, ::-1, ::-1].T), affine), tmp_path / f"{name}.nii.gz"
         )
     settings = {"model": str(model), "volume": str(tmp_path / "scan.nii.gz"), "replicas": 1}
-    settings |= {"volume_label": str(tmp_path / "found.nii.gz")}
+    settings |= {"volume_label": str(tmp_path / "found.nii.gz"), "tiles": training.uri}
     tree = {"synthesis": settings, "storage": {"path": str(tmp_path)}, "tracking": {"run": "filled"}}
     source = SourceVolume.of(Recipe.model_validate(tree))
     np.testing.assert_array_equal(source.volume.read("anatomy", ((0, 4), (0, 64), (0, 96))), anatomy)
