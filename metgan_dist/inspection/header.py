@@ -1,10 +1,12 @@
-"""What the header of a NIfTI file says wrongly, or not at all, which its readers mend or guess without a word."""
+"""What the header of a NIfTI file says wrongly, twice, or not at all, which its readers mend or guess without a word."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import nibabel
+import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.openers import ImageOpener
 
 from metgan_dist.inspection.finding import Finding
@@ -12,25 +14,39 @@ from metgan_dist.storage import local_copy
 from metgan_dist.volumes.labelled import VolumeRef
 from metgan_dist.volumes.nifti import SUFFIXES
 
+_SAME_SIZE = 0.01  # by which sizes that are stored apart may differ
+
 
 def of_headers(ref: VolumeRef) -> Iterator[Finding]:
-    """Findings on the files of a volume and its label, which open as NIfTI."""
+    """Findings on the NIfTI files of a volume, which open, and of its label, whose voxel size nobody uses."""
     label = ref.label_path()
     for uri in dict.fromkeys((*ref.paths, *([label] if label else []))):
         if uri.lower().endswith(SUFFIXES):
-            for what in _of_header(str(local_copy(uri, ref.options))):
+            path = str(local_copy(uri, ref.options))
+            image = nibabel.load(path)
+            with ImageOpener(path) as content:
+                header = type(image.header).from_fileobj(content, check=False)  # unmended
+            sized = uri in ref.paths and ref.entry.spacing is None
+            for what in (*_of_place(header), *(_of_size(header, image.affine) if sized else ())):
                 yield Finding("warning", ref.id, f"{uri}: {what}")
 
 
-def _of_header(path: str) -> Iterator[str]:
-    kind = type(nibabel.load(path).header)
-    with ImageOpener(path) as content:
-        header = kind.from_fileobj(content, check=False)  # as it is stored: nibabel mends what it reads
-    placed = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
-    if not placed:
+def _of_place(header: nibabel.Nifti1Header) -> Iterator[str]:
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
         yield "does not say towards which sides its axes run (sform and qform codes are 0), LAS is taken; correct it"
-    sizes = [float(size) for size in header["pixdim"][1:4]]
-    if not all(size > 0 for size in sizes):
-        shown = ", ".join(f"{size:g}" for size in sizes)
-        instead = "its affine is used" if placed else "1, or the size without its sign, is taken"
-        yield f"voxel size (x, y, z) {shown} in its header; {instead}: correct it, or state `spacing`"
+
+
+def _of_size(header: nibabel.Nifti1Header, affine: np.ndarray) -> Iterator[str]:
+    """Sizes of 0 and below, and those of which the affine has others."""
+    sizes = header["pixdim"][1:4].astype(float)
+    stated, own = (", ".join(f"{size:.4g}" for size in axes) for axes in (sizes, voxel_sizes(affine)))
+    if not (sizes > 0).all():
+        yield (
+            f"voxel size (x, y, z) {stated} in its header, where 1, or the size without its sign, is taken; correct "
+            "it, or state `spacing`"
+        )
+    elif not np.allclose(sizes, voxel_sizes(affine), rtol=_SAME_SIZE, atol=0):
+        yield (
+            f"voxel size (x, y, z) {stated} in its header, but {own} in its affine; the former is taken: correct what "
+            "is wrong, or state `spacing`"
+        )

@@ -15,12 +15,26 @@ from metgan_dist.recipe import BACKGROUND, STORED
 
 PICTURES = 8
 EDGE = 256  # pixels of a picture, about
+_MOST_CLASSES = 4  # in the line of a volume
 _TITLES = ("volume", "domain", "voxels (z, y, x)", "voxel size", "lies", "type", "intensities", "label")
 
 
 def table(volumes: Sequence[Inspected]) -> list[str]:
     """Lines with a volume each, under a line of titles; columns in which nothing stands are left out."""
-    rows = [_TITLES, *(_row(volume) for volume in volumes)]
+    return _aligned([_TITLES, *(_row(volume) for volume in volumes)])
+
+
+def class_table(volumes: Sequence[Inspected]) -> list[str]:
+    """Lines with a class each, under a line of titles: its voxels, and in how many volumes it is; none without labels."""
+    counts: dict[str, list[int]] = {}
+    for volume in volumes:
+        for name, count in volume.classes.items() if volume.values is not None else ():
+            counts.setdefault(name, []).append(count)
+    rows = [(name, str(sum(own)), str(sum(count > 0 for count in own))) for name, own in counts.items()]
+    return _aligned([("class", "voxels", "in volumes"), *rows]) if rows else []
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     lines = zip(*columns, strict=True)
@@ -60,11 +74,12 @@ def _ranges(found: Inspected, channels: Sequence[str]) -> str:
 
 
 def _label(found: Inspected) -> str:
-    """Voxels of each class that the label has, background left out."""
+    """Voxels of the first classes that the label has, background left out."""
     if found.values is None:
         return "none" if found.label is None and not (found.ref.entry.label or found.ref.label) else "cannot be read"
     there = [f"{name} {count}" for name, count in found.classes.items() if count and name != BACKGROUND]
-    return ", ".join(there) or "empty"
+    more = len(there) - _MOST_CLASSES
+    return (", ".join(there[:_MOST_CLASSES]) or "empty") + (f" and {more} more" if more > 0 else "")
 
 
 def lines_of(findings: Sequence[Finding]) -> list[str]:

@@ -16,6 +16,8 @@ from metgan_dist.tiles.survey import patients_of
 
 # Voxel sizes of one kind of scan differ by less.
 UNLIKE = 3
+# Scanners differ tenfold in what they write for one tissue; what differs more is in another unit.
+OTHER_UNIT = 100
 
 
 def of_the_set(volumes: Sequence[Inspected]) -> Iterator[Finding]:
@@ -24,6 +26,7 @@ def of_the_set(volumes: Sequence[Inspected]) -> Iterator[Finding]:
     yield from _roles(opened)
     yield from _orientations(opened)
     yield from _sizes(opened)
+    yield from _intensities(opened)
     yield from _patients(opened)
     yield from _twins(opened)
     yield from _absent_classes(opened)
@@ -64,6 +67,21 @@ def _sizes(volumes: Sequence[Inspected]) -> Iterator[Finding]:
         if (ratio > UNLIKE).any() or (ratio < 1 / UNLIKE).any():
             what = f"voxels of {spacing_text(at)} (z, y, x), unlike the others' {' x '.join(f'{s:.4g}' for s in usual)}"
             yield Finding("warning", volume.ref.id, what)
+
+
+def _intensities(volumes: Sequence[Inspected]) -> Iterator[Finding]:
+    """Channels whose intensities are far from those of the other volumes."""
+    spans: dict[str, list[tuple[str, float]]] = {}
+    for volume in volumes:
+        for (channel, plane), measured in volume.measured.items():
+            if plane is None and measured.maximum > measured.minimum:
+                spans.setdefault(channel, []).append((volume.ref.id, measured.maximum - measured.minimum))
+    for channel, own in spans.items():
+        usual = float(np.median([span for _, span in own]))
+        for name, span in own:
+            if not usual / OTHER_UNIT <= span <= usual * OTHER_UNIT:
+                what = f"channel '{channel}': its values span {span:.3g}, the others' {usual:.3g}; in another unit?"
+                yield Finding("warning", name, what)
 
 
 def _patients(volumes: Sequence[Inspected]) -> Iterator[Finding]:

@@ -223,18 +223,18 @@ class _Work:
 
     def nifti(self, folder: str) -> dict[str, str]:
         """The finest level as .nii.gz, a file a channel and one for the label, on the source's grid; their URIs."""
-        source, at = self.source, self.source.volume.spacing
-        assert source.volume.affine is not None
-        assert source.volume.lies is not None
+        source, like = self.source, self.source.volume
+        assert like.affine is not None
+        assert like.lies is not None
         image = ome.open_level(self.target, "s0", self.options)
         label = ome.open_level(self.target, f"labels/{source.label_name}/s0", self.options)
-        parts = {**{name: image[number] for number, name in enumerate(source.channels)}, source.label_name: label[:]}
-        files = {f"nifti_{name}": join(folder, f"synthetic-{name}.nii.gz") for name in parts}
-        for uri, voxels in zip(files.values(), parts.values(), strict=True):
-            write_nifti(
-                uri, np.asarray(voxels), source.volume.affine, source.volume.lies, at.unit if at else "", self.options
-            )
-        return files
+        written = {}
+        for name, at in [*((f"synthetic-{name}", n) for n, name in enumerate(source.channels)), ("label", None)]:
+            # One channel is in memory at a time.
+            voxels = np.asarray(label[:] if at is None else image[at])
+            written[f"nifti_{name}"] = uri = join(folder, f"{name}.nii.gz")
+            write_nifti(uri, voxels, like.affine, like.lies, like.spacing, self.options)
+        return written
 
     def preview(self, plan: dict[str, Any]) -> bytes:
         """PNG of anatomy, label and generated image in the middle of some planes."""

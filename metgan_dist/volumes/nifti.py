@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -24,7 +23,6 @@ SUFFIXES = (".nii", ".nii.gz")
 
 _DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 _PIECE = 2**20  # bytes
-_SAME_SIZE = 0.01  # by which a voxel size and the affine's, which are stored apart, may differ
 
 
 class Nifti(Volume):
@@ -35,8 +33,9 @@ class Nifti(Volume):
     unpacked from its start up to the region at each read, so its `chunks` are the whole volume. Before the first read
     in a process it is unpacked to its end, where its checksum is. Files in object storage are copied to the local cache
     first (`storage.local_copy`).
-    `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError. Where the
-    voxel sizes that the header states are others than the affine's, the affine's hold: it is what places the voxels.
+    `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError.
+    The voxel size is the one that the header states, even where the affine has another: scans of ACDC have an affine of
+    1 mm beside their true size.
     """
 
     cheap_bytes = 2**29  # unpacked as a whole at each read in any case
@@ -74,16 +73,8 @@ class Nifti(Volume):
             )
         self.lies = sides(self.affine)
         unit = image.header.get_xyzt_units()[0]
-        self.spacing = stated.spacing_or(uri, spacing_of(self._voxel_size(image.header)[::-1], [unit] * 3))
-
-    def _voxel_size(self, header: nibabel.Nifti1Header) -> tuple[float, float, float]:
-        """Along x, y, z: what the header states, unless that is a size and the affine has another; 1 of no axis."""
-        stated = np.array([float(zoom) for zoom in header.get_zooms()[:3]])
-        own = voxel_sizes(self.affine)[: len(stated)]
-        is_size = (np.isfinite(stated) & (stated > 0)).all()
-        sizes = own if is_size and not np.allclose(own, stated, rtol=_SAME_SIZE, atol=0) else stated
-        x, y, z = (*(float(size) for size in sizes), 1.0)[:3]
-        return x, y, z
+        zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0)
+        self.spacing = stated.spacing_or(uri, spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
         try:

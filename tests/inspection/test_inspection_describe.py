@@ -94,6 +94,10 @@ def test_a_sound_set_is_a_table_without_findings(sound, described, tmp_path):
     assert lines[0] == f"{sound}/dataset.yaml: a description"
     assert "3 volume(s): 0 error(s), 0 warning(s)" in lines
     (row,) = (line for line in lines if line.startswith("p1 "))
+    assert lines[lines.index("class       voxels  in volumes") + 2 :][:2] == [
+        "liver       132     3",
+        "tumour      12      3",
+    ]
     for part in ("6 x 12 x 16", "4 x 1 x 1 millimeter", "RAS", "float32", "t1 ", "t2 ", "liver 44, tumour 4"):
         assert part in row, row
     kept = tmp_path / "results" / f"describe-{sound.name}"
@@ -191,6 +195,11 @@ DAMAGE = {
         "warning",
         ["p1", "'t1'", "2.1%", "largest value, 4095", "clipped"],
     ),
+    "another unit of intensities": (
+        lambda f: change(f / "p1_t2.nii.gz", ..., np.random.default_rng(9).random(SHAPE, np.float32)),
+        "warning",
+        ["p1", "'t2'", "span 1", "another unit"],
+    ),
     "a value that is not mapped": (
         lambda f: change(f / "p1_label.nii.gz", CORNER, 421),
         "error",
@@ -241,7 +250,12 @@ DAMAGE = {
     "a voxel size of 0": (
         lambda f: header(f / "p1_t1.nii.gz", 80, np.zeros(3, "<f4").tobytes()),
         "warning",
-        ["p1_t1.nii.gz", "voxel size (x, y, z) 0, 0, 0", "its affine is used"],
+        ["p1_t1.nii.gz", "voxel size (x, y, z) 0, 0, 0", "is taken", "`spacing`"],
+    ),
+    "an affine of another voxel size": (
+        lambda f: header(f / "p1_t1.nii.gz", 80, np.array([1.4, 1.4, 10], "<f4").tobytes()),
+        "warning",
+        ["p1_t1.nii.gz", "voxel size (x, y, z) 1.4, 1.4, 10", "1, 1, 4 in its affine", "`spacing`"],
     ),
     "a negative voxel size": (
         lambda f: header(f / "p1_t1.nii.gz", 80, np.array([1, -1, 4], "<f4").tobytes()),

@@ -483,7 +483,7 @@ def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, training, volume
     np.testing.assert_array_equal(source.volume.read("anatomy", ((0, 4), (0, 64), (0, 96))), anatomy)
     assert source.classes == {1: "lesion"}
     result = fill(Recipe.model_validate(tree))
-    image, imposed = (nibabel.load(result.artefacts[f"nifti_{name}"]) for name in ("tumour", "found"))
+    image, imposed = (nibabel.load(result.artefacts[f"nifti_{name}"]) for name in ("synthetic-tumour", "label"))
     written = open_volume(result.artefacts["volume"])
     stored = np.asarray(image.dataobj).T
     np.testing.assert_array_equal(stored[:, ::-1, ::-1], written.read("tumour", whole(written)), strict=True)

@@ -132,14 +132,14 @@ def test_what_does_not_say_how_it_lies_is_not_turned(tmp_path, mistake):
         open_volume(path, axes="zyx", orientation="RAS")
 
 
-def test_the_voxel_size_is_the_affines_where_the_header_states_another(tmp_path):
-    path = write(tmp_path / "v.nii", "LPS")
+def test_the_voxel_size_is_the_headers_where_its_affine_has_another(tmp_path):
+    path = write(tmp_path / "v.nii", "LIA")
     content = bytearray(Path(path).read_bytes())
-    content[80:92] = np.array([1, 1, 1], "<f4").tobytes()  # pixdim[1:4]
+    content[80:92] = np.array([1.5, 10, 1.25], "<f4").tobytes()  # pixdim[1:4], along x, z and y
     content[252:254] = np.array([0], "<i2").tobytes()  # qform_code: the affine is the sform's
     Path(path).write_bytes(content)
-    assert nibabel.load(path).header.get_zooms() == (1, 1, 1)
-    assert open_volume(path).spacing == Spacing(3.0, 2.0, 0.5, "millimeter")
+    assert open_volume(path).spacing == Spacing(1.25, 10, 1.5, "millimeter")
+    assert open_volume(path, orientation="RAS").spacing == Spacing(10, 1.25, 1.5, "millimeter")
 
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
