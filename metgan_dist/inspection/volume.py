@@ -23,6 +23,15 @@ CLIPPED = 0.005
 # Slices of 10 mm in a scan of 1.4 mm are usual; more is a mistake of units, or hardly a volume.
 UNEQUAL = 10
 
+_CONSTANT = "constant, {measured.minimum:g} everywhere"
+_CLIPPED = "{measured.clipped:.1%} of the voxels have the largest value, {measured.maximum:g}: clipped?"
+# What an image may suffer from: how bad that is, how it is told, and how much of it there is.
+_KINDS: tuple[tuple[Kind, str, Callable[[Intensities], float]], ...] = (
+    ("error", "{measured.not_finite} NaN or infinite voxels; replace them", lambda one: one.not_finite),
+    ("error", _CONSTANT, lambda one: one.constant),
+    ("warning", _CLIPPED, lambda one: one.clipped if one.clipped > CLIPPED and not one.constant else 0),
+)
+
 
 @dataclass
 class Inspected:
@@ -134,24 +143,19 @@ def _of_grid(ref: VolumeRef, image: Volume) -> Iterator[Finding]:
 
 
 def _of_intensities(found: Inspected) -> Iterator[Finding]:
-    for (channel, plane), measured in found.measured.items():
-        what = ", ".join(part for part in (f"channel '{channel}'", found.name(plane)) if part)
-        if measured.not_finite:
-            yield Finding(
-                "error", found.ref.id, f"{what}: {measured.not_finite} NaN or infinite voxels; replace them", plane
-            )
-        if measured.constant:
-            # One empty image among many is usual at the end of a scan; a volume without contrast has no range.
-            kind: Kind = "error" if plane is None else "warning"
-            yield Finding(kind, found.ref.id, f"{what}: constant, {measured.minimum:g} everywhere", plane)
-        elif measured.clipped > CLIPPED and measured.voxels > measured.at_maximum:
-            yield Finding(
-                "warning",
-                found.ref.id,
-                f"{what}: {measured.clipped:.1%} of the voxels have the largest value, {measured.maximum:g}: clipped "
-                "before it was saved?",
-                plane,
-            )
+    """A line for each kind of damage and channel; of separate images it names the worst and says how many are alike."""
+    for channel in dict.fromkeys(channel for channel, _ in found.measured):
+        own = {plane: measured for (name, plane), measured in found.measured.items() if name == channel}
+        for kind, what, damage in _KINDS:
+            hit = {plane: damage(measured) for plane, measured in own.items() if damage(measured)}
+            if hit:
+                plane = max(hit, key=lambda plane: hit[plane])
+                where = f", {found.name(plane)}" if plane is not None else ""
+                more = f" (and {len(hit) - 1} more of {len(own)} images)" if len(hit) > 1 else ""
+                # One empty image among many is usual; a volume without contrast has no range.
+                severity: Kind = "warning" if plane is not None and what == _CONSTANT else kind
+                text = what.format(measured=own[plane])
+                yield Finding(severity, found.ref.id, f"channel '{channel}'{where}: {text}{more}", plane)
 
 
 def _of_label(found: Inspected) -> Iterator[Finding]:
