@@ -198,7 +198,7 @@ DAMAGE = {
     "another unit of intensities": (
         lambda f: change(f / "p1_t2.nii.gz", ..., np.random.default_rng(9).random(SHAPE, np.float32)),
         "warning",
-        ["p1", "'t2'", "span 1", "another unit"],
+        ["p1", "'t2'", "values span 0.99", "another unit"],
     ),
     "a value that is not mapped": (
         lambda f: change(f / "p1_label.nii.gz", CORNER, 421),

@@ -471,7 +471,7 @@ def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, training, volume
     (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     # x and y of the file run towards L and P.
     affine = np.array([[-2.0, 0, 0, 9], [0, -2, 0, 8], [0, 0, 5, 7], [0, 0, 0, 1]])
-    anatomy, label = volume[0][:4, :64, :96], volume[1][:4, :64, :96] * 7
+    anatomy, label = volume[0][:, :64, :96], volume[1][:, :64, :96] * 7
     for name, array in (("scan", anatomy), ("found", label)):
         nibabel.save(
             nibabel.Nifti1Image(np.ascontiguousarray(array[:, ::-1, ::-1].T), affine), tmp_path / f"{name}.nii.gz"
@@ -480,7 +480,7 @@ def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, training, volume
     settings |= {"volume_label": str(tmp_path / "found.nii.gz"), "tiles": training.uri}
     tree = {"synthesis": settings, "storage": {"path": str(tmp_path)}, "tracking": {"run": "filled"}}
     source = SourceVolume.of(Recipe.model_validate(tree))
-    np.testing.assert_array_equal(source.volume.read("anatomy", ((0, 4), (0, 64), (0, 96))), anatomy)
+    np.testing.assert_array_equal(source.volume.read("anatomy", ((0, 20), (0, 64), (0, 96))), anatomy)
     assert source.classes == {1: "lesion"}
     result = fill(Recipe.model_validate(tree))
     image, imposed = (nibabel.load(result.artefacts[f"nifti_{name}"]) for name in ("synthetic-tumour", "label"))
