@@ -1,4 +1,4 @@
-"""What the header of a NIfTI file says wrongly, twice, or not at all, which its readers mend or guess without a word."""
+"""What the header of a NIfTI file says wrongly, twice, or not at all, and its readers mend or guess without a word."""
 
 from __future__ import annotations
 

@@ -139,7 +139,8 @@ def _of_grid(ref: VolumeRef, image: Volume) -> Iterator[Finding]:
         return
     sizes = (at.z, at.y, at.x)
     if max(sizes) > UNEQUAL * min(sizes):
-        yield Finding("warning", ref.id, f"voxels of {spacing_text(at)} (z, y, x): more than {UNEQUAL} times as long")
+        what = f"voxels of {spacing_text(at)} (z, y, x): more than {UNEQUAL} times as long along one axis as another"
+        yield Finding("warning", ref.id, what)
 
 
 def _of_intensities(found: Inspected) -> Iterator[Finding]:
@@ -149,7 +150,7 @@ def _of_intensities(found: Inspected) -> Iterator[Finding]:
         for kind, what, damage in _KINDS:
             hit = {plane: damage(measured) for plane, measured in own.items() if damage(measured)}
             if hit:
-                plane = max(hit, key=lambda plane: hit[plane])
+                plane = max(hit, key=hit.__getitem__)
                 where = f", {found.name(plane)}" if plane is not None else ""
                 more = f" (and {len(hit) - 1} more of {len(own)} images)" if len(hit) > 1 else ""
                 # One empty image among many is usual; a volume without contrast has no range.
