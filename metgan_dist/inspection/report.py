@@ -25,7 +25,7 @@ def table(volumes: Sequence[Inspected]) -> list[str]:
 
 
 def class_table(volumes: Sequence[Inspected]) -> list[str]:
-    """Lines with a class each, under a line of titles: its voxels, and the volumes that have it; none without labels."""
+    """Lines with a class each, under a line of titles: its voxels, and the volumes that have it; none, no labels."""
     counts: dict[str, list[int]] = {}
     for volume in volumes:
         for name, count in volume.classes.items() if volume.values is not None else ():
