@@ -21,7 +21,7 @@ FLOORS = (
     ("studies",),
     ("tuning", "segmentation", "synthesis"),
     ("evaluation",),
-    ("main_job", "lineage"),
+    ("main_job", "lineage", "inspection"),
     ("runs",),
     ("training",),
     ("trained",),

@@ -6,8 +6,10 @@ the same pydantic models then give validation, help text and YAML in one place.
 """
 
 from metgan_dist.recipe.data import Channels, Data, Domain, Phantom, VolumeEntry, channel_names
+from metgan_dist.recipe.labels import BACKGROUND, LabelNames, class_names, class_numbers
 from metgan_dist.recipe.layers import layered
 from metgan_dist.recipe.method import METHOD_DEFAULTS, METHOD_NAMES, MethodRecipe
+from metgan_dist.recipe.orientation import STORED, Orientation
 from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
 from metgan_dist.recipe.section import Section
 from metgan_dist.recipe.segmentation import Segmentation
@@ -18,12 +20,16 @@ from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree
 from metgan_dist.recipe.tuning import Tuning
 
 __all__ = [
+    "BACKGROUND",
     "METHOD_DEFAULTS",
     "METHOD_NAMES",
+    "STORED",
     "Channels",
     "Data",
     "Domain",
+    "LabelNames",
     "MethodRecipe",
+    "Orientation",
     "Phantom",
     "Recipe",
     "Scaling",
@@ -39,6 +45,8 @@ __all__ = [
     "Tuning",
     "VolumeEntry",
     "channel_names",
+    "class_names",
+    "class_numbers",
     "layered",
     "recipe_names",
     "recipe_tree",

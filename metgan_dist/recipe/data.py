@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from metgan_dist.recipe.labels import LabelNames, check_counted, counted
+from metgan_dist.recipe.orientation import Orientation
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, check_percentiles
 
@@ -22,6 +24,9 @@ def _one_or_several(names: str | list[str]) -> str | list[str]:
     return names if len(names) > 1 else "".join(names)
 
 
+# Fields that sets from before them were not known by.
+LATER = ("domains", "source", "target", "labels", "unmapped", "orientation")
+
 Channels = Annotated[str | list[str], AfterValidator(_one_or_several)]
 """One name, or a list of several; "" for none."""
 
@@ -29,6 +34,10 @@ Channels = Annotated[str | list[str], AfterValidator(_one_or_several)]
 def channel_names(channels: str | list[str] | None) -> tuple[str, ...]:
     """The names in a field of type `Channels`, in the order of the images' channels."""
     return ((channels,) if channels else ()) if isinstance(channels, str | None) else tuple(channels)
+
+
+def _pairs(labels: dict[int, str]) -> list[list[Any]]:
+    return [[value, name] for value, name in labels.items()]
 
 
 class VolumeEntry(Section):
@@ -71,6 +80,12 @@ class Domain(Section):
     normalise: Normalise | None = Field(None, description="to [-1, 1], by which range; default: tiles.normalise")
     percentiles: Percentiles | None = Field(
         None, description="lower and upper percentile that become -1 and 1; default: tiles.percentiles"
+    )
+    labels: LabelNames | None = Field(
+        None, description="values of its label files and the names of their classes; default: data.labels"
+    )
+    unmapped: Literal["background"] | None = Field(
+        None, description="label values that `labels` does not name; default: data.unmapped"
     )
 
     @model_validator(mode="after")
@@ -134,7 +149,20 @@ class Data(Section):
         "two domains always are",
     )
     label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
+    labels: LabelNames | None = Field(
+        None,
+        description="values of the label files and the names of their classes, {500: left ventricle, 205: myocardium}; "
+        "numbered in this order, several values may have one name, 0 is background; `classes` follows",
+    )
+    unmapped: Literal["background"] | None = Field(
+        None, description="label values that `labels` does not name: background; empty: a mistake"
+    )
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
+    orientation: Orientation | None = Field(
+        None,
+        description="sides towards which x, y, z of every NIfTI volume are made to run, by its affine, e.g. RAS; "
+        "`stored` (or empty): as the file has them",
+    )
     volumes: list[VolumeEntry] = Field(
         [],
         description="the data set, in place of a dataset.yaml; the list of a preset yields to one that is there",
@@ -153,6 +181,16 @@ class Data(Section):
         "error", description="a file that cannot be read: stop, or skip and count it"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, section: Any) -> Any:
+        return counted(section)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Data:
+        check_counted(self.labels, self.classes)
+        return self
+
     @property
     def apart(self) -> bool:
         """Whether anatomy and tumour images are drawn independently: of two domains, or pairs taken as none."""
@@ -165,13 +203,18 @@ class Data(Section):
     def told(self) -> dict[str, Any]:
         """What the section says of tiles, as JSON, by which sets are known.
 
-        Without the fields on domains where there are none, so that sets from before these fields are known again, and
-        without how tiles are drawn.
+        Without later fields that say nothing, so that sets from before these fields are known again, and without how
+        tiles are drawn. `labels` become pairs, whose order numbers the classes and counts.
         """
         fields = self.model_dump(mode="json", exclude={"unpaired"})
-        for name in ("domains", "source", "target"):
+        for name in LATER:
             if not fields[name]:
                 del fields[name]
+        if self.labels is not None:
+            fields["labels"] = _pairs(self.labels)
+        for name, domain in self.domains.items():
+            if domain.labels is not None:
+                fields["domains"][name]["labels"] = _pairs(domain.labels)
         for entry in fields["volumes"]:
             if entry["domain"] is None:
                 del entry["domain"]

@@ -69,6 +69,11 @@ class Synthesis(Section):
     overlap: float = Field(
         0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
     )
+    format: Literal["ome-zarr", "nifti"] | None = Field(
+        None,
+        description="a whole volume is written as OME-Zarr alone, or as NIfTI, too, on the grid of its source; empty: "
+        "as NIfTI, too, where the source is",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Synthesis:

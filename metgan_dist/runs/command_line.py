@@ -20,6 +20,8 @@ from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, layered, recipe_names, recipe_tree
 from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
 
+DEFAULT_RECIPE = "quickstart"
+
 
 @dataclass(frozen=True)
 class JobFlag:
@@ -166,7 +168,7 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
     parser.add_argument(
         "--recipe",
         metavar="NAME|PATH",
-        default="quickstart",
+        default=DEFAULT_RECIPE,
         help=f"preset or YAML file: {', '.join(recipe_names())}",
     )
     parser.add_argument(

@@ -125,10 +125,20 @@ def _differences(old: Any, new: Any, field: str = "") -> dict[str, tuple[Any, An
     """(old, new) of every field that differs and may not do so freely."""
     if field in FREE:
         return {}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        # Sections, as volumes are: a field that came later, and says nothing, is no difference.
+        old, new = _by_place(old), _by_place(new)
     if isinstance(old, dict) and isinstance(new, dict):
         inner = [_differences(old.get(key), new.get(key), f"{field}.{key}".lstrip(".")) for key in {**old, **new}]
         return {name: pair for found in inner for name, pair in found.items()}
     return {} if old == new else {field: (old, new)}
+
+
+def _by_place(listed: list[Any]) -> Any:
+    """A list of sections as a section with their places for names; any other as it is."""
+    if not listed or not all(isinstance(one, dict) for one in listed):
+        return listed
+    return {str(place): one for place, one in enumerate(listed)}
 
 
 def _is_more(old: int | None, new: int | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe, Tiles, VolumeEntry, channel_names
+from metgan_dist.recipe import Data, Recipe, Tiles, VolumeEntry, channel_names, class_names
 from metgan_dist.storage import Options, absolute, basename
 from metgan_dist.synthesis.model import find_model
 from metgan_dist.synthesis.slabs import Layout
@@ -52,8 +52,13 @@ class SourceVolume:
         model = find_model(settings, options)
         tiles, data = model.recipe.tiles, model.recipe.data
         _check_tiles(model.uri, tiles)
-        ref = _reference(recipe, channel_names(data.anatomy) or ("",), data.classes)
+        ref = _reference(recipe, data)
         volume = ref.open()
+        if settings.format == "nifti" and volume.affine is None:
+            raise UserError(
+                f"synthesis.format: nifti, but {ref.paths[0]} says nothing of where its voxels lie; only what is made "
+                "from a NIfTI volume can be written as one"
+            )
         layout = Layout.of(tiles, volume, settings.overlap)
         model.check_organs([settings.volume_organ], "synthesis.volume_organ")
         model.check_generates(layout.shape, settings.model_copy(update={"samples": 1}))
@@ -73,6 +78,17 @@ class SourceVolume:
     def label_name(self) -> str:
         """What the label is called in the volume that is written: its file or group, without the extension."""
         return basename(self.ref.entry.label or "label").partition(".")[0] or "label"
+
+    @property
+    def as_nifti(self) -> bool:
+        """Whether what is made is written as NIfTI, too."""
+        return self.volume.affine is not None and self.recipe.synthesis.format != "ome-zarr"
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Names of the label's classes by number, without the background: those of the training data, if it has any."""
+        named = class_names(self.ref.labels) if self.ref.labels else ()
+        return {k: named[k] if named else f"class {k}" for k in range(1, self.volume.classes)}
 
     @property
     def anatomy(self) -> tuple[Layer, ...]:
@@ -138,9 +154,9 @@ def _check_tiles(model: str, tiles: Tiles) -> None:
         raise UserError(f"synthesis.model: {model}: trained on {what}")
 
 
-def _reference(recipe: Recipe, anatomy: tuple[str, ...], classes: int) -> VolumeRef:
-    """The volume and its label; the channels of the model's names, or the only one. UserError for one that lacks."""
-    settings, options = recipe.synthesis, recipe.storage.options
+def _reference(recipe: Recipe, data: Data) -> VolumeRef:
+    """The volume and its label, read as `data`, the model's; channels of its names, or the only one, else UserError."""
+    settings, options, anatomy = recipe.synthesis, recipe.storage.options, channel_names(data.anatomy)
     assert settings.volume is not None
     path = absolute(settings.volume)
     channels = open_volume(path, options=options, missing_chunks=recipe.data.missing_chunks).channels
@@ -163,7 +179,10 @@ def _reference(recipe: Recipe, anatomy: tuple[str, ...], classes: int) -> Volume
         anatomy=anatomy,
         tumour=(),
         label=None,
-        classes=classes,
+        classes=data.classes,
         options=options,
         missing_chunks=recipe.data.missing_chunks,
+        labels=data.labels,
+        unmapped=data.unmapped,
+        orientation=data.orientation,
     )

@@ -34,6 +34,7 @@ from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.ranges import check_volume
 from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.layers import Layer
+from metgan_dist.volumes.nifti_writer import write_nifti
 from metgan_dist.volumes.volume import Range, Region
 
 TARGET, MARKERS, PLAN = "synthetic.ome.zarr", "volume", "plan.json"
@@ -88,6 +89,9 @@ class VolumeSynthesis:
         with result.phase("seams"):
             seams = work.seams()
         digest = work.finish(plan, blocks)
+        if self.source.as_nifti:
+            with result.phase("nifti"):
+                result.artefacts |= work.nifti(opened.run.folder)
         opened.keep({"preview.png": work.preview(plan)}, {"preview.png": "preview"})
         with opened.log() as log:
             log.dataset(f"volume-{digest[:8]}", work.target, digest, "generated", self.source.volume.shape[0])
@@ -197,7 +201,6 @@ class _Work:
             for name, colour, (low, high) in zip(source.channels, itertools.cycle(COLOURS), ranges, strict=False)
         ]
         image = ome.image_metadata(scales["synthetic"], channels)
-        classes = {value: f"class {value}" for value in range(1, source.volume.classes)}
         anatomy = [_extent(planes) | {"over": plan["over"]} for planes in plan["ranges"]]
         tumour = [{"low": low, "high": high, "from": "median of the training tiles"} for low, high in ranges]
         attributes = {
@@ -214,11 +217,26 @@ class _Work:
             self.target,
             image,
             source.label_name,
-            ome.label_metadata(scales[source.label_name], classes),
+            ome.label_metadata(scales[source.label_name], source.classes),
             {ATTRIBUTE: attributes},
             self.options,
         )
         return digest
+
+    def nifti(self, folder: str) -> dict[str, str]:
+        """The finest level as .nii.gz, a file a channel and one for the label, on the source's grid; their URIs."""
+        source, like = self.source, self.source.volume
+        assert like.affine is not None
+        assert like.lies is not None
+        image = ome.open_level(self.target, "s0", self.options)
+        label = ome.open_level(self.target, f"labels/{source.label_name}/s0", self.options)
+        written = {}
+        for name, at in [*((f"synthetic-{name}", n) for n, name in enumerate(source.channels)), ("label", None)]:
+            # One channel is in memory at a time.
+            voxels = np.asarray(label[:] if at is None else image[at])
+            written[f"nifti_{name}"] = uri = join(folder, f"{name}.nii.gz")
+            write_nifti(uri, voxels, like.affine, like.lies, like.spacing, self.options)
+        return written
 
     def preview(self, plan: dict[str, Any]) -> bytes:
         """PNG of anatomy, label and generated image in the middle of some planes."""

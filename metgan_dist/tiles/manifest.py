@@ -209,6 +209,7 @@ def _joint_histograms(folder: str, shards: Sequence[str], options: Options | Non
 
 def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[str, Any]:
     volume = survey.volume
+    ignored = {"label_values_ignored": volume.ignored} if volume.ignored else {}
     return {
         "id": survey.ref.id,
         "organ": survey.ref.organ,
@@ -219,6 +220,7 @@ def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[s
         "unit": volume.spacing.unit if volume.spacing else None,
         "dtypes": {layer: str(dtype) for layer, dtype in volume.dtypes.items()},
         "intensities": statistics,
+        **ignored,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
-from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.recipe import STORED, Data, Recipe, Tiles
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
@@ -21,6 +21,7 @@ from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.label_map import counts_text
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 from metgan_dist.volumes.phantoms import phantom_volume
@@ -74,7 +75,10 @@ def survey_volumes(
     if lost:
         raise UserError(f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above")
     # Told before anything is cut.
-    fixed_sides(pd.DataFrame([row for survey in surveys for row in _patients(survey)]))
+    rows = [row for survey in surveys for row in patients_of(survey.ref, survey.volume.table)]
+    fixed_sides(pd.DataFrame(rows))
+    for line in (*_ignored(surveys), *_turned(surveys)):
+        report(line)
     return surveys, skipped
 
 
@@ -97,13 +101,35 @@ def of_domain(name: str) -> str:
     return f" of the domain {name!r}" if name else ""
 
 
-def _patients(survey: Survey) -> list[dict[str, str]]:
+def patients_of(ref: VolumeRef, table: pd.DataFrame | None) -> list[dict[str, str]]:
     """Volume, patient and fixed split: one row, or one for each patient whom the table of separate images names."""
-    table = survey.volume.table
     named = set() if table is None else set(table["patient"].fillna(""))
-    own = survey.ref.patient or ""
+    own = ref.patient or ""
     patients = {name or own for name in named} or {own}
-    return [{"volume": survey.ref.id, "patient": name, "fixed": survey.ref.split} for name in sorted(patients)]
+    return [{"volume": ref.id, "patient": name, "fixed": ref.split} for name in sorted(patients)]
+
+
+def _ignored(surveys: Sequence[Survey]) -> Iterator[str]:
+    """A line for each volume whose label has values that `unmapped` makes background."""
+    for survey in surveys:
+        if survey.volume.ignores and survey.volume.ignored is None:
+            yield (
+                f"{survey.ref.id}: label values that `labels` does not name become background; so large a label is not "
+                "counted here, describe_data.py does it"
+            )
+        elif survey.volume.ignored:
+            yield f"{survey.ref.id}: label values that become background: {counts_text(survey.volume.ignored)}"
+
+
+def _turned(surveys: Sequence[Survey]) -> Iterator[str]:
+    """A line where the volumes are read as their files lie, which is not one way."""
+    lie: dict[str, list[str]] = {}
+    for survey in surveys:
+        if survey.ref.orientation in (None, STORED) and survey.volume.lies is not None:
+            lie.setdefault(survey.volume.lies, []).append(survey.ref.id)
+    if len(lie) > 1:
+        each = ", ".join(f"{len(ids)} as {sides} (first {ids[0]!r})" for sides, ids in lie.items())
+        yield f"volumes lie in {len(lie)} orientations: {each}; `orientation: RAS` in the data set brings them to one"
 
 
 def held_roles(surveys: Sequence[Survey], recipe: Recipe) -> dict[str, tuple[Role, ...]]:

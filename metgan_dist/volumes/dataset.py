@@ -1,22 +1,24 @@
-"""A data set: its description (a dataset.yaml or part of a recipe) and references to its volumes."""
+"""A data set: its description (a dataset.yaml, a known layout, or part of a recipe) and references to its volumes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Channels, Data, Domain, Section, VolumeEntry, channel_names
+from metgan_dist.recipe import Channels, Data, Domain, LabelNames, Orientation, Section, VolumeEntry, channel_names
+from metgan_dist.recipe.labels import check_counted, counted
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
 from metgan_dist.volumes.domains import resolve_domains, role_channels
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
+from metgan_dist.volumes.layouts import layout_of
 
-__all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "resolve_data", "volume_refs"]
+__all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "described_at", "resolve_data", "volume_refs"]
 
 DESCRIPTION = "dataset.yaml"
 
@@ -26,20 +28,44 @@ class Description(Section):
 
     anatomy: Channels | None = Field(None, description="channel(s) that give the anatomy; default for data.anatomy")
     tumour: Channels | None = Field(None, description="channel(s) to generate; default for data.tumour")
+    labels: LabelNames | None = Field(None, description="values of label files and names of classes; see data.labels")
+    unmapped: Literal["background"] | None = Field(None, description="label values that `labels` does not name")
     classes: int | None = Field(None, ge=2, le=255, description="number of label classes; default for data.classes")
     domains: dict[str, Domain] | None = Field(None, description="kinds of image; default for data.domains")
     source: str | None = Field(None, description="domain of the anatomy images; default for data.source")
     target: str | None = Field(None, description="domain of the images to generate; default for data.target")
+    orientation: Orientation | None = Field(None, description="sides towards which axes run; see data.orientation")
     volumes: list[VolumeEntry] = Field(min_length=1, description="the volumes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, section: Any) -> Any:
+        return counted(section)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Description:
+        check_counted(self.labels, self.classes)
+        return self
+
+
+class Described(NamedTuple):
+    """A description as it was found: where (a file, or the folder of a layout), what its paths are relative to, and the
+    layout's name, None for a dataset.yaml."""
+
+    place: str
+    base: str
+    description: Description
+    layout: str | None
 
 
 def resolve_data(data: Data, options: Options | None = None) -> Data:
-    """`data` with the data set's description read in: volumes listed, path their base, anatomy, tumour and classes set.
+    """`data` with the data set's description read in: volumes listed, path their base, what it says for defaults.
 
-    The description is `data.volumes`, else a dataset.yaml at `data.path` or in that folder, else `data.path` is one
-    volume. Names and classes that the description gives replace defaults. A recipe may name other channels ("" for no
-    tumour channel), another source and target, and fields of domains; other classes are an error. Domains are
-    completed (volumes/domains.py). Applied to its own result it changes nothing.
+    The description is `data.volumes`, else a dataset.yaml at `data.path` or in that folder, else that of the layout in
+    which the folder lies, else `data.path` is one volume. A recipe may name other channels ("" for no tumour channel),
+    another source and target, another orientation, fields of domains, and other classes by `labels` of its own; another
+    number of classes is an error. Domains are completed (volumes/domains.py). Applied to its own result it changes
+    nothing.
     """
     if data.volumes:
         return resolve_domains(data.model_copy(update={"path": absolute(data.path or ".")}))
@@ -48,23 +74,22 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     path = absolute(data.path)
     if not exists(path, options):
         raise UserError(f"{path}: not found; check data.path")
-    location = _description_at(path, options)
-    if location is None:
+    found = described_at(path, options)
+    if found is None:
         entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
         return resolve_domains(data.model_copy(update={"path": parent(path), "volumes": [entry]}))
-    path, description = location, _read_description(location, options)
-    update: dict[str, Any] = {"path": parent(path), "volumes": description.volumes}
-    for name in ("anatomy", "tumour", "classes", "source", "target"):
-        given, wanted = getattr(description, name), getattr(data, name)
-        if given is None:
+    update: dict[str, Any] = {"path": found.base, "volumes": found.description.volumes}
+    for name in ("anatomy", "tumour", "labels", "unmapped", "classes", "orientation", "source", "target"):
+        given, wanted = getattr(found.description, name), getattr(data, name)
+        if given is None or (name in ("labels", "classes") and data.labels is not None):
             continue
         own = name in data.model_fields_set and wanted not in (given, Data.model_fields[name].default)
         if own and name == "classes":
-            raise UserError(f"data.classes: the recipe says {wanted}, but {path} says {given}; make them agree")
+            raise UserError(f"data.classes: the recipe says {wanted}, but {found.place} says {given}; make them agree")
         if not own:
             update[name] = given
-    if description.domains:
-        update["domains"] = _both(description.domains, data.domains)
+    if found.description.domains:
+        update["domains"] = _both(found.description.domains, data.domains)
     return resolve_domains(data.model_copy(update=update))
 
 
@@ -73,6 +98,22 @@ def _both(described: Mapping[str, Domain], asked: Mapping[str, Domain]) -> dict[
     own = {name: domain.model_dump(exclude_none=True) for name, domain in asked.items()}
     laid = {name: domain.model_copy(update=own.pop(name, {})) for name, domain in described.items()}
     return {**laid, **{name: asked[name] for name in own}}
+
+
+def described_at(path: str, options: Options | None = None) -> Described | None:
+    """What describes the data set at a path: a dataset.yaml, it itself or in the folder, else a layout that is known.
+
+    None where there is neither. Raises UserError for a description that does not validate.
+    """
+    location = _description_at(path, options)
+    if location is not None:
+        tree = read_yaml(location, read_bytes(location, options)) or {}
+        return Described(location, parent(location), _validated(location, tree), None)
+    found = layout_of(path, options)
+    if found is None:
+        return None
+    name, tree = found
+    return Described(path, path, _validated(f"{path} (read as {name})", tree), name)
 
 
 def check_channels(data: Data) -> None:
@@ -89,19 +130,20 @@ def check_channels(data: Data) -> None:
 def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
     """Fields of `data` that are for the data set at `data.path` to say, and not for a preset made for another one.
 
-    What its dataset.yaml gives; without one the list of volumes, where none of those listed is there.
+    What its dataset.yaml or layout gives; without one the list of volumes, where none of those listed is there.
     """
     assert data.path is not None
     path = absolute(data.path)
-    location = _description_at(path, options)
-    if location is not None:
-        given = _read_description(location, options)
+    parts = [part for entry in data.volumes for part in entry.paths]
+    there = any(exists(join(path, part), options) for part in parts)
+    found = None if there and _description_at(path, options) is None else described_at(path, options)
+    if found is not None:
+        given = found.description
         own = {name for name in Description.model_fields if getattr(given, name) is not None}
         # Of domains, the channels are each one's own, and labels where a volume names them.
         parted = given.domains or any(entry.domain for entry in given.volumes)
         return own | {"anatomy", "tumour", "label"} if parted else own
-    parts = [part for entry in data.volumes for part in entry.paths]
-    return set() if any(exists(join(path, part), options) for part in parts) else {"volumes"}
+    return set() if there else {"volumes"}
 
 
 def _description_at(path: str, options: Options | None) -> str | None:
@@ -114,9 +156,15 @@ def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
     """References to the volumes of a data set, in its order, without those of domains that are not used.
 
     Raises UserError for a description that does not validate, an id that is given twice, a path, label or table that
-    does not exist. Existence is all that is looked at; shapes and channels are checked when a volume is opened.
+    does not exist, and `unmapped` without `labels`. Existence is all that is looked at; shapes and channels are checked
+    when a volume is opened.
     """
     described = resolve_data(data, options)
+    mapped = described.labels is not None or any(domain.labels for domain in described.domains.values())
+    if described.unmapped is not None and not mapped:
+        raise UserError(
+            "data.unmapped: says what becomes of values that `labels` does not name, but there is none; leave it out"
+        )
     base = str(described.path)
     ids = [entry.id for entry in described.volumes]
     doubled = next((name for name in ids if ids.count(name) > 1), None)
@@ -127,6 +175,7 @@ def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
         channels = role_channels(described, entry)
         if channels is None:
             continue
+        own = described.domains[entry.domain] if entry.domain else Domain()
         refs.append(
             VolumeRef(
                 id=entry.id,
@@ -142,6 +191,9 @@ def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
                 options=dict(options or {}),
                 missing_chunks=described.missing_chunks,
                 domain=entry.domain or "",
+                labels=own.labels or described.labels,
+                unmapped=own.unmapped or described.unmapped,
+                orientation=described.orientation,
             )
         )
     for ref in refs:
@@ -173,8 +225,8 @@ def _check_exists(ref: VolumeRef) -> None:
         open_label(ref, open_image(ref))
 
 
-def _read_description(uri: str, options: Options | None) -> Description:
+def _validated(place: str, tree: Any) -> Description:
     try:
-        return Description.model_validate(read_yaml(uri, read_bytes(uri, options)) or {})
+        return Description.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{uri}: {first_mistake(error, 'no such field in a description')}") from error
+        raise UserError(f"{place}: {first_mistake(error, 'no such field in a description')}") from error

@@ -7,7 +7,7 @@ generated (y). A volume belongs to one of them.
 from __future__ import annotations
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Channels, Data, Domain, VolumeEntry, channel_names
+from metgan_dist.recipe import BACKGROUND, Channels, Data, Domain, VolumeEntry, channel_names, class_names
 
 
 def resolve_domains(data: Data) -> Data:
@@ -31,7 +31,7 @@ def resolve_domains(data: Data) -> Data:
         channels = _channels(data, role, name, domains[name].channels)
         domains[name] = domains[name].model_copy(update={"channels": channels})
         update[role] = channels
-    return data.model_copy(update={**update, "domains": domains})
+    return data.model_copy(update={**update, **_labelled(data, domains, source, target)})
 
 
 def role_channels(data: Data, entry: VolumeEntry) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
@@ -124,6 +124,31 @@ def _channels(data: Data, role: str, domain: str, own: Channels | None) -> Chann
             "in one place"
         )
     return own
+
+
+def _labelled(data: Data, domains: dict[str, Domain], source: str, target: str) -> dict[str, object]:
+    """`domains` with classes numbered alike, and how many there are; UserError where their names differ."""
+    maps = {name: domains[name].labels or data.labels for name in (source, target)}
+    named = {name: class_names(labels) for name, labels in maps.items() if labels is not None}
+    if not any(domains[name].labels for name in (source, target)):
+        return {"domains": domains}
+    if len(named) < 2:
+        lacks = next(name for name in (source, target) if name not in named)
+        raise UserError(
+            f"data.domains: {lacks} has no `labels`, and the other domain has; name the values of both, that classes "
+            "may be the same by name"
+        )
+    if set(named[source]) != set(named[target]):
+        other = ", ".join(sorted(set(named[source]) ^ set(named[target])))
+        raise UserError(
+            f"data.domains: the classes of {source} and {target} differ ({other}); two domains must have the same, by "
+            "name"
+        )
+    order = [BACKGROUND, *named[source]]
+    own = maps[target] or {}
+    alike = {value: own[value] for value in sorted(own, key=lambda value: order.index(own[value]))}
+    numbered = {**domains, target: domains[target].model_copy(update={"labels": alike})}
+    return {"domains": numbered, "classes": len(named[source])}
 
 
 def _some(names: list[str], most: int = 3) -> str:

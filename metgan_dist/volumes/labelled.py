@@ -13,15 +13,13 @@ from metgan_dist.recipe import VolumeEntry
 from metgan_dist.storage import Options, exists, join
 from metgan_dist.volumes.axes import spatial_order
 from metgan_dist.volumes.images import ImageFolders, check_in_step
+from metgan_dist.volumes.label_map import ROUNDING, LabelMap
 from metgan_dist.volumes.layers import Layer, layers_of
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
-from metgan_dist.volumes.volume import Region, Volume, whole
+from metgan_dist.volumes.volume import Region, Volume, region_text, whole
 
 Role = Literal["anatomy", "tumour", "label"]
-
-# A label stored through a scale factor comes back a rounding error away from its integer.
-_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class VolumeRef:
 
     base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, none where
     the volume has no such image, "" for its only channel; label: what `data.label` says, for entries that name no
-    label; classes: number of classes; domain: "" where the data set has none.
+    label; classes: number of classes; domain: "" where the data set has none; labels, unmapped, orientation: as the
+    data set, or the domain, has them.
     """
 
     id: str
@@ -46,6 +45,9 @@ class VolumeRef:
     options: Options = field(default_factory=dict, repr=False)  # may hold a secret
     missing_chunks: str = "error"
     domain: str = ""
+    labels: dict[int, str] | None = None
+    unmapped: str | None = None
+    orientation: str | None = None
 
     def open(self) -> LabelledVolume:
         """Open the volume and its label; reads metadata only. Errors as for `LabelledVolume`."""
@@ -72,7 +74,8 @@ class LabelledVolume:
 
     shape, chunks (z, y, x), spacing: of the image; dtypes: of its layers, one for each channel of a role, in the order
     of roles and of channels (a label is always given as uint8); names, table: of separate images, else None (see
-    `Volume`).
+    `Volume`); ignored: how many voxels of the label have which value that `unmapped` makes background, counted by
+    `check_label` where that costs little, else None.
 
     Raises UserError for a missing channel, an image stored through a palette, a label or channel of another shape
     (naming both), a label that may lie otherwise than its image, or unmatched image names.
@@ -80,6 +83,8 @@ class LabelledVolume:
 
     def __init__(self, ref: VolumeRef) -> None:
         self.id, self.classes = ref.id, ref.classes
+        self._map = None if ref.labels is None else LabelMap.of(ref.labels, ref.unmapped)
+        self.ignored: dict[int, int] | None = None
         self._volume = open_image(ref)
         self.shape, self.chunks, self.spacing = self._volume.shape, self._volume.chunks, self._volume.spacing
         self._sources: dict[str, tuple[Volume, str]] = {}
@@ -116,6 +121,16 @@ class LabelledVolume:
         """4x4 from voxels (x, y, z) to millimetres, for NIfTI."""
         return self._volume.affine
 
+    @property
+    def lies(self) -> str | None:
+        """Towards which sides x, y, z of the file run, for NIfTI."""
+        return self._volume.lies
+
+    @property
+    def ignores(self) -> bool:
+        """Whether label values that `labels` does not name become background."""
+        return self._map is not None and self._map.ignores and "label" in self._sources
+
     def has(self, role: Role) -> bool:
         """Whether the volume has this role."""
         return role in self._sources
@@ -126,20 +141,27 @@ class LabelledVolume:
         return f"{role} ({self._sources[layer][1]})" if f"{role}_1" in self._sources else role
 
     def check_label(self) -> None:
-        """UserError for a label value that is no class, as far as a look that costs little shows: see `overview`."""
+        """UserError for a label value that is no class, as far as a look that costs little shows: see `overview`.
+
+        Counts what `unmapped` lets pass, into `ignored`.
+        """
         if "label" not in self._sources:
             return
         volume, channel = self._sources["label"]
         seen = volume.overview()
-        if seen is volume:
+        if seen is volume and self._map is not None and self._map.ignores:
+            everything = whole(volume)
+            self.ignored = self._map.unmapped(volume.read(channel, everything), volume.uri_of(channel), everything)
+        elif seen is volume:
             self.read("label", whole(volume))
-        elif seen is not None:
+        elif seen is not None and self._map is None:
             # A coarse level may hold means of classes, which are no mistake, but never more than the highest class.
             voxels = np.rint(seen.read(channel, whole(seen)))
             _as_classes(voxels, volume.uri_of(channel), self.classes, whole(seen))
 
     def read(self, layer: Layer, region: Region) -> np.ndarray:
-        """Voxels (z, y, x) of a layer: an image with its own dtype and values, a label as uint8 in 0..classes-1.
+        """Voxels (z, y, x) of a layer: an image with its own dtype and values, a label as uint8 in 0..classes-1,
+        numbered as the data set's `labels` say.
 
         Raises UserError for a role that the volume has not, NaN or infinite voxels, and label values that are no class.
         """
@@ -152,10 +174,14 @@ class LabelledVolume:
         voxels = volume.read(channel, region)
         if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
             raise UserError(
-                f"{volume.uri_of(channel)}: NaN or infinite voxels in channel '{channel}', region {_text(region)}; "
-                "replace them in the file"
+                f"{volume.uri_of(channel)}: NaN or infinite voxels in channel '{channel}', region "
+                f"{region_text(region)}; replace them in the file"
             )
-        return _as_classes(voxels, volume.uri_of(channel), self.classes, region) if layer == "label" else voxels
+        if layer != "label":
+            return voxels
+        if self._map is not None:
+            return self._map.classes_of(voxels, volume.uri_of(channel), region)
+        return _as_classes(voxels, volume.uri_of(channel), self.classes, region)
 
 
 def open_looked_at(ref: VolumeRef) -> LabelledVolume:
@@ -183,6 +209,7 @@ def open_image(ref: VolumeRef) -> Volume:
         options=ref.options,
         missing_chunks=ref.missing_chunks,
         table=join(ref.base, entry.table) if entry.table else None,
+        orientation=ref.orientation,
     )
 
 
@@ -208,6 +235,7 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
         axes=image.source_axes if image.names else ref.entry.label_axes,
         options=ref.options,
         missing_chunks="fill",
+        orientation=ref.orientation,
     )
     if len(label.channels) > 1:
         raise UserError(f"{path}: a label has one channel, not {len(label.channels)} ({', '.join(label.channels)})")
@@ -246,13 +274,13 @@ def _as_classes(voxels: np.ndarray, uri: str, classes: int, region: Region) -> n
     values = voxels if voxels.dtype.kind != "f" else np.rint(voxels)
     wrong = (values < 0) | (values >= classes)
     if voxels.dtype.kind == "f":
-        wrong |= np.abs(values - voxels) > _ROUNDING
+        wrong |= np.abs(values - voxels) > ROUNDING
     if wrong.any():
         found = ", ".join(f"{value:g}" for value in np.unique(voxels[wrong])[:5])
         raise UserError(
-            f"{uri}: label value {found} in region {_text(region)}, but data.classes is {classes}; `classes` in "
+            f"{uri}: label value {found} in region {region_text(region)}, but data.classes is {classes}; `classes` in "
             f"dataset.yaml or a recipe is how many values labels have, background included (now 0 to {classes - 1}): "
-            "correct it or the label"
+            "correct it or the label, or name the values in `labels`"
         )
     return values.astype(np.uint8)
 
@@ -265,7 +293,3 @@ def _only_channel(volume: Volume) -> str:
             "data.tumour, or in the `channels` of its domain"
         )
     return volume.channels[0]
-
-
-def _text(region: Region) -> str:
-    return ", ".join(f"{axis} {start}:{stop}" for axis, (start, stop) in zip("zyx", region, strict=True))

@@ -16,6 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.storage import Options, local_copy, one_line
 from metgan_dist.volumes.axes import canonical_axes
+from metgan_dist.volumes.orientation import sides
 from metgan_dist.volumes.volume import Region, Stated, Volume, spacing_of
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -25,7 +26,7 @@ _PIECE = 2**20  # bytes
 
 
 class Nifti(Volume):
-    """A NIfTI file; its axes x, y, z become z, y, x (no reorientation), and a fourth axis is channels.
+    """A NIfTI file; its axes x, y, z become z, y, x as they lie (see `orientation`), and a fourth axis is channels.
 
     The voxel values are the stored ones, unless the header scales them (scl_slope, scl_inter): then they are floats,
     of 32 bits where these hold the stored type. A plain .nii is read where the region lies; a .nii.gz must be
@@ -33,6 +34,8 @@ class Nifti(Volume):
     in a process it is unpacked to its end, where its checksum is. Files in object storage are copied to the local cache
     first (`storage.local_copy`).
     `affine` is the header's 4x4, from voxels (x, y, z) of the file; one that places no voxel is a UserError.
+    The voxel size is the one that the header states, even where the affine has another: scans of ACDC have an affine of
+    1 mm beside their true size.
     """
 
     cheap_bytes = 2**29  # unpacked as a whole at each read in any case
@@ -68,6 +71,7 @@ class Nifti(Volume):
             raise UserError(
                 f"{uri}: the affine in its header places no voxel (NaN, infinite or flat); correct the header"
             )
+        self.lies = sides(self.affine)
         unit = image.header.get_xyzt_units()[0]
         zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0)
         self.spacing = stated.spacing_or(uri, spacing_of((zooms[2], zooms[1], zooms[0]), [unit] * 3))

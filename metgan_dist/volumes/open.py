@@ -10,6 +10,7 @@ from metgan_dist.volumes import images, nifti, tiff
 from metgan_dist.volumes.images import ImageFolders
 from metgan_dist.volumes.nifti import Nifti
 from metgan_dist.volumes.ome_zarr import METADATA_FILES, OmeZarr
+from metgan_dist.volumes.orientation import oriented, sides
 from metgan_dist.volumes.tiff import TiffFile
 from metgan_dist.volumes.volume import Region, Stated, Volume
 
@@ -29,30 +30,35 @@ def open_volume(
     options: Options | None = None,
     missing_chunks: str = "error",
     table: str | None = None,
+    orientation: str | None = None,
 ) -> Volume:
     """Open a volume: reads metadata only.
 
     path: a file or folder (a path or any fsspec URI), or one for each channel name; level: pyramid level of an
     OME-Zarr, by its path; axes, channels, spacing (z, y, x), unit: what the file does not say (they win over what it
     says); options: fsspec options of remote storage; missing_chunks: "error" or "fill" for absent chunks of an OME-Zarr
-    image; table: CSV with file, organ, patient for a folder of separate images.
+    image; table: CSV with file, organ, patient for a folder of separate images; orientation: sides towards which x, y,
+    z shall run, e.g. RAS, `stored` or None as the file has them (a stated spacing is of the axes as the file has them).
 
-    Raises UserError for a path that does not exist, is no known format or holds no volume, DamagedFile for one that
-    cannot be read.
+    Raises UserError for a path that does not exist, is no known format or holds no volume, or does not say how it lies
+    where an orientation is asked for, DamagedFile for one that cannot be read.
     """
     stated = Stated(axes and axes.lower(), tuple(channels) if channels else None, spacing, unit)
+
+    def open_one(uri: str) -> Volume:
+        return oriented(_open_one(uri, stated, level, options, missing_chunks, table), orientation, axes=axes)
+
     if isinstance(path, str):
-        return _open_one(absolute(path), stated, level, options, missing_chunks, table)
+        return open_one(absolute(path))
     folders = {name: absolute(part) for name, part in path.items()}
     if not folders:
         raise UserError("data.volumes: an entry has no path; give a path, or one for each channel name")
     if channels:
         raise UserError(f"{next(iter(folders.values()))}: `channels` and a path per channel name: give one of the two")
     if all(_is_image_folder(folder, options) for folder in folders.values()):
-        return ImageFolders(next(iter(folders.values())), folders, stated, table=table, options=options)
-    return JoinedChannels(
-        {name: _open_one(part, stated, level, options, missing_chunks, table) for name, part in folders.items()}
-    )
+        planes = ImageFolders(next(iter(folders.values())), folders, stated, table=table, options=options)
+        return oriented(planes, orientation, axes=axes)
+    return JoinedChannels({name: open_one(part) for name, part in folders.items()})
 
 
 class JoinedChannels(Volume):
@@ -75,6 +81,7 @@ class JoinedChannels(Volume):
         self.dtype = np.result_type(*self._dtypes)
         self.spacing = next((part.spacing for part in self._parts if part.spacing), None)
         self.affine = first.affine
+        self.lies = first.lies
 
     def dtype_of(self, channel: str) -> np.dtype:
         """The dtype in the file that the channel comes from; UserError for an unknown channel."""
@@ -102,8 +109,11 @@ def same_grid(one: Volume, other: Volume) -> None:
     corners = np.array([(i, j, k, 1) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)]).T
     apart = np.abs(np.linalg.solve(one.affine, other.affine @ corners) - corners).max()
     if not apart <= 0.5:  # NaN is no agreement
+        own, others = sides(one.affine), sides(other.affine)
+        turn = f", or set `orientation` in the data set: they lie as {own} and {others}" if own != others else ""
         raise UserError(
-            f"{other.uri}: its affine places voxels up to {apart:.1f} voxels away from those of {one.uri}; resample one"
+            f"{other.uri}: its affine places voxels up to {apart:.1f} voxels away from those of {one.uri}; "
+            f"resample one{turn}"
         )
 
 

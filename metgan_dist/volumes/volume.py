@@ -110,6 +110,7 @@ class Volume(ABC):
     uri: where it is; source_axes: axes as in the file, e.g. "czyx"; shape: voxels (z, y, x); channels: names;
     dtype: native byte order; spacing: None where neither the file nor the user says; chunks: voxels (z, y, x) that the
     smallest read costs; affine: 4x4 from voxels (x, y, z) to the scanner's millimetres (NIfTI only);
+    lies: towards which sides x, y, z of its file run, e.g. LPS (NIfTI only);
     palette: whether pixels are numbers of colours, which only a label can be;
     names, table: for folders of separate images, file names in z order and their organs and patients, else None.
     """
@@ -122,6 +123,7 @@ class Volume(ABC):
     spacing: Spacing | None
     chunks: tuple[int, int, int]
     affine: np.ndarray | None = None
+    lies: str | None = None
     palette: bool = False
     cheap_bytes = 2**26  # of a channel that is read as a whole, to look at it before the work
     names: tuple[str, ...] | None = None
@@ -183,3 +185,8 @@ def whole(volume: Volume) -> Region:
     """The region that is the whole volume; for small volumes only."""
     z, y, x = volume.shape
     return (0, z), (0, y), (0, x)
+
+
+def region_text(region: Region) -> str:
+    """A region as messages name it: `z 0:8, y 0:64, x 0:64`."""
+    return ", ".join(f"{axis} {start}:{stop}" for axis, (start, stop) in zip("zyx", region, strict=True))

@@ -130,6 +130,19 @@ def test_constant_volume(tmp_path, ome_zarr):
     refused(run_here("make_tiles", tmp_path / "out", data__path=path, **OWN), "5 everywhere")
 
 
+def test_a_label_value_that_is_not_mapped(tmp_path):
+    folder = planes(tmp_path / "data")
+    described = (folder / "dataset.yaml").read_text()
+    (folder / "dataset.yaml").write_text(described + "labels: {2: spot}\n")
+    done = run_here("make_tiles", tmp_path / "out", data__path=folder, **OWN)
+    refused(done, folder / "label.tif", "label value 1 (", "voxels)", "`labels`", "unmapped: background")
+
+
+def test_a_volume_without_a_voxel_size_to_resample_from(tmp_path):
+    done = run_here("make_tiles", tmp_path / "out", data__path=planes(tmp_path / "data"), tiles__spacing="1,1,1", **OWN)
+    refused(done, "tiles.spacing", "'mine' has no voxel spacing")
+
+
 def test_tile_larger_than_the_volume(tmp_path, ome_zarr):
     refused(
         run_here("make_tiles", tmp_path / "out", data__path=ome_zarr(), **{**OWN, "tiles__size": 512}),

@@ -15,6 +15,12 @@ from metgan_dist.volumes.dataset import Description
         ({"method": {"label_norm": "layer"}}, "method.label_norm: 'layer': input should be 'batch' or 'pixel'"),
         ({"method": {"statistics": "batch"}}, "method.statistics: 'batch': input should be 'image' or 'running'"),
         ({"synthesis": {"transformed": 2}}, "synthesis.transformed: 2: input should be less than or equal to 1"),
+        ({"synthesis": {"format": "tiff"}}, "synthesis.format: 'tiff': input should be 'ome-zarr' or 'nifti'"),
+        ({"data": {"unmapped": "ignore"}}, "data.unmapped: 'ignore': input should be 'background'"),
+        (
+            {"data": {"labels": {1: "a"}, "classes": 3}},
+            "data: classes: 3, but `labels` names 2, background included; leave `classes` out",
+        ),
         (
             {"synthesis": {"real": 0, "merged": 0}},
             "synthesis: one of real, merged and drawn must be above 0, or transformed be 1",

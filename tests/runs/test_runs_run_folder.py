@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Storage, Tracking, Training
+from metgan_dist.recipe import Data, MethodRecipe, Recipe, Scaling, Storage, Tracking, Training
 from metgan_dist.runs.run_folder import open_run, record
 
 
@@ -115,3 +115,27 @@ def test_storage_that_cannot_be_written_is_named(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match=r"^storage\.path: .*file"):
         open_run("make_tiles", recipe(blocked), "quickstart")
+
+
+def test_a_run_from_before_a_field_goes_on_and_a_volume_that_differs_is_named(tmp_path):
+    volumes = [{"id": "a", "path": "a.tif"}, {"id": "b", "path": "b.tif"}]
+
+    def of(**fields):
+        return recipe(tmp_path, data=Data.model_validate({"volumes": volumes} | fields))
+
+    open_run("train_metgan", of(), "quickstart")
+    written = json.loads((tmp_path / "mine/run.json").read_text())
+    for name in ("labels", "unmapped", "orientation"):
+        del written["recipe"]["data"][name]
+    for entry in written["recipe"]["data"]["volumes"]:
+        del entry["domain"]
+    del written["recipe"]["synthesis"]["format"]
+    (tmp_path / "mine/run.json").write_text(json.dumps(written))
+    assert open_run("train_metgan", of(), "quickstart").continued
+    for fields, culprit in (
+        ({"labels": {3: "lesion"}}, r"data\.labels was None"),
+        ({"volumes": [volumes[0], volumes[1] | {"domain": "ct"}]}, r"data\.volumes\.1\.domain was None, is 'ct'"),
+        ({"volumes": volumes[:1]}, r"data\.volumes was"),
+    ):
+        with pytest.raises(UserError, match=culprit):
+            open_run("train_metgan", of(**fields), "quickstart")

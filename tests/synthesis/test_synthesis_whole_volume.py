@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -530,3 +531,38 @@ def test_a_volume_is_filled_by_a_generator_of_crops_that_overlap_along_all_axes(
     expected = low + (anatomy / 2 + 0.25 * volume[1] + 1) / 2 * (high - low)
     np.testing.assert_allclose(written, expected, atol=1.01)
     np.testing.assert_array_equal(np.asarray(ome.open_level(target, "labels/lesions/s0", {})), volume[1])
+
+
+def test_what_is_made_from_a_nifti_volume_lies_on_it(generator, training, volume, ray_cluster, tmp_path, mistake):
+    model = Path(shutil.copytree(generator(), tmp_path / "model"))
+    recipe = yaml.safe_load((model / "recipe.yaml").read_text())
+    recipe["data"] |= {"orientation": "RAS", "labels": {7: "lesion"}}
+    (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    # x and y of the file run towards L and P.
+    affine = np.array([[-2.0, 0, 0, 9], [0, -2, 0, 8], [0, 0, 5, 7], [0, 0, 0, 1]])
+    anatomy, label = volume[0][:, :64, :96], volume[1][:, :64, :96] * 7
+    for name, array in (("scan", anatomy), ("found", label)):
+        nibabel.save(
+            nibabel.Nifti1Image(np.ascontiguousarray(array[:, ::-1, ::-1].T), affine), tmp_path / f"{name}.nii.gz"
+        )
+    settings = {"model": str(model), "volume": str(tmp_path / "scan.nii.gz"), "replicas": 1}
+    settings |= {"volume_label": str(tmp_path / "found.nii.gz"), "tiles": training.uri}
+    tree = {"synthesis": settings, "storage": {"path": str(tmp_path)}, "tracking": {"run": "filled"}}
+    source = SourceVolume.of(Recipe.model_validate(tree))
+    np.testing.assert_array_equal(source.volume.read("anatomy", ((0, 20), (0, 64), (0, 96))), anatomy)
+    assert source.classes == {1: "lesion"}
+    result = fill(Recipe.model_validate(tree))
+    image, imposed = (nibabel.load(result.artefacts[f"nifti_{name}"]) for name in ("synthetic-tumour", "label"))
+    written = open_volume(result.artefacts["volume"])
+    stored = np.asarray(image.dataobj).T
+    np.testing.assert_array_equal(stored[:, ::-1, ::-1], written.read("tumour", whole(written)), strict=True)
+    np.testing.assert_array_equal(np.asarray(imposed.dataobj).T, np.asarray(label[:, ::-1, ::-1] > 0))
+    for made in (image, imposed):
+        np.testing.assert_array_equal(made.affine, affine)
+    told = zarr.open_group(result.artefacts["volume"], mode="r").attrs["metgan_dist"]["source"]["affine"]
+    np.testing.assert_allclose(told, [[2, 0, 0, 9 - 2 * 95], [0, 2, 0, 8 - 2 * 63], [0, 0, 5, 7], [0, 0, 0, 1]])
+    with mistake("synthesis.format: nifti", volume[2], "NIfTI"):
+        changed = settings | {"format": "nifti", "volume": volume[2], "volume_label": volume[3]}
+        recipe["data"] |= {"orientation": None}
+        (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        SourceVolume.of(Recipe.model_validate(tree | {"synthesis": changed}))
