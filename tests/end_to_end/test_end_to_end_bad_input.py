@@ -201,8 +201,8 @@ def test_tile_that_the_networks_cannot_halve(tmp_path):
 
 
 def test_method_of_2d_tiles_on_crops(tmp_path):
-    fields = {"tiles__kind": "crop", "tiles__size": "16,64,64", "method__name": "spade"}
-    refused(run_here("train_metgan", tmp_path, **fields), "method.name: spade takes 2D tiles, and tiles.kind crop")
+    fields = {"tiles__kind": "crop", "tiles__size": "16,64,64", "method__name": "sifa"}
+    refused(run_here("train_metgan", tmp_path, **fields), "method.name: sifa takes 2D tiles, and tiles.kind crop")
     refused(run_here("train_metgan", tmp_path, **{**fields, "method__name": "metgan"}), "tiles.size", "at least 24")
     assert list(tmp_path.glob("*/")) == []
 
