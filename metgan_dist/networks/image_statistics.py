@@ -25,7 +25,7 @@ def image_statistics(network: nn.Module) -> Iterator[None]:
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and not module.training]
     for norm in norms:
-        norm.forward = _by_image(norm, norm.forward)  # type: ignore[method-assign]
+        norm.forward = _by_image(norm, norm.forward)  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
