@@ -51,7 +51,7 @@ class _BuffersOf(AbstractContextManager[None]):
         for own, name, buffer in self._before:
             own[name] = buffer.clone()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for (own, name, _), buffer in zip(self._before, self._now, strict=True):
             own[name] = buffer
 
