@@ -87,7 +87,7 @@ def _needs(recipe: Recipe, apart: bool) -> Needs:
     if method.needs_label(recipe) or by_judge:
         needs.append(("anatomy", "label"))
     untrained = method.needs_segmentor(recipe) and recipe.method.segmentor is None
-    if untrained or (by_judge and recipe.method.judge is None):
+    if untrained or method.needs_target_label(recipe) or (by_judge and recipe.method.judge is None):
         needs.append(("tumour", "label"))
     return needs
 

@@ -51,7 +51,7 @@ from metgan_dist.methods.method import Batch, Best, Losses, Method, Player, Stag
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.cycle_shape import SkipGenerator, SkipSegmentor
 from metgan_dist.networks.initialise import initialise, initialise_he
-from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -65,8 +65,6 @@ PLAYERS = {
     "segmentors": ("segmentor_anatomy", "segmentor_tumour"),
     "discriminators": ("discriminator_anatomy", "discriminator_tumour"),
 }
-# Shorter, the last norm of the discriminator has a single value to look at.
-LEAST_EDGE = 24
 # The other modality of each: the source of what is translated into it.
 SOURCE: Mapping[Modality, Modality] = {"anatomy": "tumour", "tumour": "anatomy"}
 
@@ -145,22 +143,21 @@ class CycleShape(Method):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """UserError for generators that nothing draws to the other modality, and for tiles below 24 voxels."""
+        """UserError for generators that nothing draws to the other modality."""
         if not recipe.method.alpha1:
             raise UserError(
                 "method.alpha1: 0, but it is from the discriminators alone that cycle_shape's generators learn what "
                 "the other modality looks like; set it above 0"
             )
-        if min(recipe.tiles.shape) < LEAST_EDGE:
-            shape = " x ".join(map(str, recipe.tiles.shape))
-            raise UserError(
-                f"tiles.size: {shape} is too small for the discriminators of cycle_shape, which need edges of at least "
-                f"{LEAST_EDGE}"
-            )
 
     @classmethod
     def unpaired(cls, recipe: Recipe) -> bool:
         """Always: no term compares x with y."""
+        return True
+
+    @classmethod
+    def needs_target_label(cls, recipe: Recipe) -> bool:
+        """Always: each modality has a segmentor that learns from its own labels."""
         return True
 
     @classmethod
@@ -170,8 +167,8 @@ class CycleShape(Method):
 
     @classmethod
     def least_edge(cls, recipe: Recipe) -> int:
-        """The discriminators' 24 voxels."""
-        return LEAST_EDGE
+        """The discriminators' 24 voxels: with fewer their last norm has a single value to look at."""
+        return shortest_edge()
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:

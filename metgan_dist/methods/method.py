@@ -163,6 +163,11 @@ class Method(nn.Module, ABC):
         return True
 
     @classmethod
+    def needs_target_label(cls, recipe: Recipe) -> bool:
+        """Whether unpaired training needs labels of the tumour images, too, beside those for a segmentor or judge."""
+        return False
+
+    @classmethod
     def needs_perceptual(cls, recipe: Recipe) -> bool:
         """Whether training needs the published VGG19 weights."""
         return False

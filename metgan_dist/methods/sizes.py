@@ -30,7 +30,8 @@ def check_edges_fit(method: type[Method], recipe: Recipe, edges: Sequence[int]) 
     field = "tiles.size" if recipe.tiles.resize is None else "tiles.resize"
     divisor = method.divisor(recipe)
     least = -(-method.least_edge(recipe) // divisor) * divisor
-    needs = f"a multiple of {divisor}" + (f", at least {least}" if least > divisor else "")
+    multiple, long = [f"a multiple of {divisor}"] * (divisor > 1), [f"at least {least}"] * (least > divisor)
+    needs = ", ".join(multiple + long)
     whom = _shown(recipe)
     if recipe.tiles.resize is not None and any(pixels % divisor for pixels in edges if pixels != max(edges)):
         raise UserError(
@@ -40,9 +41,10 @@ def check_edges_fit(method: type[Method], recipe: Recipe, edges: Sequence[int]) 
     for pixels in edges:
         if pixels < least or pixels % divisor:
             below = max(pixels // divisor * divisor, least)
+            fits = f"{below} or {below + divisor if divisor > 1 else 'more'}"
             raise UserError(
-                f"{field}: tiles of {pixels} pixels do not fit {whom}, which needs {needs}; "
-                f"use {below} or {below + divisor}" + (", or set tiles.resize" if field == "tiles.size" else "")
+                f"{field}: tiles of {pixels} pixels do not fit {whom}, which needs {needs}; use {fits}"
+                + (", or set tiles.resize" if field == "tiles.size" else "")
             )
     if method.fewest_values(recipe, edges) == 1 and recipe.training.batch_size * recipe.scaling.processes == 1:
         raise UserError(

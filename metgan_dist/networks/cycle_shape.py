@@ -4,9 +4,8 @@ Generator and segmentor are U-Nets that halve a volume three times, with two 3x3
 enlarge it again by nearest neighbours: transposed convolutions lay 2^3 unevenly overlapping kernels over a voxel, which
 shows as a checkerboard. The discriminator is `PatchGAN` with `dimensions=3`.
 
-The paper gives no channel numbers. Here it is 16 at full resolution, doubled with each halving: the largest power of
-two with which a step on 86 x 112 x 112 voxels, four passes of the generators and two of the segmentors with their
-gradients, fits the 12 GB of a GPU of its time, and the number that paper 4's segmentation of volumes has.
+The paper gives no channel numbers. Here it is 16 at full resolution, doubled with each halving, as in paper 4's
+segmentation of volumes; `width` 2 makes it 32, for about twice the memory (benchmarks/cardiac_step.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch.nn import functional
 from turns import batch, dice, optimisers, play, unreached
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import build_method
+from metgan_dist.methods import build_method, check_method
 from metgan_dist.methods.cycle_shape import CycleShape, CycleShapeLossWeights
 from metgan_dist.methods.losses import cross_entropy, l1
 from metgan_dist.recipe import Recipe
@@ -295,16 +295,20 @@ def test_slices_make_a_method_of_two_dimensions():
     ("settings", "line"),
     [
         (recipe({"alpha1": 0}), r"^method\.alpha1: 0, but it is from the discriminators alone"),
-        (recipe(tiles={"size": [40, 23, 40]}), r"^tiles\.size: 40 x 23 x 40 is too small .* edges of at least 24"),
+        (
+            recipe(tiles={"size": [40, 23, 40]}),
+            r"^tiles\.size: tiles of 23 pixels do not fit cycle_shape, which needs at least 24; use 24 or more",
+        ),
     ],
 )
 def test_what_cannot_train_is_told_before_any_work(settings, line):
     with pytest.raises(UserError, match=line):
-        CycleShape.check(settings)
+        check_method(settings, settings.tiles.shape)
 
 
 def test_the_least_edge_is_the_least_that_discriminators_can_judge():
-    CycleShape.check(recipe(tiles={"size": [24]}))
+    smallest = recipe(tiles={"size": [24]})
+    check_method(smallest, smallest.tiles.shape)
     discriminator = build().networks["discriminator_tumour"]
     assert discriminator(torch.randn(1, 1, 24, 24, 24)).numel() == 1
     with pytest.raises((ValueError, RuntimeError)):
