@@ -29,7 +29,7 @@ METHOD_TRAINING: dict[str, dict[str, Any]] = {"sifa": {"batch_size": 8}}
 METHOD_SETTINGS = frozenset(
     {
         *("alpha1", "alpha2", "alpha3", "alpha4", "identity", "feature_matching", "perceptual", "kl", "latent"),
-        *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution", "label_norm"),
+        *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution", "label_norm", "statistics"),
         *("shape", "from_scratch"),
     }
 )

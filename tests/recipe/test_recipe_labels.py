@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from metgan_dist.recipe import Data, class_names, class_numbers, identifying
+from metgan_dist.recipe import Data, class_names, class_numbers
 from metgan_dist.recipe.mistakes import first_mistake
 
 HEART = {500: "left ventricle", 205: "myocardium", 421: "left atrium", 420: "left atrium"}
@@ -54,11 +54,11 @@ def test_what_is_wrong_with_a_map_or_an_orientation_is_one_line(fields, parts):
 
 def test_a_set_without_later_fields_is_identified_as_before_and_the_order_of_labels_counts():
     def identity(**fields):
-        section = Data.model_validate({"volumes": [{"id": "a", "path": "a.tif"}]} | fields).model_dump(mode="json")
-        return json.dumps(identifying(section), sort_keys=True)
+        section = Data.model_validate({"volumes": [{"id": "a", "path": "a.tif"}]} | fields)
+        return json.dumps(section.told(), sort_keys=True)
 
     plain = json.loads(identity())
-    assert not {"labels", "unmapped", "orientation"} & set(plain)
+    assert not {"labels", "unmapped", "orientation", "domains"} & set(plain)
     assert "domain" not in plain["volumes"][0]
     assert identity(labels={1: "a", 2: "b"}) != identity(labels={2: "b", 1: "a"})
     assert identity(labels={10: "a", 9: "b"}) != identity(labels={9: "b", 10: "a"})

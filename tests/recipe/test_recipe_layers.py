@@ -41,10 +41,14 @@ PAPERS = {
 BATCH_SIZE, LEARNING_RATE = dict.fromkeys(PAPERS, 1) | {"sifa": 8}, 2e-4
 # What presets set for the method that they name, MetGAN where they name none.
 PRESETS = {
-    "cells": {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20},
+    "quickstart": {"alpha3": 30},
+    **dict.fromkeys(("cells", "cells-3d"), {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20}),
     "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
 }
-PRESET_TRAINING = {"cells": (4, 1e-3), "vessels": (2, 2e-3), "quickstart": (2, 2e-3), "cardiac-small": (1, 1e-3)}
+PRESET_TRAINING = {
+    **{"cells": (4, 1e-3), "cells-3d": (2, 1e-3), "vessels": (2, 2e-3)},
+    **{"quickstart": (2, 1e-3), "cardiac-small": (1, 1e-3)},
+}
 
 
 def command(*arguments):
