@@ -92,7 +92,7 @@ class MetGAN(Method):
         merge_full_resolution: bool = False,
         stochastic_inference: bool = False,
         label_norm: Norm = "batch",
-        statistics: Statistics = "image",
+        statistics: Statistics = "running",
     ) -> None:
         weights = row.weights(weights)
         _check(weights, channels)

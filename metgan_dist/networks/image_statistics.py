@@ -1,9 +1,9 @@
 """BatchNorm at inference as it was in training on single images: by the statistics of the image itself.
 
 A network that trains on one image a step, as pix2pix, CycleGAN and MetGAN do, never sees how bright an image is as a
-whole: its norms take that away from each. Running statistics are those of no image. Under them an image that is darker
-than the mean has features that no step has seen, and comes out flat or in patches; the papers' generators therefore
-make images in training mode (Isola et al., CVPR 2017, section 3.4).
+whole: its norms take that away from each. Running statistics are those of no single image, and what is made under them
+may be flat or patchy while the rates are high (docs/training.md has numbers). Isola et al. (CVPR 2017, section 3.4)
+make their images by the statistics of the test image. Then the brightness of an image as a whole counts for nothing.
 """
 
 from __future__ import annotations

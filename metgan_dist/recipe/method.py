@@ -80,11 +80,11 @@ class MethodRecipe(Section):
         description="norm of metgen's label path: over the batch, as in the authors' code, with which an empty label "
         "tells places in the tile; or over the channels of each pixel, with which it does not",
     )
-    statistics: Literal["image", "running"] = Field(
-        "image",
-        description="what the BatchNorm of pix2pix, CycleGAN and MetGAN normalises by when images are made: each "
-        "image's own statistics, as in training on one image a step and in the papers; or the running ones of the "
-        "training, the same for all tiles, which suit batches of many",
+    statistics: Literal["running", "image"] = Field(
+        "running",
+        description="what the BatchNorm of pix2pix, CycleGAN and MetGAN normalises by when images are made: the "
+        "training's running statistics, the same for all tiles (for whole volumes always these); or each image's own, "
+        "as in training on one image a step",
     )
     stochastic_inference: bool = Field(False, description="keep unet-256's dropout on when images are generated")
     feature_matching: float = Field(10.0, ge=0, description="weight of feature matching (SPADE, SEAN, RedGAN)")

@@ -61,11 +61,6 @@ class Synthesis(Section):
     volume_organ: str | None = Field(
         None, description="organ of `volume`, for generators that were told of several (redgan)"
     )
-    volume_statistics: Literal["image", "running"] = Field(
-        "running",
-        description="for `volume`, in place of the generator's own method.statistics: the running ones, the same for "
-        "neighbouring tiles; by its own each tile is as in training, but borders may show",
-    )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
     )

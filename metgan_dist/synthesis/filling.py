@@ -24,7 +24,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from metgan_dist.methods.method import Statistics
 from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.recipe import Tiles
 from metgan_dist.storage import Options
@@ -62,7 +61,6 @@ class Filling:
     target: str
     label: str
     organ: str | None
-    statistics: Statistics
     batch_size: int
     seed: int
     precision: str
@@ -85,7 +83,6 @@ class Filling:
             target,
             source.label_name,
             settings.volume_organ,
-            settings.volume_statistics,
             settings.batch_size,
             settings.seed,
             source.recipe.training.precision,
@@ -254,13 +251,13 @@ def _replica(filling: Filling) -> Replica:
         options=filling.options,
     )
     _keep_what_generates(replica)
-    replica.method.statistics = filling.statistics
     return replica
 
 
 def _keep_what_generates(replica: Replica) -> None:
-    """Let go of discriminators and judges, and switch noise off: noise of its own would tell a tile from the next."""
+    """Let go of discriminators and judges, and of what tells a tile from the next: noise and statistics of its own."""
     method = replica.method
+    method.statistics = "running"
     for name in [name for name in method.networks if name not in method.inference]:
         del method.networks[name]
     for module in method.modules():

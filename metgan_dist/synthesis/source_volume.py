@@ -126,7 +126,6 @@ class SourceVolume:
             "settings": {
                 "overlap": settings.overlap,
                 "organ": settings.volume_organ,
-                "statistics": settings.volume_statistics,
                 "seed": settings.seed,
                 "batch_size": settings.batch_size,
                 "precision": self.recipe.training.precision,

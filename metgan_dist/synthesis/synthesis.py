@@ -31,7 +31,7 @@ from metgan_dist.tiles.tile_set import TileSet, begin_set, finished_fingerprint
 from metgan_dist.trained import checkpoint_digest
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
-OF_VOLUMES = {"volume", "volume_label", "volume_organ", "volume_statistics", "overlap", "format"}
+OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap", "format"}
 NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures"} | OF_VOLUMES
 MOST_PART_BYTES = 2**30
 

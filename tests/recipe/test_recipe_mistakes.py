@@ -13,7 +13,7 @@ from metgan_dist.volumes.dataset import Description
     [
         ({"method": {"alpha1": -3}}, "method.alpha1: -3: input should be greater than or equal to 0"),
         ({"method": {"label_norm": "layer"}}, "method.label_norm: 'layer': input should be 'batch' or 'pixel'"),
-        ({"method": {"statistics": "batch"}}, "method.statistics: 'batch': input should be 'image' or 'running'"),
+        ({"method": {"statistics": "batch"}}, "method.statistics: 'batch': input should be 'running' or 'image'"),
         ({"synthesis": {"transformed": 2}}, "synthesis.transformed: 2: input should be less than or equal to 1"),
         ({"synthesis": {"format": "tiff"}}, "synthesis.format: 'tiff': input should be 'ome-zarr' or 'nifti'"),
         ({"data": {"unmapped": "ignore"}}, "data.unmapped: 'ignore': input should be 'background'"),

@@ -303,7 +303,6 @@ def test_a_filled_volume_is_an_image_with_pyramid_label_and_origin(filled, volum
     assert told["tiles"] == {"uri": training.uri, "digest": training.digest}
     assert told["source"]["volume"] == recipe.synthesis.volume
     assert told["intensities"]["tumour"] == {"low": 100.0, "high": 1100.0, "from": "median of the training tiles"}
-    assert told["settings"]["statistics"] == "running"  # the same for all tiles: see the seams below
     assert told["label_voxels"] == np.bincount(volume[1].ravel()).tolist()
     assert told["voxels_sha256"] == result.artefacts["voxels_sha256"]
     assert result.scores["seams"]["ratio"] < 1.1
@@ -328,7 +327,6 @@ def test_a_plane_is_the_blend_of_its_tiles_in_one_intensity_range(filled, volume
     """Against a plain loop over the tiles of a plane, with NumPy's padding and a sum of weighted tiles."""
     _, recipe, result = filled
     method, _ = load_method(recipe.synthesis.model)
-    method.statistics = "running"  # neighbouring tiles are normalised alike
     plane, pad = 17, 48
     low, high = np.percentile(volume[0], (0.5, 99.8), method="inverted_cdf")
     image, label = (np.pad(voxels[plane], pad, mode="reflect") for voxels in volume[:2])
