@@ -52,7 +52,7 @@ def test_mlflow_has_the_run(finished):
     client = mlflow.MlflowClient(result["tracking_uri"])
     run_ = client.get_run(result["mlflow_run_id"])
     assert run_.info.status == "FINISHED"
-    assert run_.data.params["method.alpha3"] == "100.0"
+    assert run_.data.params["method.alpha3"] == "30.0"
     steps = {metric.step for metric in client.get_metric_history(run_.info.run_id, "generators/pair")}
     assert steps == {2, 4, 6, 8, 10, 12, 14, 16}
     assert "validation/mae" in run_.data.metrics

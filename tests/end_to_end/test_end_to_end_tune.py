@@ -31,7 +31,7 @@ RATES = SMALL | {
     "tuning__seed": 5,
     "tuning__grace": 0.3,
     "tuning__reduction": 2,
-    "tuning__space": '{"method.alpha1": {"low": 0.1, "high": 10}, "training.learning_rate": [0.002, 1e-9, 1e30]}',
+    "tuning__space": '{"method.alpha1": {"low": 0.1, "high": 10}, "training.learning_rate": [0.001, 1e-9, 1e30]}',
 }
 TWO = RATES | {"tuning__trials": 2}
 TOO_LONG = 600  # seconds, after which a sweep hangs
