@@ -105,7 +105,11 @@ def all_held_out(tree):
             "ct-0.nii.gz: no channel 't1'; its channels: c0",
         ),
         (lambda tree: tree["volumes"][3].pop("label"), {}, "data.volumes: 'ct-3' has no label, 'ct-0' has one"),
-        (lambda tree: None, {"method__name": "spade", "method__perceptual": 0}, "method.name: spade learns from anatomy and tumour images"),
+        (
+            lambda tree: None,
+            {"method__name": "spade", "method__perceptual": 0},
+            "method.name: spade learns from anatomy and tumour images",
+        ),
         (lambda tree: None, {"training__keep": "mae"}, "training.keep: mae compares with the real image"),
         (
             lambda tree: [entry.pop("label") for entry in tree["volumes"][:6]],

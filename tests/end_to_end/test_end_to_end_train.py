@@ -140,7 +140,7 @@ def test_cells_in_3d_are_planned_on_volumes_as_thin_as_theirs(tmp_path):
 def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
     done = run_here("train_metgan", tmp_path / "none", "--dry-run")
     assert done.code == 0
-    assert "alpha3: 100" in done.out
+    assert "alpha3: 30" in done.out
     assert "plan: 1 worker(s)" in done.out
     assert not (tmp_path / "none").exists()
 

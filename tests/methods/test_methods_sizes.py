@@ -55,8 +55,8 @@ def test_a_method_takes_tiles_of_its_dimensions_and_refuses_others_in_one_line(n
         check_methods(settings, settings.tiles.shape)
 
 
-def test_all_rows_of_table_2_and_the_segmentor_work_in_3d_and_no_label_to_image_method_does():
-    assert {name for name, method in METHODS.items() if 3 in method.dimensions} == {*ROWS, "segmentor"}
+def test_all_rows_of_table_2_cycle_shape_and_the_segmentor_work_in_3d_and_no_label_to_image_method_does():
+    assert {name for name, method in METHODS.items() if 3 in method.dimensions} == {*ROWS, "segmentor", "cycle_shape"}
 
 
 # Of the row's own backbone, and of ResNet-9; then the segmentors.

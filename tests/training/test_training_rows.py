@@ -7,7 +7,7 @@ from metgan_dist.methods import METHODS
 from metgan_dist.recipe import Recipe
 from metgan_dist.training.rows import check_apart, scored_rows, segmentor_rows, training_rows
 
-UNPAIRED = ["cyclegan", "cyclegan_seg", "metgan_minus", "sifa"]
+UNPAIRED = ["cyclegan", "cyclegan_seg", "metgan_minus", "sifa", "cycle_shape"]
 
 
 def recipe(name="cyclegan", **sections):
