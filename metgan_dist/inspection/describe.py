@@ -20,7 +20,14 @@ from metgan_dist.runs.command_line import DEFAULT_RECIPE, Command
 from metgan_dist.runs.job import say
 from metgan_dist.storage import Options, absolute, basename, exists, join, write_whole
 from metgan_dist.tiles.tile_set import MANIFEST
-from metgan_dist.volumes.dataset import DESCRIPTION, described_at, resolve_data, volume_refs
+from metgan_dist.volumes.dataset import (
+    DESCRIPTION,
+    check_list,
+    check_listed_once,
+    described_at,
+    resolve_data,
+    volume_ref,
+)
 from metgan_dist.volumes.labelled import VolumeRef, open_image
 
 REPORT, PICTURE = "report.txt", "worst.png"
@@ -84,12 +91,16 @@ def _understood(command: Command, options: Options | None) -> tuple[Data, str]:
 
 
 def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, Any]:
-    """Channels for the roles of which nothing is said: those of the first volume, in their order."""
-    if not unsaid:
+    """Channels for the roles of which nothing is said: those of the first volume, in their order.
+
+    Of two domains each has its own already.
+    """
+    if not unsaid or data.domains:
         return {}
     for entry in data.volumes:
         try:
-            (ref,) = volume_refs(data.model_copy(update={"volumes": [entry]}), options)
+            ref = volume_ref(data, entry, options)
+            assert ref is not None
             first, *more = [name for name in open_image(ref).channels if name not in (entry.label, data.label)]
         except (UserError, ValueError):
             continue  # told of where it is inspected
@@ -99,7 +110,8 @@ def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, A
 
 def _description(data: Data) -> dict[str, Any]:
     """The data set as a dataset.yaml would have it."""
-    told = data.model_dump(include={"anatomy", "tumour", "labels", "unmapped", "orientation"})
+    images = {"domains", "source", "target"} if data.domains else {"anatomy", "tumour"}
+    told = data.model_dump(include={*images, "labels", "unmapped", "orientation"}, exclude_none=True)
     if data.labels is None:
         told["classes"] = data.classes
     volumes = [entry.model_dump(mode="json", exclude_defaults=True) for entry in data.volumes]
@@ -124,17 +136,18 @@ def _inspected(
 
 def _references(data: Data, options: Options | None) -> tuple[list[VolumeRef], list[Finding]]:
     """The volumes whose files are there, and why others are not, volume by volume; then what is wrong with the list."""
-    refs, findings = [], []
+    refs: list[VolumeRef] = []
+    findings: list[Finding] = []
     for entry in data.volumes:
         try:
-            refs += volume_refs(data.model_copy(update={"volumes": [entry]}), options)
+            ref = volume_ref(data, entry, options)
         except UserError as error:
             findings.append(Finding("error", entry.id, str(error)))
-    there = {ref.id for ref in refs}
-    listed = data.model_copy(update={"volumes": [entry for entry in data.volumes if entry.id in there]})
-    if refs:
-        try:
-            volume_refs(listed, options)
-        except UserError as error:
-            findings.append(Finding("error", "", str(error)))
+            continue
+        refs += [] if ref is None else [ref]
+    try:
+        check_list(data, data.path)
+        check_listed_once(refs)
+    except UserError as error:
+        findings.append(Finding("error", "", str(error)))
     return refs, findings

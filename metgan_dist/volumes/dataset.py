@@ -155,54 +155,62 @@ def _description_at(path: str, options: Options | None) -> str | None:
 def volume_refs(data: Data, options: Options | None = None) -> list[VolumeRef]:
     """References to the volumes of a data set, in its order, without those of domains that are not used.
 
-    Raises UserError for a description that does not validate, an id that is given twice, a path, label or table that
-    does not exist, and `unmapped` without `labels`. Existence is all that is looked at; shapes and channels are checked
-    when a volume is opened.
+    Raises UserError for a description that does not validate, and as `check_list`, `volume_ref` and `check_listed_once`
+    do. Existence is all that is looked at; shapes and channels are checked when a volume is opened.
     """
     described = resolve_data(data, options)
+    check_list(described, data.path)
+    found = (volume_ref(described, entry, options) for entry in described.volumes)
+    refs = [ref for ref in found if ref is not None]
+    check_listed_once(refs)
+    return refs
+
+
+def check_list(described: Data, place: str | None) -> None:
+    """UserError for `unmapped` without `labels`, and for an id that two volumes have; `place`: of the data set."""
     mapped = described.labels is not None or any(domain.labels for domain in described.domains.values())
     if described.unmapped is not None and not mapped:
         raise UserError(
             "data.unmapped: says what becomes of values that `labels` does not name, but there is none; leave it out"
         )
-    base = str(described.path)
     ids = [entry.id for entry in described.volumes]
     doubled = next((name for name in ids if ids.count(name) > 1), None)
     if doubled is not None:
-        raise UserError(f"{data.path or 'data.volumes'}: two volumes have the id '{doubled}'; give each its own")
-    refs = []
-    for entry in described.volumes:
-        channels = role_channels(described, entry)
-        if channels is None:
-            continue
-        own = described.domains[entry.domain] if entry.domain else Domain()
-        refs.append(
-            VolumeRef(
-                id=entry.id,
-                organ=entry.organ,
-                patient=entry.patient,
-                split=entry.split,
-                entry=entry,
-                base=base,
-                anatomy=channels[0],
-                tumour=channels[1],
-                label=described.label,
-                classes=described.classes,
-                options=dict(options or {}),
-                missing_chunks=described.missing_chunks,
-                domain=entry.domain or "",
-                labels=own.labels or described.labels,
-                unmapped=own.unmapped or described.unmapped,
-                orientation=described.orientation,
-            )
-        )
-    for ref in refs:
-        _check_exists(ref)
-    _check_listed_once(refs)
-    return refs
+        raise UserError(f"{place or 'data.volumes'}: two volumes have the id '{doubled}'; give each its own")
 
 
-def _check_listed_once(refs: list[VolumeRef]) -> None:
+def volume_ref(described: Data, entry: VolumeEntry, options: Options | None = None) -> VolumeRef | None:
+    """The reference to one volume of a data set as `resolve_data` gives it; None where its domain is not used.
+
+    Raises UserError for a path, label or table that does not exist.
+    """
+    channels = role_channels(described, entry)
+    if channels is None:
+        return None
+    own = described.domains[entry.domain] if entry.domain else Domain()
+    ref = VolumeRef(
+        id=entry.id,
+        organ=entry.organ,
+        patient=entry.patient,
+        split=entry.split,
+        entry=entry,
+        base=str(described.path),
+        anatomy=channels[0],
+        tumour=channels[1],
+        label=described.label,
+        classes=described.classes,
+        options=dict(options or {}),
+        missing_chunks=described.missing_chunks,
+        domain=entry.domain or "",
+        labels=own.labels or described.labels,
+        unmapped=own.unmapped or described.unmapped,
+        orientation=described.orientation,
+    )
+    _check_exists(ref)
+    return ref
+
+
+def check_listed_once(refs: list[VolumeRef]) -> None:
     """UserError for a file that is listed as two volumes: one could be trained on, and the other held out."""
     owner: dict[str, str] = {}
     for ref in refs:

@@ -382,6 +382,36 @@ def test_a_layout_is_named(tmp_path, described):
     assert "orientation: RAS" in lines
 
 
+def test_two_domains_are_described_as_such_and_a_missing_volume_is_its_own_mistake(tmp_path, described):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number, domain in enumerate(("ct", "ct", "mr", "mr")):
+        random = np.random.default_rng(number)
+        name = folder / f"{domain}_train_100{number}"
+        scan(f"{name}_image.nii.gz", random.normal(0, 1, SHAPE).astype(np.float32))
+        scan(f"{name}_label.nii.gz", random.choice([0, 500, 205], SHAPE).astype(np.int16))
+    code, lines, err = described(folder)
+    assert (code, err) == (0, "")
+    assert lines[0] == f"{folder}: read as MM-WHS"
+    assert [line.split()[:2] for line in lines if line.startswith(("ct_", "mr_"))] == [
+        ["ct_train_1000", "ct"],
+        ["ct_train_1001", "ct"],
+        ["mr_train_1002", "mr"],
+        ["mr_train_1003", "mr"],
+    ]
+    shutil.copytree(folder, tmp_path / "again")
+    shutil.copy(tmp_path / "results/describe-set/dataset.yaml", tmp_path / "again/dataset.yaml")
+    understood, own = (resolve_data(Data(path=str(one))) for one in (tmp_path / "again", folder))
+    assert understood.model_copy(update={"path": own.path}) == own
+    (tmp_path / "again/mr_train_1003_image.nii.gz").unlink()
+    code, lines, _ = described(tmp_path / "again")
+    assert code == 2
+    assert [line for line in lines if line.startswith("error: ")] == [
+        f"error: mr_train_1003: {tmp_path}/again/mr_train_1003_image.nii.gz: not found; volume 'mr_train_1003' names it, "
+        f"paths are relative to {tmp_path}/again"
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "parts"),
     [("", ["data.path", "empty"]), ("nowhere", ["nowhere", "not found"]), ("tiles", ["tiles", "cut from volumes"])],
