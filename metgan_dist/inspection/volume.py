@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from metgan_dist.errors import UserError
@@ -48,9 +48,9 @@ class Inspected:
     values: LabelValues | None = None
     findings: list[Finding] = field(default_factory=list)
 
-    @property
+    @cached_property
     def classes(self) -> dict[str, int]:
-        """Voxels of each class by its name, without what is no class."""
+        """Voxels of each class by its name, without what is no class; to be asked for once `values` are read."""
         counts = dict.fromkeys(names_of(self.ref), 0)
         for value, count in (self.values.counts if self.values else {}).items():
             name = name_of(self.ref, value)

@@ -13,6 +13,7 @@ from metgan_dist.inspection.volume import Inspected, lies_as_stored, names_of, s
 from metgan_dist.recipe import BACKGROUND
 from metgan_dist.tiles.splits import fixed_sides
 from metgan_dist.tiles.survey import patients_of
+from metgan_dist.volumes.orientation import several_ways
 
 # Voxel sizes of one kind of scan differ by less.
 UNLIKE = 3
@@ -44,13 +45,8 @@ def _roles(volumes: Sequence[Inspected]) -> Iterator[Finding]:
 
 
 def _orientations(volumes: Sequence[Inspected]) -> Iterator[Finding]:
-    lie: dict[str, list[str]] = {}
-    for volume in volumes:
-        if sides := lies_as_stored(volume):
-            lie.setdefault(sides, []).append(volume.ref.id)
-    if len(lie) > 1:
-        each = ", ".join(f"{len(ids)} as {sides} (first '{ids[0]}')" for sides, ids in lie.items())
-        yield Finding("warning", "", f"volumes lie in {len(lie)} orientations: {each}; set `orientation: RAS`")
+    if each := several_ways((volume.ref.id, lies_as_stored(volume)) for volume in volumes):
+        yield Finding("warning", "", f"{each}; set `orientation: RAS`")
 
 
 def _sizes(volumes: Sequence[Inspected]) -> Iterator[Finding]:

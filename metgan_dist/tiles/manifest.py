@@ -17,8 +17,8 @@ from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
-from metgan_dist.tiles.splits import assign_splits
-from metgan_dist.tiles.survey import ROLES, Survey, of_domain
+from metgan_dist.tiles.splits import assign_splits, of_domain
+from metgan_dist.tiles.survey import ROLES, Survey
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.tiles.tiling import images_of, plane_key
 from metgan_dist.volumes.labelled import LabelledVolume

@@ -45,13 +45,18 @@ def assign_splits(index: pd.DataFrame, tiles: Tiles) -> pd.DataFrame:
     for domain, part in parts.items():
         _split_domain(index, part[free[part].to_numpy()], shared, tiles)
         if not (index.loc[part, "split"] == "train").any():
-            of = f" of the domain {domain!r}" if domain else ""
             raise UserError(
-                f"tiles.gap: none of {len(part)} tiles{of} is left to train on (held out, or within {tiles.gap} voxels "
-                f"of that); use smaller tiles, a smaller stride or gap, or more volumes{of}"
+                f"tiles.gap: none of {len(part)} tiles{of_domain(domain)} is left to train on (held out, or within "
+                f"{tiles.gap} voxels of that); use smaller tiles, a smaller stride or gap, or more "
+                f"volumes{of_domain(domain)}"
             )
         _add_folds(index, part, shared, tiles)
     return index
+
+
+def of_domain(name: str) -> str:
+    """A domain in messages; nothing for sets that have none."""
+    return f" of the domain {name!r}" if name else ""
 
 
 def _split_domain(index: pd.DataFrame, free: pd.Index, shared: pd.Series, tiles: Tiles) -> None:

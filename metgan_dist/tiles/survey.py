@@ -17,13 +17,14 @@ from metgan_dist.recipe import STORED, Data, Recipe, Tiles
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
-from metgan_dist.tiles.splits import fixed_sides
+from metgan_dist.tiles.splits import fixed_sides, of_domain
 from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.label_map import counts_text
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
+from metgan_dist.volumes.orientation import several_ways
 from metgan_dist.volumes.phantoms import phantom_volume
 
 LOOKED_AT_ONCE = 2  # a label each, of up to `cheap_bytes`
@@ -96,11 +97,6 @@ def _check_alike(surveys: Sequence[Survey]) -> None:
                 )
 
 
-def of_domain(name: str) -> str:
-    """A domain in messages; nothing for sets that have none."""
-    return f" of the domain {name!r}" if name else ""
-
-
 def patients_of(ref: VolumeRef, table: pd.DataFrame | None) -> list[dict[str, str]]:
     """Volume, patient and fixed split: one row, or one for each patient whom the table of separate images names."""
     named = set() if table is None else set(table["patient"].fillna(""))
@@ -123,13 +119,9 @@ def _ignored(surveys: Sequence[Survey]) -> Iterator[str]:
 
 def _turned(surveys: Sequence[Survey]) -> Iterator[str]:
     """A line where the volumes are read as their files lie, which is not one way."""
-    lie: dict[str, list[str]] = {}
-    for survey in surveys:
-        if survey.ref.orientation in (None, STORED) and survey.volume.lies is not None:
-            lie.setdefault(survey.volume.lies, []).append(survey.ref.id)
-    if len(lie) > 1:
-        each = ", ".join(f"{len(ids)} as {sides} (first {ids[0]!r})" for sides, ids in lie.items())
-        yield f"volumes lie in {len(lie)} orientations: {each}; `orientation: RAS` in the data set brings them to one"
+    stored = [survey for survey in surveys if survey.ref.orientation in (None, STORED)]
+    if each := several_ways((survey.ref.id, survey.volume.lies) for survey in stored):
+        yield f"{each}; `orientation: RAS` in the data set brings them to one"
 
 
 def held_roles(surveys: Sequence[Survey], recipe: Recipe) -> dict[str, tuple[Role, ...]]:

@@ -6,6 +6,7 @@ brings every file to one orientation without touching a voxel's value; what is t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,18 @@ from metgan_dist.volumes.volume import Range, Region, Spacing, Volume
 def sides(affine: np.ndarray) -> str:
     """The sides towards which x, y and z run, as nibabel names them: RAS, LPS and so on."""
     return "".join(str(code) for code in aff2axcodes(affine))
+
+
+def several_ways(volumes: Iterable[tuple[str, str | None]]) -> str | None:
+    """Which volumes lie how, in words, of (id, sides) each; None where all that say so lie in one way."""
+    lie: dict[str, list[str]] = {}
+    for name, ways in volumes:
+        if ways is not None:
+            lie.setdefault(ways, []).append(name)
+    if len(lie) < 2:
+        return None
+    each = ", ".join(f"{len(names)} as {ways} (first {names[0]!r})" for ways, names in lie.items())
+    return f"volumes lie in {len(lie)} orientations: {each}"
 
 
 def oriented(volume: Volume, orientation: str | None, *, axes: str | None = None) -> Volume:
