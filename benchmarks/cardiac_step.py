@@ -119,9 +119,9 @@ def _child(precision: str, checkpointed: str) -> dict[str, float]:
 
 
 def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
-    from metgan_dist.evaluation.tables import aligned
+    from metgan_dist.evaluation.tables import aligned_records
 
-    body = aligned([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+    body = aligned_records(rows)
     return (
         f"# A step of cycle_shape\n\n{' x '.join(map(str, args.edges))} voxels, batch 1, width {args.width:g}, "
         f"{args.threads} thread(s), {args.steps} step(s); {platform.machine()}.\n\n{body}"

@@ -27,7 +27,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
-from metgan_dist.evaluation.tables import aligned
+from metgan_dist.evaluation.tables import aligned_records
 from metgan_dist.methods import METHODS
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -156,7 +156,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
-    body = aligned([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+    body = aligned_records(rows)
     return (
         "# Every method on real tiles\n\n"
         f"{args.steps} steps on tiles of the recipe `cells`, two CPU workers, batch 1 each, {args.size} pixels, width "

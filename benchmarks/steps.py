@@ -118,9 +118,9 @@ def _methods() -> list[str]:
 
 
 def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
-    from metgan_dist.evaluation.tables import aligned
+    from metgan_dist.evaluation.tables import aligned_records
 
-    body = aligned([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+    body = aligned_records(rows)
     return (
         f"# A step, against commit {args.older}\n\n{EDGE} pixels, batch 1, width 1, one thread, precision "
         f"{args.precision}; {platform.machine()}, {args.rounds} rounds in turns, {args.steps} steps each.\n\n{body}"

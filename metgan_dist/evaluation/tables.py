@@ -200,6 +200,11 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return line(rows[0]) + line(rule) + "".join(line(row) for row in rows[1:])
 
 
+def aligned_records(rows: Sequence[Mapping[str, object]]) -> str:
+    """`aligned` of rows that have the same keys, which become the titles."""
+    return aligned([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+
+
 def _markdown(cell: _Cell) -> str:
     text = cell.text.replace("|", "\\|")
     return (f"**{text}**" if cell.bold else text) + cell.mark.replace("*", "\\*")

@@ -407,8 +407,8 @@ def test_two_domains_are_described_as_such_and_a_missing_volume_is_its_own_mista
     code, lines, _ = described(tmp_path / "again")
     assert code == 2
     assert [line for line in lines if line.startswith("error: ")] == [
-        f"error: mr_train_1003: {tmp_path}/again/mr_train_1003_image.nii.gz: not found; volume 'mr_train_1003' names it, "
-        f"paths are relative to {tmp_path}/again"
+        f"error: mr_train_1003: {tmp_path}/again/mr_train_1003_image.nii.gz: not found; volume 'mr_train_1003' names "
+        f"it, paths are relative to {tmp_path}/again"
     ]
 
 

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 from torch.nn import functional
-from turns import batch, dice, optimisers, play, unreached
+from turns import batch, dice, least_squares, one_turn_each, optimisers, play, unreached
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method, check_method
@@ -34,19 +34,6 @@ def recipe(method=None, tiles=None, **sections):
     tiles = {"kind": "crop", "size": [32], **(tiles or {})}
     method = {"name": "cycle_shape", "width": 1 / 8, **(method or {})}
     return Recipe.model_validate({"tiles": tiles, "method": method, **sections})
-
-
-def one_turn_each(method, data):
-    """The terms of every player in order, without updates, and all that was made."""
-    made, terms = {}, {}
-    for player in method.players():
-        terms[player.name], images = method.losses(player.name, data, made)
-        made |= images
-    return terms, made
-
-
-def least_squares(logits, target):
-    return ((logits - target) ** 2).mean()
 
 
 # Losses

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional
-from turns import dice, optimisers, play_all, unreached
+from turns import dice, least_squares, one_turn_each, optimisers, play_all, unreached
 
 from metgan_dist.methods.losses import dice_loss, frequency_weighted_cross_entropy, l1, segmentation_loss
 from metgan_dist.methods.sifa import SIFA, SIFALossWeights
@@ -34,19 +34,6 @@ def batch(classes=2, n=2, edge=32, channels=1):
         "tumour": torch.rand(n, channels, edge, edge) * 2 - 1,
         "label": torch.randint(0, classes, (n, edge, edge)),
     }
-
-
-def one_turn_each(method, data):
-    """The terms of every player in order, without updates, and all that was made."""
-    made, terms = {}, {}
-    for player in method.players():
-        terms[player.name], images = method.losses(player.name, data, made)
-        made |= images
-    return terms, made
-
-
-def least_squares(logits, target):
-    return ((logits - target) ** 2).mean()
 
 
 # Losses

@@ -2,35 +2,19 @@
 
 import pytest
 import torch
+from networkless import Networkless
 from turns import batch
 
-from metgan_dist.methods.method import Method
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork
 from metgan_dist.methods.windows import translate_in_windows
 
 
-class Pointwise(Method):
+class Pointwise(Networkless):
     """Mixes what lies at the same place, and notes the sizes that it saw; `rim` darkens the border of its images."""
 
-    inference = ()
-
     def __init__(self, rim=False):
-        super().__init__({})
+        super().__init__()
         self.rim, self.seen = rim, []
-
-    @classmethod
-    def criterion(cls, recipe):
-        return ("mae", "min")
-
-    @classmethod
-    def from_recipe(cls, recipe, segmentor=None, perceptual=None):
-        return cls()
-
-    def players(self):
-        return ()
-
-    def losses(self, player, batch, made):
-        return {}, {}
 
     def translate(self, batch):
         anatomy, label = batch["anatomy"], batch["label"]

@@ -75,3 +75,17 @@ def play_all(method, data, adams):
     for player in method.players():
         terms[player.name], made = play(method, player, data, made, adams[player.name])
     return terms
+
+
+def one_turn_each(method, data):
+    """The terms of every player in order, without updates, and all that was made."""
+    made, terms = {}, {}
+    for player in method.players():
+        terms[player.name], images = method.losses(player.name, data, made)
+        made |= images
+    return terms, made
+
+
+def least_squares(logits, target):
+    """The adversarial loss of least squares, by hand."""
+    return ((logits - target) ** 2).mean()

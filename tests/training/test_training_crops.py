@@ -1,27 +1,23 @@
 """MetGAN in 3D, on crops of a phantom: it steps, validates, saves, and goes on as if it had never stopped."""
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mlflow_store import make_store
+from alone import Killed, assignment, killed_at, state
 from PIL import Image
 from tile_sets import write_crops
 from untrained import write_untrained
 
-from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.figures import most_label
 from metgan_dist.methods import build_method
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.stream import tile_batches, tile_stream
-from metgan_dist.tracking import start_run
 from metgan_dist.trained import check_segmentor, load_method
-from metgan_dist.training import in_process, validation
-from metgan_dist.training.assignment import Assignment
+from metgan_dist.training import validation
 from metgan_dist.training.launch import run_training
 from metgan_dist.training.validation import evaluate_splits
 
@@ -62,31 +58,7 @@ def judges(tmp_path_factory):
 def assign(tiles, judges, tmp_path_factory):
     """Assigns the training, in this process, to a run folder of its own."""
     folder = tmp_path_factory.mktemp("runs")
-    store = make_store(folder / "mlflow.db")
-
-    def assigned(name, **training):
-        own = recipe(**training)
-        return Assignment(
-            role="metgan",
-            recipe=own,
-            tiles=tiles.uri,
-            run_folder=str(folder / name),
-            plan=ResourcePlan(1, 1.0, 0.0, 1.0, 2.0, 0.0, shares_cores=True),
-            tracking_uri=store,
-            mlflow_run_id=start_run(store, own.tracking, name, {}),
-            spool=str(folder / name / "spool"),
-            **judges,
-        )
-
-    return assigned
-
-
-class Killed(BaseException):
-    """What no handler of the training catches."""
-
-
-def state(trained):
-    return {name: torch.load(Path(trained.last) / name, weights_only=True) for name in ("state.pt", "rank-0.pt")}
+    return lambda name, **training: assignment(folder, name, recipe(**training), tiles.uri, **judges)
 
 
 def test_it_goes_on_bit_for_bit_where_it_was_killed_also_when_blocks_are_computed_again(assign, monkeypatch, capsys):
@@ -94,15 +66,8 @@ def test_it_goes_on_bit_for_bit_where_it_was_killed_also_when_blocks_are_compute
     assert whole.images == 8
     assert {"mae", "ssim", "cycle_mae"} <= {name.removeprefix("validation/") for name in whole.last_scores}
     broken = assign("broken", checkpoint_gradients=True)
-    keep = in_process.Alone.keep
-
-    def dies(self, folder, name, metrics):
-        if metrics["images"] >= 8:
-            raise Killed
-        keep(self, folder, name, metrics)
-
     with monkeypatch.context() as patch:
-        patch.setattr(in_process.Alone, "keep", dies)
+        killed_at(patch, 8)
         with pytest.raises(Killed):
             run_training(broken, print)
     continued = run_training(broken, print)

@@ -8,19 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mlflow_store import make_store
+from alone import Killed, assignment, killed_at
 from test_training_loop import Kept, _same
 from tile_sets import write_set
 from toys import Growing, Staged, image, register
 
-from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Stage
 from metgan_dist.recipe import Recipe, Scaling, Tiles
-from metgan_dist.tracking import start_run
 from metgan_dist.trained import checkpoint_digest, find_stages, find_start, load_method
-from metgan_dist.training import in_process
-from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import run_training
 from metgan_dist.training.loop import train
 from metgan_dist.training.schedule import Length, check_stages
@@ -495,43 +491,22 @@ def test_a_training_stops_with_the_stages_name_and_saves(tmp_path):
 @pytest.fixture
 def assigned(tmp_path):
     """assigned(name): a training of the toy in a run folder of its own, in this process."""
-    tiles, store = write_set(tmp_path / "tiles").uri, make_store(tmp_path / "mlflow.db")
+    tiles = write_set(tmp_path / "tiles").uri
 
     def assign(name, **training):
         short = {"max_steps": 10, "batch_size": 2, "checkpoint_every": 4, "validate_every": 8, "validate_tiles": 2}
         plan = recipe(**{**short, **training}).model_copy(update={"scaling": Scaling(workers=0)})
-        return Assignment(
-            role="staged",
-            recipe=plan,
-            tiles=tiles,
-            run_folder=str(tmp_path / name),
-            plan=ResourcePlan(1, 1.0, 0.0, 1.0, 2.0, 0.0, shares_cores=True),
-            tracking_uri=store,
-            mlflow_run_id=start_run(store, plan.tracking, name, {}),
-            spool=str(tmp_path / name / "spool"),
-            stages_from=plan.training.stages_from,
-        )
+        return assignment(tmp_path, name, plan, tiles, stages_from=plan.training.stages_from)
 
     return assign
-
-
-class Killed(BaseException):
-    """What no handler of the training catches, as none catches SIGKILL."""
 
 
 def test_a_training_that_is_killed_in_its_second_stage_ends_as_the_undisturbed_one(assigned, monkeypatch, capsys):
     whole, broken = assigned("whole"), assigned("broken")
     undisturbed = run_training(whole, print)
     assert undisturbed.images == 20
-    keep = in_process.Alone.keep
-
-    def dies(self, folder, name, metrics):
-        if metrics["images"] >= 16:
-            raise Killed
-        keep(self, folder, name, metrics)
-
     with monkeypatch.context() as patch:
-        patch.setattr(in_process.Alone, "keep", dies)
+        killed_at(patch, 16)
         with pytest.raises(Killed):
             run_training(broken, print)
     capsys.readouterr()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from networkless import Networkless
 from tile_sets import several_channels, write_domains, write_set
 
-from metgan_dist.methods.method import Method
 from metgan_dist.training import validation
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.validation import Validator, chosen_rows, evaluate_splits
@@ -13,28 +13,12 @@ from metgan_dist.training.validation import Validator, chosen_rows, evaluate_spl
 CPU = torch.device("cpu")
 
 
-class Plain(Method):
+class Plain(Networkless):
     """A method without networks: halves the anatomy, or as `labels` finds what is bright; notes the tiles it saw."""
 
-    inference = ()
-
     def __init__(self, labels=False):
-        super().__init__({})
+        super().__init__()
         self.labels, self.seen = labels, []
-
-    @classmethod
-    def criterion(cls, recipe):
-        return ("mae", "min")
-
-    @classmethod
-    def from_recipe(cls, recipe, segmentor=None, perceptual=None):
-        return cls()
-
-    def players(self):
-        return ()
-
-    def losses(self, player, batch, made):
-        return {}, {}
 
     def translate(self, batch):
         self.seen += batch["tile"].tolist()
