@@ -30,6 +30,7 @@ from metgan_dist.training.organs import never_trained, with_organs
 from metgan_dist.training.rows import check_apart, segmentor_rows
 from metgan_dist.training.schedule import check_stages
 from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
+from metgan_dist.volumes.dataset import as_described
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
 
@@ -38,8 +39,8 @@ Needs = Sequence[Sequence[Role]]
 
 def check_paired_tiles(recipe: Recipe, needed: Needs = ()) -> None:
     """As `check_tiles`, for jobs that take tiles with anatomy and tumour image of one place alone."""
-    if recipe.data.domains:
-        check_pairs(tuple(recipe.data.domains), "data.path")
+    if domains := as_described(recipe.data).domains:
+        check_pairs(tuple(domains), "data.path")
     check_tiles(recipe, needed)
 
 
@@ -67,14 +68,15 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     `variants`: recipes with other methods or losses that are to train on the same tiles.
     """
     check_methods(recipe, recipe.tiles.shape)
+    data = as_described(recipe.data)
     for one in (recipe, *variants):
-        check_apart(one, tuple(recipe.data.domains))
+        check_apart(one, tuple(data.domains))
     Choice.of(recipe)
     _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
     check_stages(recipe)
     find_start(recipe)
     find_stages(recipe)
-    check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, recipe.data.apart)])
+    check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, data.apart)])
 
 
 def _needs(recipe: Recipe, apart: bool) -> Needs:
@@ -211,7 +213,7 @@ def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     """Cut the tiles and train the segmentors, where the recipe names none; those that it names are looked at first."""
     wanted = _named_segmentors(opened.recipe, with_segmentor)
     tiles = prepare_tiles(opened)
-    check_apart(opened.recipe, tuple(tiles.domains))  # of a phantom they are known only now
+    check_apart(opened.recipe, tuple(tiles.domains))  # the recipe of a phantom does not name them
     _need(tiles, _needs(opened.recipe, opened.recipe.data.unpaired or bool(tiles.domains)))
     for line in (never_trained(with_organs(opened.recipe, tiles), tiles), *_unlabelled(tiles)):
         if line:

@@ -12,6 +12,9 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.training.launch import Trained
 from metgan_dist.training.rows import training_rows
 
+UNPAIRED = {"modality": "cardiac-unpaired", "shape": [60, 80, 80]}
+CYCLES = {"name": "cyclegan", "backbone": "resnet-9"}
+
 
 @pytest.fixture
 def train(monkeypatch, capsys):
@@ -136,3 +139,26 @@ def test_what_a_method_lacks_in_two_domains_is_one_line(tmp_path, monkeypatch, m
     needs_segmentor = name == "cyclegan_seg"
     with mistake(culprit.format(uri=tiles.uri)):
         main_job.prepare_training(opened_with(tiles, method={"name": name}), needs_segmentor)
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "start"),
+    [
+        ({"source": "ct"}, {}, "data.source: no volume of the data set has a `domain`"),
+        (
+            {"phantom": UNPAIRED, "source": "pet"},
+            CYCLES,
+            "data.source: no volume has the domain 'pet'; there are ct, mr",
+        ),
+        ({"phantom": UNPAIRED}, {}, "method.name: metgan learns from anatomy and tumour images of one place"),
+        ({"phantom": UNPAIRED}, CYCLES, None),
+    ],
+)
+def test_a_mistake_on_the_domains_of_a_phantom_is_told_before_it_is_drawn(data, method, start, mistake):
+    tiles = {"kind": "crop", "modality": "cardiac-ct", "size": [32, 32, 32], "spacing": [4, 4, 4]}
+    own = (
+        {"data": {"classes": 6, **data}, "tiles": tiles} if "phantom" in data else {"data": data, "tiles": {"size": 64}}
+    )
+    recipe = Recipe.model_validate({**own, "method": method, "training": {"batch_size": 2}})
+    with nullcontext() if start is None else mistake(start):
+        main_job.check_training(recipe)

@@ -20,7 +20,7 @@ from metgan_dist.tiles.geometry import TilePlan, plan_tiles
 from metgan_dist.tiles.splits import fixed_sides, of_domain
 from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
-from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.dataset import as_described, resolve_data, volume_refs
 from metgan_dist.volumes.label_map import counts_text
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
@@ -210,9 +210,13 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
     """
     data, options = recipe.data, recipe.storage.options
     if data.path is None:
-        phantom = phantom_volume(data.phantom, 0)
-        _plans(recipe.tiles, "phantom-0", phantom.shape, phantom.spacing)
+        phantom, described = phantom_volume(data.phantom, 0), as_described(data)
+        rules = described.rules(recipe.tiles, described.volumes[0].domain or "")
+        _plans(rules, "phantom-0", phantom.shape, phantom.spacing)
         held: dict[str, Sequence[str]] = {"": [role for role in ROLES if role != "tumour" or data.tumour]}
+        if described.domains:
+            images = ((described.source, "anatomy"), (described.target, "tumour"))
+            held = {str(domain): (role, "label") for domain, role in images}
         whose = f"the {data.phantom.modality} phantom"
     else:
         data = resolve_data(data, options)

@@ -44,6 +44,7 @@ from metgan_dist.tuning.search import build_scheduler, build_searcher, check_sea
 from metgan_dist.tuning.space import Space, applied, described, search_space, tune_domains
 from metgan_dist.tuning.trial import Objective, Sweep
 from metgan_dist.tuning.trial import Trial as Trainable
+from metgan_dist.volumes.dataset import as_described
 
 HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity")
 # Whoever drives trials sits where nothing is taken away: on the cluster's head, or nodes that offer this.
@@ -111,12 +112,13 @@ class PlannedSweep:
         check_training(recipe, self._variants(recipe)[1:])
         names = [one.name for one in self.objectives]
         paired = next((name for name in names if name in IMAGE_SCORES), None)
-        if recipe.data.domains and paired is not None:
+        domains = as_described(recipe.data).domains
+        if domains and paired is not None:
             raise UserError(
                 f"tuning.objectives: {paired} compares with the real image of the same place, which images of two "
                 "domains do not have; use cycle_mae or label_fidelity"
             )
-        if recipe.data.domains and "label_fidelity" in names:
+        if domains and "label_fidelity" in names:
             check_tiles(recipe, [("anatomy", "label"), ("tumour", "label")])
 
     def carry_out(self, opened: OpenRun) -> None:

@@ -17,6 +17,7 @@ from metgan_dist.storage import Options, absolute, basename, exists, is_local, j
 from metgan_dist.volumes.domains import resolve_domains, role_channels
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
 from metgan_dist.volumes.layouts import layout_of
+from metgan_dist.volumes.phantoms import phantom_description
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "described_at", "resolve_data", "volume_refs"]
 
@@ -78,6 +79,22 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     if found is None:
         entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
         return resolve_domains(data.model_copy(update={"path": parent(path), "volumes": [entry]}))
+    return _filled(data, found)
+
+
+def as_described(data: Data) -> Data:
+    """`data` of a phantom as its dataset.yaml will have them once it is drawn; other data as they are.
+
+    So a mistake on domains is told before anything is drawn. Raises UserError as `resolve_data` does.
+    """
+    if data.path is not None or data.volumes:
+        return data
+    place = f"the {data.phantom.modality} phantom"
+    return _filled(data, Described(place, "", _validated(place, phantom_description(data.phantom)), None))
+
+
+def _filled(data: Data, found: Described) -> Data:
+    """`data` with what a description says for defaults."""
     update: dict[str, Any] = {"path": found.base, "volumes": found.description.volumes}
     for name in ("anatomy", "tumour", "labels", "unmapped", "classes", "orientation", "source", "target"):
         given, wanted = getattr(found.description, name), getattr(data, name)

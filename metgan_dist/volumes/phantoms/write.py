@@ -86,7 +86,7 @@ def write_phantom(
         }
         if _recorded(uri, options) != record:
             stale.append((volume, uri, record))
-    text = _dataset(phantom)
+    text = yaml.safe_dump(phantom_description(phantom), sort_keys=False)
     list_uri = join(folder, "dataset.yaml")
     if stale or _text(list_uri, options) != text:
         _remove(list_uri, options)  # the list comes last: who finds it finds what it lists
@@ -96,7 +96,8 @@ def write_phantom(
     return folder
 
 
-def _dataset(phantom: Phantom) -> str:
+def phantom_description(phantom: Phantom) -> dict[str, Any]:
+    """What the dataset.yaml of a phantom holds, whether it is drawn already or not."""
     kinds = _KINDS[phantom.modality]
     volumes = []
     for number in range(phantom.volumes):
@@ -112,8 +113,7 @@ def _dataset(phantom: Phantom) -> str:
     images: dict[str, Any] = {"anatomy": kinds[0].anatomy, "tumour": kinds[0].tumour}
     if len(kinds) > 1:
         images = {"domains": {kind.domain: {"channels": kind.channels[0], "modality": kind.rules} for kind in kinds}}
-    tree = {**images, "classes": len(kinds[0].label_classes), "volumes": volumes}
-    return yaml.safe_dump(tree, sort_keys=False)
+    return {**images, "classes": len(kinds[0].label_classes), "volumes": volumes}
 
 
 def _write_whole(volume: ProceduralVolume, uri: str, record: dict[str, Any], options: Options | None) -> None:
