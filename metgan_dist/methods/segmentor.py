@@ -24,6 +24,8 @@ Architecture = Literal["unet", "resnet-34", "dynunet"]
 
 # Weights of tumour and background pixels with which the authors trained their segmentor, and its threshold.
 POSITIVE, NEGATIVE, THRESHOLD = 2.0, 0.5, 0.5
+# What share of the pixels an untrained segmentor takes for foreground, and the deviation of its last layer's weights.
+PRIOR, NEAR_ZERO = 0.01, 0.01
 # An output of half the resolution counts half as much (nnU-Net's deep supervision).
 COARSER = 0.5
 # An image whose brightest pixel is below this fraction of the range counts as black and is not stretched to it.
@@ -52,6 +54,19 @@ def likeliest(scores: Tensor, least: float) -> Tensor:
     """Hard labels (N, H, W) int64 of scores (N, classes - 1, H, W): the class of the highest above `least`, else 0."""
     highest, index = scores.max(dim=1)
     return torch.where(highest > least, index + 1, 0)
+
+
+def expect_little(output: nn.modules.conv._ConvNd) -> None:
+    """Start a last layer, which follows a ReLU, at the probability PRIOR everywhere and at weights near 0, in place.
+
+    As RetinaNet's (Lin et al., ICCV 2017, section 4.1), for labels that are rare. From torch's own start all pixels of
+    the background first push the weights down. Where all are negative (a narrow U-Net has six), background is what is
+    active, and foreground, where nothing is, has the bias as its logit: 0 at best, and falling. From here background
+    asks for little, and the foreground chooses the signs. nnU-Net's last layer follows a LeakyReLU, and stays as it is.
+    """
+    assert output.bias is not None
+    nn.init.normal_(output.weight, 0.0, NEAR_ZERO)
+    nn.init.constant_(output.bias, math.log(PRIOR / (1 - PRIOR)))
 
 
 class SegmentorNetwork(nn.Module):
@@ -87,6 +102,8 @@ class SegmentorNetwork(nn.Module):
             self.unet = DynUNet(channels, classes - 1, edges, width=width)
         else:
             self.unet = UNet(channels, classes - 1, width=width, dimensions=len(edges), halvings=halvings_of(edges))
+        if not isinstance(self.unet, DynUNet):
+            expect_little(self.unet.output)
         self.divisor: int | tuple[int, ...] = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:

@@ -148,6 +148,35 @@ def test_learns_to_segment_squares(network, classes):
     assert overlap > 0.7
 
 
+def test_untrained_it_expects_little_foreground():
+    for kind in ("unet", "resnet-34"):
+        torch.manual_seed(0)
+        segmentor = SegmentorNetwork(3, width=1 / 8, network=kind).eval()
+        probabilities = segmentor.probabilities(torch.rand(1, 1, 64, 64))
+        torch.testing.assert_close(probabilities, torch.full_like(probabilities, 0.01), atol=0.02, rtol=0)
+
+
+# With torch's own last layer these starts end at a Dice of 0.00, 0.11 and 0.00: every weight of the last
+# layer is negative, and nothing is brighter than the bias.
+@pytest.mark.parametrize(
+    ("kind", "seed", "steps"),
+    [*(("unet", seed, 150) for seed in (0, 2)), ("resnet-34", 0, 60)],
+)
+def test_rare_lesions_are_found_from_any_start(kind, seed, steps):
+    torch.manual_seed(seed)
+    method = Segmentor(SegmentorNetwork(width=1 / 8, network=kind, edges=(64, 64)), learning_rate=3e-3)
+    draws = torch.Generator().manual_seed(5)
+    label = torch.zeros(4, 64, 64, dtype=torch.int64)
+    for number in (0, 0, 1, 1, 2, 2, 3, 3):
+        y, x = torch.randint(6, 58, (2,), generator=draws).tolist()
+        label[number, y - 3 : y + 3, x - 3 : x + 3] = 1
+    tumour = label.unsqueeze(1) - 0.6 + 0.2 * torch.rand(4, 1, 64, 64, generator=draws)
+    adams = optimisers(method)
+    for _ in range(steps):
+        play_all(method, {"label": label, "tumour": tumour}, adams)
+    assert dice(method.eval().translate({"tumour": tumour}), label) > 0.8
+
+
 def test_dynunet_is_built_again_for_its_tiles():
     recipe = Recipe.model_validate(
         {
