@@ -23,6 +23,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 6
@@ -87,13 +91,14 @@ def measure(precision: str, checkpointed: bool, args: argparse.Namespace) -> dic
     }
 
 
-def _batch(edges: tuple[int, ...]) -> dict[str, object]:
+def _batch(edges: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """Noise, and label maps of boxes within each other."""
     import torch
 
     label = torch.zeros(1, *edges, dtype=torch.int64)
     for value in range(1, CLASSES):
-        label[(0, *(slice(edge * value // 16, edge - edge * value // 16) for edge in edges))] = value
+        inside = [slice(edge * value // 16, edge - edge * value // 16) for edge in edges]
+        label[0][tuple(inside)] = value
     volumes = {name: torch.rand(1, 1, *edges) * 2 - 1 for name in ("anatomy", "tumour")}
     return {**volumes, "label": label, "tumour_label": label.flip(1), "tumour_tile": torch.zeros(1, dtype=torch.int64)}
 

@@ -33,8 +33,8 @@ from metgan_dist.recipe import Recipe, recipe_tree
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, tile_batches
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.loop import rate_factor
 from metgan_dist.training.precision import autocast_dtype
+from metgan_dist.training.schedule import rate_factor
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.validation import Validator, chosen_rows
 from metgan_dist.volumes.phantoms import write_phantom

@@ -20,6 +20,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from metgan_dist.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 EDGE = 256
@@ -69,13 +75,13 @@ def measure(name: str, precision: str, steps: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def _autocast(recipe: object, device: object) -> object:
+def _autocast(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     """What `training.precision` means to the package; before it was a function of its own, float32 on every CPU."""
     try:
         from metgan_dist.training.precision import autocast_dtype
     except ImportError:
         return None
-    return autocast_dtype(recipe.training.precision, device)  # type: ignore[attr-defined, arg-type]
+    return autocast_dtype(recipe.training.precision, device)
 
 
 def _in_turns(name: str, older: Path, args: argparse.Namespace) -> dict[str, object]:

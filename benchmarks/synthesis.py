@@ -74,8 +74,10 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         began = time.time()
         markers = generate(work, synthesis.plan(), synthesis.drawings, crew, print)
         seconds = time.time() - began
-        facts = synthesis.facts, synthesis.settings.gate, synthesis.fingerprint
-        made = finish_set(work.folder, synthesis.tiles, markers, *facts, {})
+        tumour, gate = synthesis.model.recipe.data.tumour, synthesis.settings.gate
+        made = finish_set(
+            work.folder, synthesis.tiles, markers, synthesis.facts, tumour, gate, synthesis.fingerprint, {}
+        )
         steady = _steady_rate(folder / "made", made)
         rounds.append((bare, steady, steady / bare, len(made.index) / seconds))
 

@@ -160,9 +160,11 @@ class Painter:
 def painted(source: SourceVolume, target: str, block: Region) -> tuple[np.ndarray, np.ndarray]:
     """Image and label (z, y, x) of a block of the source, written by a painter into an OME-Zarr at `target`."""
     plan = {"ranges": [[(0.0, 1.0)] * source.volume.shape[0]], "tumour": source.tumour_ranges, "dtype": "uint16"}
-    create_image(target, [Level("s0", source.volume.shape, (1, 1, 1))], plan["dtype"], source.label_name, {})
+    create_image(target, [Level("s0", source.volume.shape, (1, 1, 1))], np.uint16, source.label_name, {})
     Filler(Filling.of(source, plan, target), Painter()).fill(block)
-    image, label = (open_level(target, path, {})[where(block)] for path in ("s0", f"labels/{source.label_name}/s0"))
+    image, label = (
+        np.asarray(open_level(target, path, {})[where(block)]) for path in ("s0", f"labels/{source.label_name}/s0")
+    )
     return image[0], label
 
 
