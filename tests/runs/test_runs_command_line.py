@@ -239,7 +239,7 @@ def test_domains_are_given_as_json(mistake):
     # JSON has lists of its own: a string is one name.
     single = parse("--data.domains", '{"ct": {"channels": "a, b"}}').recipe.data.domains
     assert single["ct"].channels == "a, b"
-    with mistake("data.domains.ct.channel: ", "did you mean"):
+    with mistake("data.domains.ct.channel: no such field"):
         parse("--data.domains", '{"ct": {"channel": "a"}}')
     with mistake("command line: ", "data"):
         parse("--data.domains", '{"ct": {"channels": "a"}')
