@@ -99,8 +99,8 @@ def _check_epochs_count(recipe: Recipe, before: int, now: int) -> None:
 
     if not epochs_count(recipe):
         raise UserError(
-            f"training.epochs: was {before}, is {now}, but each stage of {recipe.method.name} has a length of its own, so "
-            "that nothing would be trained for longer; choose another name and training.stages"
+            f"training.epochs: was {before}, is {now}, but each stage of {recipe.method.name} has a length of its own; "
+            "choose another name, and training.stages"
         )
 
 
