@@ -69,7 +69,7 @@ def test_channels_go_all_the_way(tmp_path, volume, anatomy, tumour):
     method = {"name": "segmentor", "segmentor_width": 0.05}
     judge = write_untrained(tmp_path / "judge", Recipe.model_validate({**tree, "method": method}))
     given = {"method__segmentor": judge, "method__judge": judge}
-    done = run_here("train_metgan", tmp_path, data__path=tiles.uri, tracking__run="gan", scaling__workers=0, **given)
+    done = run_here("train_metgan", tmp_path, data__path=tiles.uri, tracking__run="gan", **given)
     assert done.code == 0, done.out + done.err
     assert f"identity: left out, the anatomy has {inputs} channel(s) and the tumour image {outputs}" in done.out
     scores = done.result["scores"]["test"]

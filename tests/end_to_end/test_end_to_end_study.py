@@ -43,7 +43,6 @@ FIRST, SECOND = "mine-pix2pix", "mine-shuffled"
 def run_study(storage: object, segmentors: dict, **fields: object) -> Finished:
     """The small study, in this process; it trains the segmentor of its rows, but no judge."""
     fixed = {"scores__missing_weights": "skip", "tracking__run": "mine", "scaling__workers": 0}
-    fixed["training__max_steps"] = 4
     fixed["method__judge"] = segmentors["method__judge"]
     return run_here("run_study", storage, **{"study": Path(str(storage)) / "small.yaml", **fixed, **fields})
 
@@ -71,7 +70,7 @@ def test_a_failed_row_is_told_and_stops_no_other(small_study):
     storage, (first, _), done = small_study
     assert first.code == 0, first.out + first.err
     assert "1 to train, 1 at once" in first.out
-    assert "[Pix2Pix] pix2pix  8/8 images" in first.out
+    assert "[Pix2Pix] pix2pix  16/16 images" in first.out
     assert done.code == 1, done.out + done.err
     assert done.err.startswith("error: 1 of 3 rows failed: Diverges (")
     assert "not finite" in done.err
@@ -115,7 +114,7 @@ def test_table_has_the_paper_beside_and_says_what_is_missing(small_study):
     assert str(storage) not in table
     rows = {row["method"]: row for row in csv.DictReader((storage / "mine" / "small" / "table.csv").open())}
     assert float(rows["Pix2Pix"]["peak_rss_bytes"]) > 1e8
-    assert rows["Pix2Pix"]["images"] == "8"
+    assert rows["Pix2Pix"]["images"] == "16"
     assert rows["Diverges"]["mae"] == ""
 
 

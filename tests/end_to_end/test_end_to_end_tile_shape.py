@@ -1,4 +1,4 @@
-"""Tiles that are not square: 75 x 150 source pixels resized to 64 x 128, through tiling, training and scores."""
+"""Tiles that are not square: 150 x 300 source pixels resized to 128 x 256, through tiling, training and scores."""
 
 import pytest
 import torch
@@ -11,10 +11,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 OBLONG = {
     "data__phantom__shape": "16,160,320",
-    "tiles__size": "75,150",
-    "tiles__stride": "150,300",  # one tile a plane
-    "tiles__edge": "drop",
-    "tiles__resize": 128,
+    "tiles__size": "150,300",
+    "tiles__stride": "150,300",
+    "tiles__resize": 256,
     "training__max_steps": 2,
     "scaling__workers": 0,
 }
@@ -29,7 +28,7 @@ def tiles(tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["pix2pix", "metgan"])
 def test_oblong_tiles_train(method, tiles, segmentors, tmp_path):
-    assert tiles.shape == (64, 128)
+    assert tiles.shape == (128, 256)
     threads = torch.get_num_threads()
     fields = {**OBLONG, "data__path": tiles.uri, "method__name": method}
     done = run_here("train_metgan", tmp_path, **fields, **segmentors)
@@ -40,5 +39,5 @@ def test_oblong_tiles_train(method, tiles, segmentors, tmp_path):
 
 
 def test_a_shape_that_does_not_fit_is_told_before_anything_is_cut(tmp_path, segmentors):
-    done = run_here("train_metgan", tmp_path, **{**OBLONG, "tiles__size": "50,150"}, **segmentors)
-    refused(done, "tiles.size", "50 x 150 resized to 128 is 43 x 128 pixels")
+    done = run_here("train_metgan", tmp_path, **{**OBLONG, "tiles__size": "100,300"}, **segmentors)
+    refused(done, "tiles.size", "100 x 300 resized to 256 is 85 x 256 pixels")

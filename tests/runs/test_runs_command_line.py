@@ -241,8 +241,6 @@ def test_domains_are_given_as_json(mistake):
     assert single["ct"].channels == "a, b"
     with mistake("data.domains.ct.channel: no such field"):
         parse("--data.domains", '{"ct": {"channel": "a"}}')
-    with mistake("command line: ", "data"):
-        parse("--data.domains", '{"ct": {"channels": "a"}')
 
 
 def test_a_channel_named_twice_is_refused(mistake):
