@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metgan_dist import tracking
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
+from metgan_dist.lineage import check_starts
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
@@ -31,6 +33,9 @@ class Evaluation:
             raise UserError("data.path: the runs know their test tiles; leave it out")
         runs = find_runs(command.own["runs"], recipe)
         tiles, rows = shared_test_tiles(runs, recipe)
+        uri = tracking.tracking_uri(recipe.tracking, recipe.storage)
+        for run in runs:
+            check_starts("--runs", tiles, run.folder, run.name, uri)
         skipped = unusable_scores(recipe.scores.names, recipe.scores.missing_weights, len(tiles.shape))
         judge = check_segmentor("method.judge", recipe.method.judge or runs[0].judge, runs[0].recipe)
         subject = Subject(tiles, rows, judge, recipe.scores, skipped)

@@ -1,9 +1,10 @@
-"""Whether synthetic tiles may be trained on before a score on test tiles: nothing behind them has seen those."""
+"""Whether synthetic tiles, or a run, may be scored on test tiles: nothing behind them has seen those."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records, starts
@@ -48,8 +49,7 @@ def check_untouched(
     Returns what the generator was trained on. Raises UserError in one line that names the link.
     """
     records = Records([tracking_uri] if tracking_uri else [], synthetic.options)
-    held_out = Tissue(test.index[test.index["split"].isin(HELD_OUT)], known_volumes(test.manifest))
-    trained_on = []
+    held_out, trained_on = _held_out(test), []
     try:
         for number, use in enumerate(_uses_of_synthesis(synthetic, records)):
             if number >= OWN_USES:
@@ -62,6 +62,29 @@ def check_untouched(
     except UserError as error:
         raise UserError(f"{field}: {error}") from error
     return tuple(trained_on)
+
+
+def check_starts(field: str, test: TileSet, folder: str, name: str, tracking_uri: str | None = None) -> None:
+    """Refuse a trained run, of this name and folder, with weights from another that has seen the test or unseen tiles.
+
+    Its own training tiles are no part of this: they are of the set whose test tiles these are. Links are verified as in
+    `check_untouched`. Raises UserError in one line that begins with `field` and names the link.
+    """
+    records = Records([tracking_uri] if tracking_uri else [], test.options)
+    held_out, link = _held_out(test), f"run {name}"
+    try:
+        for use in _uses_of_starts(records.read_run(folder) or {}, link, records):
+            if touched := _touched(use.tissue, held_out):
+                raise UserError(
+                    f"{use.how} show test tiles of {test.uri}: {touched}; what {link} began with has seen them, so its "
+                    "scores on them say nothing"
+                )
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
+def _held_out(test: TileSet) -> Tissue:
+    return Tissue(test.index[test.index["split"].isin(HELD_OUT)], known_volumes(test.manifest))
 
 
 def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
@@ -84,13 +107,18 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
 
 def _uses_of_model(run: LoggedRun, link: str, records: Records) -> Iterator[Use]:
     """Tiles that a model's training has seen, and those behind the weights that it started from."""
-    for stage, start in starts(records.folder_of(run, link) or {}):
-        before = f"start of the {link}" if stage is None else f"stage {stage} of the {link}"
-        records.checkpoint(start["uri"], start["sha256"], before)
-        yield from _uses_of_model(records.trained_by(start["uri"], start["run"], before), before, records)
+    yield from _uses_of_starts(records.folder_of(run, link) or {}, f"the {link}", records)
     for logged in records.training_data(run, link):
         data = f"training data of run {run.name} ({run.id}), the {link},"
         yield from _uses_of_training(records.tiles(logged.uri, logged.digest, data), data, records)
+
+
+def _uses_of_starts(written: Mapping[str, Any], link: str, records: Records) -> Iterator[Use]:
+    """Tiles behind the weights that a run began with, as its `run.json` says."""
+    for stage, start in starts(written):
+        before = f"start of {link}" if stage is None else f"stage {stage} of {link}"
+        records.checkpoint(start["uri"], start["sha256"], before)
+        yield from _uses_of_model(records.trained_by(start["uri"], start["run"], before), before, records)
 
 
 def _uses_of_training(tiles: TileSet, how: str, records: Records) -> Iterator[Use]:

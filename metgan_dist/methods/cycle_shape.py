@@ -196,8 +196,8 @@ class CycleShape(Method):
             Stage("translation", ("generators", "discriminators"), epochs=60, decay_from=1.0),
             Stage("together", everybody, epochs=50, decay_from=1.0),
             # "Decrease the learning rates steadily for 50 epochs till 0"; "about 5 epochs" without a lower segmentation
-            # loss: of real target volumes, which are the few in the paper and what its segmentors are for.
-            Stage("falling", everybody, epochs=50, decay_from=0.0, patience=("segmentors/tumour_real", 5)),
+            # loss: all that the segmentors minimise.
+            Stage("falling", everybody, epochs=50, decay_from=0.0, patience=("segmentors", 5)),
         )
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:

@@ -54,7 +54,8 @@ class Stage:
     domain); None for `training.epochs`. `decay_from`: the fraction of the stage after which the rates fall linearly to
     0 (1: they stay, 0: they fall from its beginning); None for `training.decay_from`. `patience`: (loss, epochs), such
     as ("segmentors/real", 5): the stage ends when that loss's mean over an epoch has not been lower than before for so
-    many epochs. Optimisers go on from stage to stage with what they remember.
+    many epochs; ("segmentors", 5) watches the sum of that player's terms. Optimisers go on from stage to stage
+    with what they remember.
     """
 
     name: str

@@ -148,7 +148,10 @@ class Data(Section):
         description="draw anatomy and tumour images of one place independently, as if they were no pairs; images of "
         "two domains always are",
     )
-    label: str | None = Field(None, description="label group or channel, for volumes that name no label of their own")
+    label: Annotated[str | None, BeforeValidator(lambda name: None if name == "" else name)] = Field(
+        None,
+        description='label group or channel, for volumes that name no label of their own; empty, or "": they have none',
+    )
     labels: LabelNames | None = Field(
         None,
         description="values of the label files and the names of their classes, {500: left ventricle, 205: myocardium}; "

@@ -55,7 +55,9 @@ class Tiles(Section):
     normalise: Normalise = Field("percentile", description="to [-1, 1], by which range")
     percentiles: Percentiles = Field((0.5, 99.8), description="lower and upper percentile that become -1 and 1")
     normalise_over: Literal["volume", "plane", "tile"] = Field(
-        "volume", description="what the range is taken over; `plane`: tiles at the same position along the view"
+        "volume",
+        description="what the range is taken over; `plane`: tiles at the same position along the view, of "
+        "which crops have none",
     )
     clip: bool = Field(True, description="clip to [-1, 1] (values outside the range cannot be inverted)")
     test: float = Field(

@@ -86,9 +86,22 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
             raise UserError(
                 f"tracking.run: {name!r} was started with another recipe ({difference}{how}); choose another name"
             )
+    if "training.epochs" in raised:
+        _check_epochs_count(recipe, *changes["training.epochs"])
     given = tuple(words[field] for field in raised)
     start, stages = written.get("start_from"), written.get("stages_from")
     return Run(name, folder, job, True, written["mlflow_run_id"], options, given, start, stages)
+
+
+def _check_epochs_count(recipe: Recipe, before: int, now: int) -> None:
+    """UserError where more epochs would change nothing."""
+    from metgan_dist.training.schedule import epochs_count  # loads torch, which few starts of a job have to wait for
+
+    if not epochs_count(recipe):
+        raise UserError(
+            f"training.epochs: was {before}, is {now}, but each stage of {recipe.method.name} has a length of its own; "
+            "choose another name, and training.stages"
+        )
 
 
 def _fresh_name(recipe_name: str) -> str:

@@ -152,6 +152,8 @@ def _per_axis(numbers: tuple[int, ...], axes: int) -> tuple[int, ...]:
 
 def _check_fields(tiles: Tiles) -> None:
     """Lists of the wrong length are mistakes; a preset's `depth` or `step` merely says nothing to other kinds."""
+    if tiles.kind == "crop" and tiles.normalise_over == "plane":
+        raise UserError("tiles.normalise_over: plane: crops lie in no plane; take volume or tile")
     axes = 3 if tiles.kind == "crop" else 2
     if tiles.stride and len(tiles.stride) not in (1, axes):
         raise UserError(f"tiles.stride: {list(tiles.stride)} must be one number or {axes} for tiles.kind {tiles.kind}")

@@ -23,6 +23,7 @@ from metgan_dist.storage import Options, absolute
 from metgan_dist.tiles.blocks import chunk_reads
 from metgan_dist.tiles.manifest import finish_set
 from metgan_dist.tiles.shards import finished_markers, read_marker
+from metgan_dist.tiles.splits import parted_patients
 from metgan_dist.tiles.survey import ROLES, Survey, fingerprint, held_roles, plan_set, survey_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, begin_set, finished_fingerprint
 from metgan_dist.tiles.tiling import BlockJob, images_of, tile_block
@@ -78,6 +79,11 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
     }
     tiles = finish_set(recipe, folder, surveys, rows, facts)
     report(f"tiles: {_summary(tiles.manifest['counts'])}; {folder}")
+    if patients := parted_patients(tiles.index):
+        report(
+            f"tiles: {len(patients)} patient(s) with several volumes are trained on and held out ({patients[0]!r}, "
+            "...): there are too few to have one for each side, or tiles.split_by says slab"
+        )
     for name, domain in tiles.domains.items():
         report(f"tiles: {name}: " + ", ".join(f"{domain['tiles'][split]} {split}" for split in SPLITS))
     return tiles

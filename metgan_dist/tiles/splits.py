@@ -1,8 +1,9 @@
 """Which tiles are trained on, which choose the checkpoint, which are only scored; and folds of what is trained on.
 
 Whole groups (patients, else volumes) are held out when there are enough of them, stratified by organ and by whether
-they hold foreground. Otherwise every volume is cut into slabs along one axis, and tiles nearer than `tiles.gap` voxels
-to a held-out tile are left out: neighbouring tiles show the same tissue. Nothing here is random.
+they hold foreground; where a patient has several volumes, a group for each side is enough. Otherwise every volume
+is cut into slabs along one axis, and tiles nearer than `tiles.gap` voxels to a held-out tile are left out: neighbouring
+tiles show the same tissue. Nothing here is random.
 
 In a set of two domains each is split for itself, so that each gives its share to every side. Patients with volumes in
 both come first: they are held out jointly, always as a whole, and count in the shares of either domain.
@@ -63,7 +64,7 @@ def _split_domain(index: pd.DataFrame, free: pd.Index, shared: pd.Series, tiles:
     """Enter the sides of the rows `free` of one domain, those of `shared` patients being there already."""
     rows, groups = index.loc[free], group_of(index.loc[free])
     both = shared[free].to_numpy()
-    if tiles.split_by == "volume" or (tiles.split_by == "auto" and _enough_groups(rows, groups)):
+    if tiles.split_by == "volume" or (tiles.split_by == "auto" and _enough_groups(rows, groups, tiles)):
         held = rows["split"][both].groupby(groups[both]).first().tolist()
         index.loc[free[~both], "split"] = _hold_out_groups(rows[~both], groups[~both], tiles, held)
         return
@@ -146,12 +147,26 @@ def fixed_sides(index: pd.DataFrame) -> pd.Series:
     return fixed
 
 
-def _enough_groups(index: pd.DataFrame, groups: pd.Series) -> bool:
-    """Five groups or more; or several that slabs could not divide, each being one tile along every axis."""
+def _enough_groups(index: pd.DataFrame, groups: pd.Series, tiles: Tiles) -> bool:
+    """Five groups or more; one for each side where a patient has several volumes, of which slabs would lie on all
+    sides; or several that slabs could not divide, each being one tile along every axis.
+    """
     if groups.nunique() >= ENOUGH_GROUPS:
+        return True
+    sides = 1 + bool(tiles.test) + bool(tiles.val)
+    if sides <= groups.nunique() and (index["volume"].groupby(groups).nunique() > 1).any():
         return True
     undivided = all(_centres(index, axis).groupby(index["volume"]).nunique().max() <= 1 for axis in AXES)
     return groups.nunique() > 1 and undivided
+
+
+def parted_patients(index: pd.DataFrame) -> list[str]:
+    """Patients with several volumes that are trained on and held out, so that scores are of patients that were seen."""
+    return [
+        str(patient)
+        for patient, rows in index[index["patient"].fillna("") != ""].groupby("patient")
+        if rows["volume"].nunique() > 1 and "train" in (sides := set(rows["split"])) and sides & {"val", "test"}
+    ]
 
 
 def _hold_out_groups(index: pd.DataFrame, groups: pd.Series, tiles: Tiles, held: Sequence[str] = ()) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metgan_dist.cluster.progress import Progress
@@ -109,7 +110,7 @@ class _Run:
         state, around = self.state, self.around
         if around.resume_from is not None:
             self._say_where()
-        elif len(self.stages) > 1:
+        else:
             around.say(f"{around.title}: {self._plan()}")
         state.total = self.length.total
         reached = self._number(state.stage)
@@ -138,8 +139,10 @@ class _Run:
         return Span(stage, title, began, began + images, decay, number + 1 == count)
 
     def _plan(self) -> str:
-        """The stages of a run that begins, in words."""
-        taken = self.settings.stages_from
+        """The images of a run that begins, in words, stage by stage where there are several."""
+        total, epoch, taken = self.length.total, self.length.epoch, self.settings.stages_from
+        if len(self.stages) == 1:
+            return f"{total} images" + (f", {total / epoch:.3g} times the {epoch} training tiles" if epoch else "")
         parts = []
         for stage, images in zip(self.stages, self.length.stages, strict=True):
             untrained = f"from {taken[stage.name]}" if stage.name in taken else "left out"
@@ -178,6 +181,8 @@ class _Run:
             is_over = self._is_over(span)
             if state.steps % settings.log_every == 0 or is_over:
                 _log(losses, state, progress, around)
+            else:
+                progress.step(state.images)  # how long it takes is not to be asked of log_every
             # Validated before the checkpoint is written, which carries its score.
             fresh = is_over or self.length.passes(state.images, settings.validate_every)
             if fresh:
@@ -213,8 +218,10 @@ class _Run:
         if span.stage.patience is None:
             return
         state, (term, epochs) = self.state, span.stage.patience
-        if term in losses:
-            state.falling.add(self.around.mean(losses[term]))
+        # One term of a player, or all of them.
+        watched = [loss for name, loss in losses.items() if name == term or name.startswith(f"{term}/")]
+        if watched:
+            state.falling.add(self.around.mean(torch.stack(watched).sum()))
         if self.length.passes(state.images - span.began, self.length.epoch):
             state.falling.close()
         if state.falling.has_ended(span.stage) and state.images < span.end:

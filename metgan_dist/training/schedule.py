@@ -127,6 +127,15 @@ class Falling:
         return asdict(replace(self, total=float(self.total)))
 
 
+def epochs_count(recipe: Recipe) -> bool:
+    """Whether the length of any stage is `training.epochs`, rather than one of its own."""
+    training = recipe.training
+    own = {*training.stages, *training.stages_from}
+    return any(
+        stage.epochs is None and stage.name not in own for stage in method_class(recipe.method.name).stages(recipe)
+    )
+
+
 def check_stages(recipe: Recipe) -> None:
     """UserError for fields that name no stage of the method, or leave nothing to train, or too few steps for it."""
     training, method = recipe.training, recipe.method.name

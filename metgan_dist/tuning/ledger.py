@@ -1,7 +1,8 @@
 """What became of each trial: written as Tune's loop goes on, and kept with Tune's own state.
 
 The ledger is a Tune callback, so that a sweep that is started again has it back. It says what happens in a line each,
-and ends the trials' MLflow runs.
+and ends the trials' MLflow runs. What Tune keeps of the trials themselves may be newer or older than it, and than the
+searcher (tuning/searchers.py): before the first step both take up what the trials say.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from ray.actor import ActorHandle
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils import flatten_dict
 
 from metgan_dist import tracking
 from metgan_dist.cluster.progress import duration
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.review import Review
 from metgan_dist.tuning.child_run import child_of
-from metgan_dist.tuning.search import FIRST, halving_state, restore_halving
+from metgan_dist.tuning.search import FIRST, Halving, halving_state, restore_halving
+from metgan_dist.tuning.searchers import Searcher
 from metgan_dist.tuning.space import shown
 from metgan_dist.tuning.trial import Objective
 
@@ -89,16 +92,33 @@ class Ledger(Callback):
         self,
         assignment: Assignment,
         objectives: Sequence[Objective],
+        searcher: Searcher,
         scheduler: TrialScheduler,
         total: int,
         desk: ActorHandle,
         say: Callable[[str], None],
     ) -> None:
         self.records: dict[str, TrialRecord] = {}
-        self._assignment, self._objectives, self._scheduler = assignment, objectives, scheduler
+        self._assignment, self._objectives = assignment, objectives
+        self._searcher, self._scheduler, self._taken_up = searcher, scheduler, False
         self._total, self._desk, self._say = total, desk, say
         self._pool = ThreadPoolExecutor(1)
         self._closing: dict[str, Future[None]] = {}
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune's hook; before the first step of all come the ends of trials that an earlier start did not note."""
+        if self._taken_up:
+            return
+        self._taken_up = True
+        self._searcher.take_up(trials)
+        for trial in trials:
+            if trial.status == Trial.TERMINATED and self._record(trial).outcome == "running":
+                result = trial.last_result
+                if "role" in result:
+                    self.on_trial_result(iteration, trials, trial, result)
+                if isinstance(self._scheduler, Halving):
+                    self._scheduler.on_trial_complete(None, trial, flatten_dict(result))
+                self.on_trial_complete(iteration, trials, trial)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune's hook."""

@@ -11,11 +11,10 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
-from ray.tune.search.optuna import OptunaSearch
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
+from metgan_dist.tuning.searchers import Drawn, Searcher, Suggested, count_of
 from metgan_dist.tuning.space import Space, clamped, point_of, tune_domains
 from metgan_dist.tuning.trial import Objective
 
@@ -31,32 +30,21 @@ def check_search(recipe: Recipe) -> None:
         )
 
 
-def build_searcher(recipe: Recipe, space: Space, objectives: Sequence[Objective], at_once: int) -> Any:
+def build_searcher(recipe: Recipe, space: Space, objectives: Sequence[Objective], at_once: int) -> Searcher:
     """Tune's searcher, which begins with the recipe's own values."""
     tuning, own = recipe.tuning, [point_of(recipe, space)]
     if tuning.search == "random":
-        return _Random(points_to_evaluate=own, random_state=tuning.seed, max_concurrent=at_once)
+        return Drawn(points_to_evaluate=own, random_state=tuning.seed, max_concurrent=at_once)
     optuna = importlib.import_module("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     several = len(objectives) > 1
-    search = OptunaSearch(
+    return Suggested(
+        at_once,
         metric=[one.key for one in objectives] if several else objectives[0].key,
         mode=[one.mode for one in objectives] if several else objectives[0].mode,
         points_to_evaluate=own,
         seed=tuning.seed,
     )
-    return _Limited(search, max_concurrent=at_once)
-
-
-# A sweep that is started again may find another cluster: it runs as many trials at once as this one has room for.
-class _Random(BasicVariantGenerator):
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state({**state, "max_concurrent": self.max_concurrent})
-
-
-class _Limited(ConcurrencyLimiter):
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state({**state, "max_concurrent": self.max_concurrent})
 
 
 def build_scheduler(recipe: Recipe, space: Space, objective: Objective, total: int, every: int) -> TrialScheduler:
@@ -126,6 +114,4 @@ def restore_halving(scheduler: TrialScheduler, state: bytes | None) -> None:
 
 def trial_name(first_number: int, trial: Trial) -> str:
     """E.g. trial-001, by the order in which trials are made; searchers count from `first_number`."""
-    # A tag begins with the number of the trial, then come its values.
-    number = int(str(trial.experiment_tag).partition("_")[0]) - first_number + 1
-    return f"trial-{number:03d}"
+    return f"trial-{count_of(trial) - first_number + 1:03d}"

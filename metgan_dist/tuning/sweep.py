@@ -49,6 +49,12 @@ from metgan_dist.volumes.dataset import as_described
 HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity")
 # Whoever drives trials sits where nothing is taken away: on the cluster's head, or nodes that offer this.
 DRIVERS, HEAD, ONE_DRIVER = "TRAIN_DRIVER", "node:__internal_head__", 0.001
+# What Tune writes down, in files of its own which are copied to the run's folder one by one.
+_STATES = {
+    "all": ("experiment_state", "callback-states"),
+    "random": ("basic-variant-state",),
+    "optuna": ("search_gen_state", "searcher-state"),
+}
 _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C ends this job as it ends any other; Tune would go on to say that all is well.
@@ -153,8 +159,9 @@ class PlannedSweep:
         """All trials, or those that an earlier start of the sweep left."""
         recipe = base.recipe
         scheduler = build_scheduler(recipe, self.space, self.objectives[0], length.total, every)
+        searcher = build_searcher(recipe, self.space, self.objectives, at_once)
         desk = open_desk()
-        ledger = Ledger(base, self.objectives, scheduler, length.total, desk, say)
+        ledger = Ledger(base, self.objectives, searcher, scheduler, length.total, desk, say)
         sweep = Sweep(name, base, self.objectives, desk)
         naming = functools.partial(trial_name, 0 if recipe.tuning.search == "random" else 1)
         with _tune_settings(), ledger:
@@ -163,7 +170,7 @@ class PlannedSweep:
                 name="tune",
                 config=tune_domains(self.space),
                 num_samples=recipe.tuning.trials,
-                search_alg=build_searcher(recipe, self.space, self.objectives, at_once),
+                search_alg=searcher,
                 scheduler=scheduler,
                 stop={"low_reports": recipe.tuning.collapse_reports},
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
@@ -216,9 +223,13 @@ def _assignment(opened: OpenRun, prepared: Prepared, recipe: Recipe, plan: Resou
 
 
 def _begun(base: Assignment) -> bool:
-    """Whether Tune has left a state to go on from."""
+    """Whether Tune has left a state to go on from; one that was only half copied when the driver died is none.
+
+    Trainings go on in any case: their names follow from the trials.
+    """
     fs, path = filesystem(join(base.run_folder, "tune"), base.options)
-    return bool(fs.glob(f"{path}/experiment_state-*.json"))
+    of_search = _STATES["random" if base.recipe.tuning.search == "random" else "optuna"]
+    return all(fs.glob(f"{path}/{kind}-*") for kind in (*_STATES["all"], *of_search))
 
 
 def _driver() -> Mapping[str, Any]:

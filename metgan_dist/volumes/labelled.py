@@ -224,9 +224,11 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
             return image, name
         groups = ", ".join(image.labels) if isinstance(image, OmeZarr) else ""
         where = f"{join(ref.base, name)}: not found" if ref.entry.label else f"{image.uri}: no label '{name}'"
+        # Often it was not the user who named it, but the preset.
+        mend = "" if ref.entry.label else '; name it in data.label, or say --data.label "" where there is none'
         raise UserError(
             f"{where}; neither a label group ({groups or 'there is none'}) nor a channel ({', '.join(image.channels)}) "
-            f"of volume '{ref.id}' has that name"
+            f"of volume '{ref.id}' has that name{mend}"
         )
     in_image = path in [join(part, "labels", name) for part in ref.paths]
     label = open_volume(

@@ -242,6 +242,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in finished.err
 
 
+@pytest.mark.slow
 def test_tiles_that_were_damaged_since_they_were_made_are_told_after_one_restart(tmp_path, segmentors):
     made = run_here("make_tiles", tmp_path).result["artefacts"]["tiles"]
     for chunk in Path(made).glob("shards/*.zarr/tumour/c/**/*"):

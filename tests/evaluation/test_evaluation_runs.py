@@ -7,8 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
+from metgan_dist.evaluation.evaluation import Evaluation
 from metgan_dist.evaluation.runs import digest_of_test, find_runs, shared_test_tiles
 from metgan_dist.recipe import Recipe, Tracking
+from metgan_dist.runs.command_line import Command
 from metgan_dist.tracking import check_server, start_run
 
 
@@ -114,3 +116,13 @@ def test_missing_tiles_are_named(recipe, write_run):
     write_run("lost", None)
     with pytest.raises(UserError, match="gone"):
         shared_test_tiles(find_runs(["lost"], recipe), recipe)
+
+
+def test_what_a_run_began_with_is_looked_at_before_it_is_scored(recipe, write_run, write_tiles, checkpoint, mistake):
+    tiles = write_tiles()
+    folder, start = write_run("first", tiles), checkpoint("metgan")
+    begun = {"uri": start, "sha256": "0" * 64, "method": "metgan", "run": None}
+    (folder / "run.json").write_text(json.dumps({"start_from": begun}))
+    command = Command(recipe, "quickstart", False, False, {}, {}, {"runs": ["first"]})
+    with mistake("--runs: start of run first: state.pt of checkpoint", "replaced afterwards"):
+        Evaluation.planned(command)

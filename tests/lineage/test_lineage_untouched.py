@@ -8,7 +8,7 @@ import pytest
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.tissue import overlapping
-from metgan_dist.lineage.untouched import check_untouched
+from metgan_dist.lineage.untouched import check_starts, check_untouched
 from metgan_dist.lineage.volumes import KnownVolume
 from metgan_dist.tracking.server import connect
 
@@ -225,3 +225,18 @@ def test_overlap_agrees_with_voxels_one_by_one():
     expected = [taken[z0:z1, y0:y1, x0:x1].any() for (z0, z1), (y0, y1), (x0, x1) in these]
     assert overlapping(these, others).tolist() == expected
     assert 0 < sum(expected) < len(these)
+
+
+@pytest.mark.parametrize(("stage", "what"), [(None, "start"), ("pretrain", "stage pretrain")])
+def test_a_run_that_began_with_weights_that_saw_the_test_tiles_is_not_scored_on_them(study, mistake, stage, what):
+    folder = str(study.storage / "gan")
+    check_starts("--runs", study.real, folder, "gan", study.store)  # which began with nobody's
+    study.run("gan-1", "train_metgan", training=study.real)
+    study.started_from("gan", "gan-1", study.checkpoint("gan-1", b"others"), stage)
+    check_starts("--runs", study.real, folder, "gan", study.store)
+    other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "val"})
+    study.run("gan-2", "train_metgan", training=other)
+    study.started_from("gan", "gan-2", study.checkpoint("gan-2", b"seen"), stage)
+    seen = f"--runs: training data of run gan-2 ({study.ids['gan-2']}), the {what} of run gan, show test tiles of"
+    with mistake(seen, "volume 'v3', 16 tiles", "say nothing"):
+        check_starts("--runs", study.real, folder, "gan")  # the store is found through the runs' folders

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from turns import FiveFeatures, batch, optimisers, play_all, unreached
+from turns import FiveFeatures, batch, check_trains, optimisers, play_all
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import METHODS, build_method, build_segmentor_network, method_class
@@ -37,9 +37,7 @@ def inputs(anatomy, tumour):
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"sifa"}))
 def test_each_method_trains_and_translates_between_different_numbers_of_channels(name, anatomy, tumour):
     method, data = build(recipe(name, anatomy, tumour)), inputs(anatomy, tumour)
-    assert unreached(method, data) == []
-    terms = play_all(method, data, optimisers(method))
-    assert all(value.isfinite() for player in terms.values() for value in player.values())
+    check_trains(method, data)
     made = method.eval().translate(data)
     if name == "segmentor":
         assert made.shape == (2, 64, 64)

@@ -77,6 +77,13 @@ def play_all(method, data, adams):
     return terms
 
 
+def check_trains(method, data):
+    """Each player's turn reaches all of its parameters, and the terms of a step are finite."""
+    assert unreached(method, data) == []
+    terms = play_all(method, data, optimisers(method))
+    assert all(value.isfinite() for player in terms.values() for value in player.values())
+
+
 def one_turn_each(method, data):
     """The terms of every player in order, without updates, and all that was made."""
     made, terms = {}, {}

@@ -1,5 +1,7 @@
 """The contract of every job's command line: presets, flags, help, and mistakes in one line."""
 
+import json
+
 import pytest
 import yaml
 
@@ -224,6 +226,21 @@ def test_channels_are_comma_separated_and_a_single_one_stays_a_string(given, kep
     recipe = parse("--data.tumour", given).recipe
     assert recipe.data.tumour == kept
     assert yaml.safe_load(recipe.to_yaml())["data"]["tumour"] == kept
+
+
+def test_domains_are_given_as_json(mistake):
+    domains = {"ct": {"channels": ["a", "b"], "modality": "cardiac-ct"}, "mr": {"percentiles": [1, 99]}}
+    given = parse("--data.domains", json.dumps(domains), "--data.source", "mr", "--data.target", "ct").recipe.data
+    assert {name: one.model_dump(exclude_none=True) for name, one in given.domains.items()} == {
+        "ct": {"channels": ["a", "b"], "modality": "cardiac-ct"},
+        "mr": {"percentiles": (1, 99)},
+    }
+    assert (given.source, given.target) == ("mr", "ct")
+    # JSON has lists of its own: a string is one name.
+    single = parse("--data.domains", '{"ct": {"channels": "a, b"}}').recipe.data.domains
+    assert single["ct"].channels == "a, b"
+    with mistake("data.domains.ct.channel: no such field"):
+        parse("--data.domains", '{"ct": {"channel": "a"}}')
 
 
 def test_a_channel_named_twice_is_refused(mistake):

@@ -58,6 +58,25 @@ def test_a_run_may_be_given_more(tmp_path, more):
     assert open_run("train_metgan", longer, "quickstart").raised == ()
 
 
+@pytest.mark.parametrize(
+    ("method", "stages", "count"),
+    [
+        ({"name": "cycle_shape"}, {}, False),
+        ({"name": "cycle_shape", "from_scratch": True}, {}, True),
+        ({"name": "metgan"}, {}, True),
+    ],
+)
+def test_more_epochs_are_refused_where_every_stage_has_a_length_of_its_own(tmp_path, mistake, method, stages, count):
+    settings = {"method": MethodRecipe(**method), "training": Training(epochs=4, stages=stages)}
+    open_run("train_metgan", recipe(tmp_path, **settings), "quickstart")
+    longer = recipe(tmp_path, **settings | {"training": Training(epochs=5, stages=stages)})
+    if count:
+        assert open_run("train_metgan", longer, "quickstart").raised == ("training.epochs was 4, is 5",)
+        return
+    with mistake("training.epochs: was 4, is 5, but each stage of cycle_shape has a length of its own"):
+        open_run("train_metgan", longer, "quickstart")
+
+
 @pytest.mark.parametrize("less", [{"epochs": 3}, {"max_steps": 9}, {"patience": 1}])
 def test_a_run_is_not_given_less(tmp_path, less):
     open_run("train_metgan", recipe(tmp_path, training=Training(**LENGTH)), "quickstart")

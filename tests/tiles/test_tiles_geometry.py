@@ -23,6 +23,13 @@ def test_boxes_along_an_axis_lie_where_the_edge_rule_puts_them(length, box, stri
     assert axis_starts(length, box, stride, edge) == starts
 
 
+def test_crops_lie_in_no_plane_to_take_a_range_over(mistake):
+    crops = {"kind": "crop", "size": (4, 4, 4)}
+    with mistake("tiles.normalise_over: plane: crops lie in no plane"):
+        plan_tiles(Tiles(**crops, normalise_over="plane"), "v", (8, 8, 8))
+    assert len(plan_tiles(Tiles(**crops, normalise_over="tile"), "v", (8, 8, 8))) == 8
+
+
 def test_cubic_projections_of_three_views_cover_the_same_cubes():
     plans = plan_tiles(Tiles(size=(10,), views=("z", "y", "x")), "v", (20, 10, 30))
     assert len(plans) == 3 * 6

@@ -119,6 +119,13 @@ def test_tiles_without_enough_foreground_are_dropped_and_counted(write_volumes, 
     assert sum(counts[split] for split in ("train", "val", "test")) + counts["dropped"]["gap"] == len(tiles.index)
 
 
+def test_a_patient_whom_too_few_others_keep_from_staying_on_one_side_is_told(write_volumes, tmp_path):
+    said = []
+    make_tiles(write_volumes(2, entry={"patient": "p"}), str(tmp_path / "set"), said.append)
+    line = next(line for line in said if "patient(s)" in line)
+    assert line.startswith("tiles: 1 patient(s) with several volumes are trained on and held out ('p'")
+
+
 @pytest.mark.parametrize(
     ("change", "fields", "message"),
     [

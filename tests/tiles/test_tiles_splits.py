@@ -7,7 +7,7 @@ import pytest
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Tiles
 from metgan_dist.tiles.geometry import plan_tiles
-from metgan_dist.tiles.splits import assign_splits, fold_split, segmentor_and_judge
+from metgan_dist.tiles.splits import assign_splits, fold_split, parted_patients, segmentor_and_judge
 
 
 def index_of(volumes, shape, tiles, **columns):
@@ -180,6 +180,34 @@ def test_few_volumes_are_cut_into_slabs_each_and_many_are_held_out_whole():
     assert set(many["slab_axis"]) <= {"", "x"}
     assert (many.groupby("volume")["split"].nunique() == 1).all()
     assert many.groupby("volume")["split"].first().value_counts().to_dict() == {"train": 3, "test": 1, "val": 1}
+
+
+@pytest.mark.parametrize(
+    ("patients", "fractions", "whole"),
+    [
+        (3, {}, True),
+        (2, {"val": 0}, True),
+        (2, {}, False),  # one of them would have to be on two of three sides
+        (1, {}, False),
+        (3, {"split_by": "slab"}, False),
+    ],
+)
+def test_a_patient_with_several_volumes_stays_on_one_side_where_there_are_enough(patients, fractions, whole):
+    tiles = Tiles(kind="slice", size=(8,), gap=0, **fractions)
+    volumes = [(f"v{n}", "", f"p{n % patients}", "auto") for n in range(2 * patients)]
+    split = assign_splits(index_of(volumes, (1, 8, 80), tiles), tiles)
+    sides = split.groupby("patient")["split"].nunique()
+    assert (sides == 1).all() == whole
+    assert parted_patients(split) == ([] if whole else [f"p{n}" for n in range(patients)])
+    assert set(split["split"]) == {"train", "test"} | ({"val"} if fractions.get("val") != 0 else set())
+
+
+def test_a_patient_with_one_volume_is_cut_into_slabs_as_before_where_there_are_few():
+    tiles = Tiles(kind="slice", size=(8,), gap=0)
+    volumes = [(f"v{n}", "", f"p{n}", "auto") for n in range(4)]
+    split = assign_splits(index_of(volumes, (1, 8, 80), tiles), tiles)
+    assert (split.groupby("patient")["split"].nunique() == 3).all()
+    assert parted_patients(split) == []
 
 
 def test_a_split_that_the_data_set_fixes_is_kept():

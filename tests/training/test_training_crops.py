@@ -27,7 +27,7 @@ SPLITS = ("train",) * 4 + ("val", "val", "test", "test")
 
 def recipe(**training):
     settings = {
-        **{"batch_size": 2, "epochs": 100, "max_steps": 4, "checkpoint_every": 4, "validate_every": 4},
+        **{"batch_size": 2, "epochs": 100, "max_steps": 2, "checkpoint_every": 2, "validate_every": 4},
         **{"validate_tiles": 2, "ema_half_life": 4, "augment": "affine", "precision": "fp32"},
     }
     return Recipe.model_validate(
@@ -63,15 +63,15 @@ def assign(tiles, judges, tmp_path_factory):
 
 def test_it_goes_on_bit_for_bit_where_it_was_killed_also_when_blocks_are_computed_again(assign, monkeypatch, capsys):
     whole = run_training(assign("whole"), print)
-    assert whole.images == 8
+    assert whole.images == 4
     assert {"mae", "ssim", "cycle_mae"} <= {name.removeprefix("validation/") for name in whole.last_scores}
     broken = assign("broken", checkpoint_gradients=True)
     with monkeypatch.context() as patch:
-        killed_at(patch, 8)
+        killed_at(patch, 4)
         with pytest.raises(Killed):
             run_training(broken, print)
     continued = run_training(broken, print)
-    assert "continuing from 4 of 8 images" in capsys.readouterr().out
+    assert "continuing from 2 of 4 images" in capsys.readouterr().out
     torch.testing.assert_close(state(continued), state(whole), rtol=0, atol=0)
     assert continued.score == whole.score
     before, after = (load_method(uri)[0].state_dict() for uri in (whole.last, continued.last))

@@ -81,10 +81,15 @@ def wait_until(true):
         time.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(assigned):
+    """The training in this process, whole."""
+    return run_training(assigned("whole", here=True), print)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_saves_after_the_step_and_goes_on_exactly_there(number, assigned, monkeypatch, capsys):
-    whole, stopped = assigned(f"whole-{number}", here=True), assigned(f"stopped-{number}", here=True)
-    undisturbed = run_training(whole, print)
+def test_a_stop_saves_after_the_step_and_goes_on_exactly_there(number, undisturbed, assigned, monkeypatch, capsys):
+    stopped = assigned(f"stopped-{number}", here=True)
     with monkeypatch.context() as patch, termination_as_interrupt():
         signalled_at(patch, stopped, 5, number)
         with pytest.raises(KeyboardInterrupt):
@@ -98,7 +103,8 @@ def test_a_stop_saves_after_the_step_and_goes_on_exactly_there(number, assigned,
     assert (continued.images, continued.score) == (undisturbed.images, undisturbed.score)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_of_ray_save_before_the_driver_is_interrupted(number, by_ray, assigned, capsys):
     stopped = assigned(f"stopped-by-ray-{number}", here=False)
     said = []
@@ -135,9 +141,9 @@ def test_a_finished_training_goes_on_when_it_is_given_more_but_not_one_that_only
     assert run_training(longer, print).images == 6
 
 
-def test_a_training_begins_with_the_weights_of_another(assigned):
+def test_a_training_begins_with_the_weights_of_another(undisturbed, assigned):
     """As the other run generates with them: its checkpoint after a step that is next to none has its average."""
-    other = run_training(assigned("longer", here=True), print)
+    other = undisturbed
     begun = assigned("begun", here=True)
     training = begun.recipe.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-12})
     recipe = begun.recipe.model_copy(update={"training": training})
@@ -187,9 +193,9 @@ def by_ray(assigned, ray_cluster):
 
 
 def test_it_ends_with_the_weights_of_one_ray_worker_also_when_killed_and_continued(
-    by_ray, assigned, monkeypatch, capsys
+    by_ray, undisturbed, assigned, monkeypatch, capsys
 ):
-    whole = run_training(assigned("whole", here=True), print)
+    whole = undisturbed
     assert (whole.images, whole.score) == (18, by_ray.score)
     assert [Path(uri).name for uri in (whole.best, whole.last)] == [
         Path(uri).name for uri in (by_ray.best, by_ray.last)
@@ -233,7 +239,9 @@ def test_ray_starts_no_process_that_would_have_nothing_to_do(by_ray):
 def test_threads_and_random_state_of_the_process_are_left_as_they_were(assigned):
     torch.manual_seed(3)
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    run_training(assigned("alone", here=True), print)
+    alone = assigned("alone", here=True)
+    training = alone.recipe.training.model_copy(update={"max_steps": 1})
+    run_training(replace(alone, recipe=alone.recipe.model_copy(update={"training": training})), print)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
 

@@ -1,11 +1,14 @@
 """One worker's loop: an interrupted run ends as the undisturbed one, and a loss that is not finite stops it."""
 
 import dataclasses
+import itertools
+import re
 import shutil
 
 import pytest
 import torch
 
+from metgan_dist.cluster import progress
 from metgan_dist.errors import DamagedFile, TrainingStopped, UserError
 from metgan_dist.methods import build_method
 from metgan_dist.methods.segmentor import segmentor_recipe
@@ -16,6 +19,7 @@ from metgan_dist.training.schedule import Length, rate_factor
 from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
+DEFAULTS = progress.Progress.__init__.__kwdefaults__
 
 
 def recipe(**training):
@@ -77,7 +81,7 @@ class Kept:
         self.metrics_kept.append((name, metrics))
 
 
-@pytest.mark.parametrize(("ema", "autocast"), [(0, None), (5, None), (5, torch.bfloat16)])
+@pytest.mark.parametrize(("ema", "autocast"), [(0, None), (5, torch.bfloat16)])
 def test_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path, ema, autocast):
     plan = recipe(ema_half_life=ema)
     options = {"ema_half_life": ema, "autocast": autocast}
@@ -223,6 +227,16 @@ def test_segmentor_recipe_keeps_the_joint_batch_of_the_paper():
     training = segmentor_recipe(plan).training
     assert training.batch_size * 2 == plan.method.segmentor_batch_size
     assert (training.epochs, training.learning_rate, training.decay_from) == (40, 1e-4, 1.0)
+
+
+def test_a_run_that_begins_says_its_images_and_soon_how_long_they_take_however_seldom_it_logs(tmp_path, monkeypatch):
+    plan, kept, now = recipe(log_every=100), Kept(tmp_path), itertools.count(0, 4)
+    monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", {**DEFAULTS, "clock": lambda: next(now)})
+    train(plan, stepper(plan), Length(1, 10, epoch=4), kept.around())
+    assert kept.said[0] == "training: 10 images, 2.5 times the 4 training tiles"
+    assert re.fullmatch(r"training  [1-4]/10 images  0\.\d/s  \d+ s left", kept.said[1])
+    losses = [images for images, values in kept.logged if isinstance(values, dict) and "images_per_second" in values]
+    assert losses == [10]  # at the end alone
 
 
 def test_too_few_images_for_the_normalisation_are_the_recipes_mistake(tmp_path):

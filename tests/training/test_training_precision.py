@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import image
 
 from metgan_dist.methods import build_method
 from metgan_dist.recipe import MethodRecipe, Recipe
@@ -11,6 +12,7 @@ from metgan_dist.training.precision import autocast_dtype, resolved
 from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
+EDGES = (256, 256)
 RECIPE = Recipe(method=MethodRecipe(name="pix2pix", width=0.05))
 
 
@@ -29,12 +31,6 @@ def test_a_cpu_counts_as_one_that_multiplies_in_bfloat16_by_its_instructions(mon
         assert resolved("auto", CPU) == ("bf16" if amx or avx else "fp32")
 
 
-def batch(seed):
-    random = torch.Generator().manual_seed(seed)
-    anatomy, tumour = (torch.rand(1, 1, 256, 256, generator=random) * 2 - 1 for _ in range(2))
-    return {"anatomy": anatomy, "tumour": tumour, "label": (tumour[:, 0] > 0.9).long()}
-
-
 def stepper(autocast):
     torch.manual_seed(0)
     return Stepper(build_method(RECIPE), CPU, autocast=autocast)
@@ -48,7 +44,7 @@ def weights(machine):
 @pytest.mark.parametrize("goes_on_in", [None, torch.bfloat16])
 def test_adam_goes_on_exactly_from_a_checkpoint_of_either_precision(saved_in, goes_on_in, tmp_path):
     first = stepper(saved_in)
-    first.step([batch(0)])
+    first.step([image(0, EDGES)])
     save_state(tmp_path, first, RECIPE, {"images": 1})
     save_rank(tmp_path, first, 0)
     second = stepper(goes_on_in)
@@ -77,7 +73,7 @@ def test_fused_adam_moves_weights_as_the_plain_one(autocast):
             group["fused"] = False
     for machine in (fused, plain):
         torch.manual_seed(0)  # dropout
-        machine.step([batch(0)])
+        machine.step([image(0, EDGES)])
     for one, other in zip(weights(fused), weights(plain), strict=True):
         # A first step of Adam moves a weight by up to 2e-4, whatever the gradient: one of another weight would show.
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

@@ -454,6 +454,27 @@ def test_a_stage_ends_when_its_loss_has_not_fallen_for_so_many_epochs(tmp_path, 
     assert (tmp_path / "images-000000016").exists()
 
 
+def test_a_stage_can_watch_the_sum_of_its_players_terms(tmp_path, levels, monkeypatch):
+    """Of level l: `real` is l and a further term 5 - 2 l, so that the sum is lowest in the first epoch, at 5 - 3."""
+    losses, stages = Staged.losses, Staged.stages
+
+    def with_another(self, player, batch, made):
+        terms, images = losses(self, player, batch, made)
+        if "real" in terms:
+            terms["other"] = 5 - 2 * batch["level"].mean()
+        return terms, images
+
+    def watching(recipe):
+        first, *rest = stages(recipe)
+        return (dataclasses.replace(first, patience=("segmentors", 2)), *rest)
+
+    monkeypatch.setattr(Staged, "losses", with_another)
+    monkeypatch.setattr(Staged, "stages", staticmethod(watching))
+    _, kept = run(recipe(stages={"pretrain": 8}), tmp_path)
+    line = "training 1/2 pretrain: ends at 12 images: for 2 epochs segmentors has not been below 2.0000"
+    assert line in kept.said
+
+
 @pytest.mark.parametrize("stop", [6, 11, 14, 16, 18, 22])
 def test_a_stage_that_its_loss_ends_goes_on_and_ends_as_undisturbed(tmp_path, levels, stop):
     plan = recipe(stages={"pretrain": 8})

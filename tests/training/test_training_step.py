@@ -11,17 +11,12 @@ from metgan_dist.recipe import MethodRecipe, Recipe
 from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
+EDGES = (256, 256)
 
 
 def pix2pix(**options):
     torch.manual_seed(0)
     return Stepper(build_method(Recipe(method=MethodRecipe(name="pix2pix", width=0.05))), CPU, **options)
-
-
-def batch(seed):
-    random = torch.Generator().manual_seed(seed)
-    anatomy, tumour = (torch.rand(1, 1, 256, 256, generator=random) * 2 - 1 for _ in range(2))
-    return {"anatomy": anatomy, "tumour": tumour, "label": (tumour[:, 0] > 0.9).long()}
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -32,7 +27,7 @@ def test_pix2pix_makes_its_image_once_for_both_players(autocast):
     generator.register_forward_hook(lambda _module, _inputs, image: made.append(image))
     judge.register_forward_pre_hook(lambda _module, inputs: judged.append(inputs[0]))
     before = [weight.detach().clone() for weight in generator.parameters()]
-    stepper.step([batch(0)])
+    stepper.step([image(0, EDGES)])
     assert len(made) == 1
     # The discriminator's turn (real and fake in one batch), then the generator's.
     assert torch.equal(judged[0][1:], made[0])
@@ -47,7 +42,7 @@ def test_pix2pix_holds_no_graphs_of_several_batches():
     stepper.method.networks["generator"].register_forward_hook(
         lambda _module, _inputs, image: made.append(image.requires_grad)
     )
-    stepper.step([batch(0), batch(1)])
+    stepper.step([image(0, EDGES), image(1, EDGES)])
     assert made == [False, False, True, True]
 
 
@@ -55,7 +50,7 @@ def test_pix2pix_holds_no_graphs_of_several_batches():
 def test_a_method_that_makes_nothing_ahead_is_not_asked(name, monkeypatch):
     asked, ahead = [], MetGAN.ahead
     monkeypatch.setattr(MetGAN, "ahead", lambda self, batch: asked.append(name) or ahead(self, batch))
-    Stepper(build_method(Recipe(method=MethodRecipe(name=name, width=0.05))), CPU).step([batch(0)])
+    Stepper(build_method(Recipe(method=MethodRecipe(name=name, width=0.05))), CPU).step([image(0, EDGES)])
     assert asked == (["pix2pix"] if name == "pix2pix" else [])
 
 

@@ -17,7 +17,8 @@ MAE = Objective("mae", "min")
 
 class FakeTrial:
     def __init__(self, name, config):
-        self.name, self.config = name, config
+        self.name = self.trial_id = name
+        self.config, self.status = config, "RUNNING"
 
     def __str__(self):
         return self.name
@@ -35,16 +36,20 @@ def opened(monkeypatch):
     assignment = SimpleNamespace(recipe=recipe, tracking_uri="sqlite://", mlflow_run_id="parent", spool="spool")
     monkeypatch.setattr(Ledger, "_end_child", lambda self, record: ended.append((record.name, record.outcome)))
     monkeypatch.setattr(module.Review, "clear", lambda self: lines.append(f"freed {self.subject}"))
+    searcher = SimpleNamespace(take_up=lambda trials: lines.append(f"searcher: {len(trials)} trials"))
 
     def make():
-        return Ledger(assignment, (MAE,), scheduler, 900, None, lines.append)
+        scheduler.__dict__.update(build_scheduler(recipe, search_space(recipe), MAE, 900, 100).__dict__)
+        return Ledger(assignment, (MAE,), searcher, scheduler, 900, None, lines.append)
 
     return make, lines, ended
 
 
+REPORT = {"began": 0, "role": "r", "seconds": 1.0, "low_reports": 0, "pid": 1}
+
+
 def tell(ledger, trial, images, mae=0.2, **more):
-    result = {"images": images, "began": 0, "role": "r", "seconds": 1.0, "low_reports": 0, "validation/mae": mae}
-    ledger.on_trial_result(1, [trial], trial, {**result, "pid": 1, **more})
+    ledger.on_trial_result(1, [trial], trial, {**REPORT, "images": images, "validation/mae": mae, **more})
 
 
 @pytest.mark.parametrize(
@@ -118,3 +123,30 @@ def test_a_sweep_that_is_started_again_has_its_records_and_ends_what_was_left(op
     assert again.records["trial-002"].rows == ledger.records["trial-002"].rows
     assert lines[-1].startswith("trial-002: goes on with")
     json.dumps(state["records"])  # nothing but plain values
+
+
+def test_an_end_that_the_killed_driver_had_not_noted_is_noted_by_the_next(opened):
+    make, lines, ended = opened
+    done, running = FakeTrial("trial-002", {"method.alpha1": 1.0}), FakeTrial("trial-003", {"method.alpha1": 2.0})
+    ledger = make()
+    for trial in (done, running):
+        ledger.on_trial_start(0, [], trial)
+        tell(ledger, trial, 300, 0.3)
+    state = ledger.get_state()
+    done.status, done.last_result = "TERMINATED", {**REPORT, "images": 900, "validation/mae": 0.1}
+    with make() as again:
+        again.set_state(state)
+        for trial in (done, running):
+            again._scheduler.on_trial_add(None, trial)
+        lines.clear()
+        again.on_step_begin(0, [done, running])
+        again.on_step_begin(1, [done, running])
+    assert [line.partition(",")[0] for line in lines] == ["searcher: 2 trials", "trial-002: done (mae 0.1000)"]
+    assert [row["images"] for row in again.records["trial-002"].rows] == [300, 900]
+    assert again.records["trial-003"].outcome == "running"
+    assert ended == [("trial-002", "whole")]
+    # ASHA has its score, too: what is worse at as many images does not go on.
+    late = FakeTrial("trial-004", {})
+    again._scheduler.on_trial_add(None, late)
+    worse = {"images": 800, "validation/mae": 0.2}
+    assert again._scheduler.on_trial_result(None, late, worse) == "STOP"

@@ -12,6 +12,7 @@ import yaml
 import zarr
 
 from metgan_dist.recipe import Data, VolumeEntry
+from metgan_dist.runs.command_line import parse_command
 from metgan_dist.storage import join
 from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
 from metgan_dist.volumes.labelled import open_looked_at
@@ -139,6 +140,15 @@ def test_unknown_channel_and_label(folder, mistake):
         volume_refs(Data(path=str(folder / "b.ome.zarr"), anatomy="auto"))[0].open()
     with mistake(str(folder / "b.ome.zarr"), "no label 'cells'", "signal, auto"):
         volume_refs(Data(path=str(folder / "b.ome.zarr"), anatomy="auto", label="cells"))
+
+
+def test_a_label_that_only_a_preset_has_named_is_told_with_its_field(folder, mistake):
+    given = ("--data.path", str(folder / "b.ome.zarr"), "--data.anatomy", "auto", "--data.tumour", "signal")
+    of_preset = parse_command("job.py", "", given).recipe.data
+    with mistake(str(folder / "b.ome.zarr"), "no label 'metastases'", 'data.label, or say --data.label "" where there'):
+        volume_refs(of_preset)
+    without = parse_command("job.py", "", [*given, "--data.label", ""]).recipe.data
+    assert [ref.open().has("label") for ref in volume_refs(without)] == [False]
 
 
 def test_descriptions_that_are_wrong(folder, mistake):
