@@ -22,7 +22,7 @@ from metgan_dist.recipe.tuning import Tuning
 from metgan_dist.recipe.yaml_file import read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
-# No method has all of these, and nobody writes them by hand: earlier versions stored one section with all methods' fields.
+# No method has all of these, and nobody writes them by hand: earlier versions stored the fields of all methods.
 _OF_ALL_METHODS = frozenset({"alpha2", "alpha3", "alpha4", "feature_matching", "kl", "pool"})
 
 

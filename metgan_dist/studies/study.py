@@ -137,10 +137,12 @@ class Study(Section):
 
 def unconcerned(command: Command, recipes: Mapping[str, Recipe]) -> list[str]:
     """A line for each flag of a field that not all rows' methods have: which rows it does not concern."""
+    concerned = _concerned(command, recipes)
+    others = {field: [name for name in recipes if name not in names] for field, names in concerned.items()}
     return [
-        f"method.{field}: not for {', '.join(name for name in recipes if name not in names)}, whose methods have no such field"
-        for field, names in _concerned(command, recipes).items()
-        if len(names) < len(recipes)
+        f"method.{field}: not for {', '.join(names)}, whose methods have no such field"
+        for field, names in others.items()
+        if names
     ]
 
 

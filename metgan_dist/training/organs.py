@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.recipe.methods.terms import OrgansRecipe
+from metgan_dist.recipe.methods.terms import OrgansRecipe, organs_of
 from metgan_dist.tiles.organs import UNKNOWN, organ_numbers
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 
@@ -44,7 +44,7 @@ def with_organs(recipe: Recipe, tiles: TileSet) -> Recipe:
 
 def never_trained(recipe: Recipe, tiles: TileSet) -> str:
     """A line on organs of which no tile is trained on; "" where there are none."""
-    organs = recipe.method.organs if isinstance(recipe.method, OrgansRecipe) else ()
+    organs = organs_of(recipe.method)
     there = set(tiles.index["organ"].iloc[tiles.positions("train")]) if organs else set()
     missing = [name for name in organs if name not in there]
     return f"method.organs: no training tile is of {', '.join(missing)}: images of it are guesses" if missing else ""

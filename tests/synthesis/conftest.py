@@ -11,6 +11,7 @@ import pytest
 from tile_sets import finish
 from untrained import write_untrained
 
+from owned import owned
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.shards import write_shard
 from metgan_dist.tiles.tile_set import TileSet
@@ -92,7 +93,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         artefacts: dict[str, str] | None = None,
         **sections: dict[str, object],
     ) -> str:
-        method = {"name": name, "width": 1 / 16, "segmentor_width": 1 / 16, "latent": 8, "perceptual": 0}
+        method = owned(name, width=1 / 16, segmentor_width=1 / 16, latent=8, perceptual=0)
         tree = {"method": method, "tiles": {"size": [EDGE]}, "training": {"seed": seed}, **sections}
         recipe = Recipe.model_validate(tree)
         run = tmp_path_factory.mktemp("run")

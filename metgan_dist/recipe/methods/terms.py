@@ -40,6 +40,11 @@ class VaeRecipe(MethodRecipe):
     latent: int = Field(256, ge=1, description="numbers in the latent vector")
 
 
+def organs_of(method: MethodRecipe) -> tuple[str, ...]:
+    """The organs that a method is told of, in the order of their global classes; () where it is told of none."""
+    return method.organs if isinstance(method, OrgansRecipe) else ()
+
+
 class OrgansRecipe(MethodRecipe):
     """What a method that is told of organs has; training then sees to it that the tiles name theirs."""
 
