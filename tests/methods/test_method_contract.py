@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from owned import owned
 from turns import FiveFeatures, batch, optimisers, play
 
-from owned import owned
 from metgan_dist.errors import UserError
 from metgan_dist.methods import METHODS, Method, Player, build_method, build_segmentor_network, method_class
 from metgan_dist.recipe import Recipe

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from owned import owned
 from turns import FiveFeatures, batch, optimisers, play_all, unreached
 
-from owned import owned
 from metgan_dist.errors import UserError
 from metgan_dist.methods import METHODS, build_method, build_segmentor_network, method_class
 from metgan_dist.methods.segmentor import normalise_by_local_maximum

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from owned import owned
 from torch import nn
 from turns import FiveFeatures, batch, optimisers, play, unreached
 
-from owned import owned
 from metgan_dist.methods.adversarial_features import feature_matching, kl_divergence, perceptual_loss
 from metgan_dist.methods.label_to_image import FeatureWeights
 from metgan_dist.methods.sean import Sean

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from owned import owned
 from turns import batch, unreached
 
-from owned import owned
 from metgan_dist.methods import METHODS, build_method, build_segmentor_network, method_class
 from metgan_dist.methods.losses import l1
 from metgan_dist.recipe import Recipe

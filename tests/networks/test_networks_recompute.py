@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from owned import owned
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from owned import owned
 from metgan_dist.methods import METHODS, build_method, build_segmentor_network, method_class
 from metgan_dist.networks.recompute import Recomputable, recompute_blocks
 from metgan_dist.networks.spectral import spectral_convolution

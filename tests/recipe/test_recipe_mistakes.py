@@ -45,12 +45,12 @@ from metgan_dist.volumes.dataset import Description
         ),
         (
             {"method": {"name": "spade", "alpha4": 3, "latent": 8, "width": 9}},
-            "method.alpha4: spade has no such field (metgan, metgen_cycle, metgen_cond, metgen_cond_seg and 2 more have "
-            "it); its nearest is method.perceptual (and 1 more)",
+            "method.alpha4: spade has no such field (metgan, metgen_cycle, metgen_cond, metgen_cond_seg and 2 more "
+            "have it); its nearest is method.perceptual (and 1 more)",
         ),
         (
             {"method": {"shape": 2}},
-            "method.shape: metgan has no such field (cycle_shape has it); its nearest is method.alpha2",
+            "method.shape: metgan has no such field (cycle_shape has it); its nearest is method.alpha4",
         ),
         (
             {"method": {"name": "pix3pix", "alpha1": -1}},
@@ -60,7 +60,10 @@ from metgan_dist.volumes.dataset import Description
         ),
         ({"method": {"name": 3}}, "method.name: 3: input should be a valid string"),
         ({"method": 3}, "method: 3: input should be a valid dictionary or instance of MethodRecipe"),
-        ({"method": {"name": "cycle_shape", "shape": -1}}, "method.shape: -1: input should be greater than or equal to 0"),
+        (
+            {"method": {"name": "cycle_shape", "shape": -1}},
+            "method.shape: -1: input should be greater than or equal to 0",
+        ),
         ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help lists them all"),
         (
             {"training": {"epochs": 0}, "method": {"alpha1": -3}},

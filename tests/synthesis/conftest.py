@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from owned import owned
 from tile_sets import finish
 from untrained import write_untrained
 
-from owned import owned
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.shards import write_shard
 from metgan_dist.tiles.tile_set import TileSet

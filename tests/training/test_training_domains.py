@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from alone import Killed, assignment, killed_at, same, state
+from owned import owned
 from tile_sets import write_domains, write_set
 from two_domains import SLICES, SLICES_CLASSES, cut_slices
 from untrained import write_untrained
 
-from owned import owned
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.launch import run_training

@@ -13,8 +13,8 @@ from metgan_dist.methods.method import Method, Player
 from metgan_dist.networks.patchgan import PatchGAN
 from metgan_dist.recipe import Recipe, Tiles
 from metgan_dist.recipe.methods.metgan import MetGANRecipe
-from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
+from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.training import stop_notice
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.stop_notice import StopNotice

@@ -57,7 +57,7 @@ def method_names() -> list[str]:
 
 
 def owners(field: str) -> list[str]:
-    """The methods that have a field; none where no method has it, and for the segmentor's, which all share."""
+    """The methods that have a field; none where there is no such field."""
     return [name for name in method_names() if field in SECTIONS[name].model_fields]
 
 

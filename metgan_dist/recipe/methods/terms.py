@@ -1,4 +1,4 @@
-"""Fields that several methods have: their types, ranges and descriptions; each section says what its paper's value is."""
+"""Fields that several methods have: their types, ranges and descriptions; each section says its paper's values."""
 
 from __future__ import annotations
 
