@@ -114,3 +114,12 @@ def test_missing_tiles_are_named(recipe, write_run):
     write_run("lost", None)
     with pytest.raises(UserError, match="gone"):
         shared_test_tiles(find_runs(["lost"], recipe), recipe)
+
+
+def test_a_run_from_when_a_recipe_had_the_fields_of_all_methods_is_compared(recipe, write_run, write_tiles):
+    folder = write_run("old", write_tiles(), method="pix2pix")
+    result = json.loads((folder / "result.json").read_text())
+    result["recipe"]["method"] |= {"alpha2": 10.0, "kl": 0.05, "latent": 256, "organs": []}
+    (folder / "result.json").write_text(json.dumps(result))
+    (run,) = find_runs(["old"], recipe)
+    assert (run.label, run.recipe.method.alpha4) == ("pix2pix", 100)

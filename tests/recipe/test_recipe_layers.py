@@ -172,17 +172,9 @@ def test_dropout_at_inference_is_a_wish_that_goes_with_any_generator(tmp_path):
 
 # A section as versions before methods had their own stored it.
 FLAT = {
-    **{
-        "name": "pix2pix",
-        "width": 0.5,
-        "alpha1": 1.0,
-        "alpha2": 10.0,
-        "alpha3": 100.0,
-        "alpha4": 60.0,
-        "identity": 0.0,
-    },
-    **{"backbone": "unet-256", "adversarial": "log", "segmentation_loss": "wbce", "pool": 0, "feature_matching": 10.0},
-    **{"identity": 0.0, "perceptual": 10.0, "kl": 0.05, "latent": 256, "shape": 1.0, "global_classes": "auto", "organs": []},
+    **{"name": "pix2pix", "width": 0.5, "backbone": "unet-256", "adversarial": "log", "pool": 0},
+    **{"alpha1": 1.0, "alpha2": 10.0, "alpha3": 100.0, "alpha4": 60.0, "identity": 0.0, "segmentation_loss": "wbce"},
+    **{"feature_matching": 10.0, "perceptual": 10.0, "kl": 0.05, "latent": 256, "shape": 1.0, "organs": []},
 }
 
 
