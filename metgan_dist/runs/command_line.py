@@ -62,12 +62,8 @@ class Command:
         Where another method than the preset's comes out, it has its own paper's settings (see `layered`); flags for
         fields that it does not have are for other rows. Raises UserError naming the field that is wrong.
         """
-        given = without_foreign(self.given, self.method_of(changes))
+        given = without_foreign(self.given, method_named(self.preset, changes, self.given))
         return _validated(layered(self.preset, changes, given, compared=True))
-
-    def method_of(self, changes: dict[str, Any]) -> Any:
-        """The name of the method that `varied` makes of `changes`, which nothing has validated yet."""
-        return method_named(self.preset, changes, self.given)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -77,6 +77,12 @@ class Study(Section):
         for name in (self.reference, *(row.against for row in self.rows if row.against is not None)):
             if name not in names:
                 raise ValueError(f"no row is called {name!r}; there are {', '.join(names)}")
+        common = _of_method(self.recipe)
+        named = [{**common, **_of_method(row.recipe)}.get("name") for row in self.rows]
+        for field in common:
+            # Where a row names no method, it is the preset's, which is not known yet.
+            if all(name is not None and foreign_fields(name, [field]) for name in named):
+                raise ValueError(f"recipe: no row has a method with method.{field}; leave it out")
         for score in self.scores:
             if score not in _SCORES[self.job]:
                 raise ValueError(f"{score} is no score of {self.job}; there are {', '.join(_SCORES[self.job])}")
@@ -109,7 +115,7 @@ class Study(Section):
 
     def _fields(self, row: Row, command: Command) -> dict[str, Any]:
         """What a row sets, by section, the study's own fields that its method has below its own."""
-        named = {"method": {**self.recipe.get("method", {}), **row.recipe.get("method", {})}}
+        named = {"method": {**_of_method(self.recipe), **_of_method(row.recipe)}}
         common = without_foreign(self.recipe, method_named(command.preset, named))
         return {name: {**common.get(name, {}), **row.recipe.get(name, {})} for name in {**common, **row.recipe}}
 
@@ -152,6 +158,12 @@ def _concerned(command: Command, recipes: Mapping[str, Recipe]) -> dict[str, lis
         field: [name for name, recipe in recipes.items() if not foreign_fields(recipe.method.name, [field])]
         for field in command.given.get("method", {})
     }
+
+
+def _of_method(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a study or a row sets of the method, which nothing has validated yet."""
+    fields = recipe.get("method")
+    return fields if isinstance(fields, dict) else {}
 
 
 def own_settings(recipes: Mapping[str, Recipe], base: Recipe) -> str:

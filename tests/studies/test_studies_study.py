@@ -162,6 +162,10 @@ STUDY = {"title": "T", "reference": "a", "scores": ["mae"], "rows": [ROW]}
         ({"job": "segment_folds"}, "mae is no score of segment_folds"),
         ({"job": "make_tiles"}, "job"),
         ({"colour": "red"}, "colour"),
+        (
+            {"recipe": {"method": {"kl": 1}}, "rows": [{**ROW, "recipe": {"method": {"name": "sifa"}}}]},
+            "no row has a method with method.kl",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_in_one_line(tmp_path, changes, culprit):
