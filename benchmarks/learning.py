@@ -30,6 +30,7 @@ from torch import nn
 from metgan_dist.methods import METHODS, build_method, method_class
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe, recipe_tree
+from metgan_dist.recipe.methods import owners
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, tile_batches
 from metgan_dist.tiles.tile_set import TileSet
@@ -54,7 +55,7 @@ def main() -> None:
     for name in args.methods:
         mine = _recipe(args, name)
         kind = mine.method.segmentor_network
-        if method_class(name).needs_segmentor(mine) and kind not in networks:
+        if "segmentor" in method_class(name).needs(mine) and kind not in networks:
             networks[kind] = _segmentor(segmentor_recipe(mine), tiles).method.networks["segmentor"]
         row, learned = _learns(mine, tiles, networks.get(kind), judge, args)
         rows.append(row)
@@ -79,8 +80,9 @@ def main() -> None:
 def _recipe(args: argparse.Namespace, name: str) -> Recipe:
     tree = recipe_tree("quickstart")
     tree["tiles"] |= {"size": 64, "stride": 64}
-    method = {"name": name, "width": args.width, "segmentor_width": 0.25, "perceptual": 0}
-    tree["method"] = {**method, "segmentor_learning_rate": 0.01}
+    without_vgg = {"perceptual": 0} if name in owners("perceptual") else {}
+    small = {"width": args.width, "segmentor_width": 0.25, "segmentor_learning_rate": 0.01}
+    tree["method"] = {"name": name, **small, **without_vgg}
     tree["training"] = {"batch_size": args.batch, "learning_rate": args.rate, "max_steps": args.steps}
     return Recipe.model_validate(tree)
 
@@ -142,7 +144,7 @@ def _trained(
     """Scores of one training before and after it."""
     torch.manual_seed(seed)
     seeded = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
-    needs = method_class(recipe.method.name).needs_segmentor(recipe)
+    needs = "segmentor" in method_class(recipe.method.name).needs(recipe)
     method = build_method(seeded, segmentor if needs else None)
     stepper = Stepper(method, DEVICE, autocast=autocast_dtype(precision, DEVICE))
     before = validator(stepper)[0]

@@ -59,8 +59,9 @@ def measure(name: str, precision: str, steps: int) -> float:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     device = torch.device("cpu")
-    recipe = Recipe.model_validate({"method": {"name": name, "perceptual": 0}, "training": {"precision": precision}})
-    needed = name == "segmentor" or method_class(name).needs_segmentor(recipe)
+    without_vgg = {"perceptual": 0} if name.startswith(("spade", "sean", "redgan")) else {}
+    recipe = Recipe.model_validate({"method": {"name": name, **without_vgg}, "training": {"precision": precision}})
+    needed = name == "segmentor" or "segmentor" in method_class(name).needs(recipe)
     segmentor = build_segmentor_network(recipe).requires_grad_(name == "segmentor") if needed else None
     stepper = Stepper(build_method(recipe, segmentor), device, autocast=_autocast(recipe, device))
     lesions = torch.zeros(1, EDGE, EDGE, dtype=torch.int64)

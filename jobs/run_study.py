@@ -24,4 +24,4 @@ def work(command: Command) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("run_study.py", PURPOSE, work, own=[STUDY, ROWS]))
+    sys.exit(run_job("run_study.py", PURPOSE, work, own=[STUDY, ROWS], several_methods=True))

@@ -72,7 +72,7 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     for one in (recipe, *variants):
         check_apart(one, tuple(data.domains))
     Choice.of(recipe)
-    _named_segmentors(recipe, method_class(recipe.method.name).needs_segmentor(recipe))
+    _named_segmentors(recipe, "segmentor" in method_class(recipe.method.name).needs(recipe))
     check_stages(recipe)
     find_start(recipe)
     find_stages(recipe)
@@ -88,7 +88,7 @@ def _needs(recipe: Recipe, apart: bool) -> Needs:
     by_judge = training.keep == "label_fidelity" or training.keep_floor is not None
     if method.needs_label(recipe) or by_judge:
         needs.append(("anatomy", "label"))
-    untrained = method.needs_segmentor(recipe) and recipe.method.segmentor is None
+    untrained = "segmentor" in method.needs(recipe) and recipe.method.segmentor is None
     if untrained or method.needs_target_label(recipe) or (by_judge and recipe.method.judge is None):
         needs.append(("tumour", "label"))
     return needs
@@ -247,7 +247,7 @@ def train_method(opened: OpenRun) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = opened.recipe, opened.result
     start, stages = opened.start(lambda: find_start(recipe)), opened.stages(lambda: find_stages(recipe))
-    prepared = prepare_training(opened, method_class(recipe.method.name).needs_segmentor(recipe))
+    prepared = prepare_training(opened, "segmentor" in method_class(recipe.method.name).needs(recipe))
     tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
     taken = {"start_from": start, **{f"stages_from.{stage}": uri for stage, uri in stages.items()}}
     for field, uri in taken.items():

@@ -22,7 +22,7 @@ from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Method, Stage
 from metgan_dist.methods.segmentor import SegmentorNetwork, segmentor_recipe
 from metgan_dist.networks.dimensions import check_edges
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, stored_recipe
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, filesystem, join, one_line, parent, read_bytes
 
@@ -80,7 +80,7 @@ def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe
     """The recipe that made the checkpoint that `uri` names; UserError where it is of another version."""
     location = join(checkpoint_folder(uri, options), "recipe.yaml")
     try:
-        return Recipe.model_validate(yaml.safe_load(_read(location, options)))
+        return stored_recipe(yaml.safe_load(_read(location, options)))
     except ValidationError as error:
         reason = first_mistake(error, "no such field")
         raise UserError(f"{location}: of another version, cannot be read: {reason}") from error
@@ -189,7 +189,7 @@ def _first_difference(recipe: Recipe, theirs: Recipe, state: dict[str, Any], sta
                 f"; {section}.{field} is {getattr(old, field)!r} there, {getattr(new, field)!r} here"
                 for section, old, new in fields
                 for field in SIZES[section]
-                if getattr(old, field) != getattr(new, field)
+                if getattr(old, field, None) != getattr(new, field, None)
             )
             return f"{tensor} is {other} there, {mine} here{next(changed, '')}"
     return None

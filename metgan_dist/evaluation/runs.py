@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe, Scores
+from metgan_dist.recipe import Recipe, Scores, stored_recipe
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.independence import independent_units
@@ -87,7 +87,7 @@ def read_run(folder: str, recipe: Recipe, reference: str | None = None, label: s
     if result.get("status") != "finished":
         raise UserError(f"--runs {shown}: {result.get('status')} ({result.get('reason')}); start it again")
     try:
-        own = Recipe.model_validate(result["recipe"])
+        own = stored_recipe(result["recipe"])
     except ValidationError as error:
         reason = first_mistake(error, "no such field")
         raise UserError(f"--runs {shown}: its recipe is of another version and cannot be read: {reason}") from error

@@ -1,11 +1,10 @@
 """The methods of the papers, by the name that recipes give them (`method.name`).
 
-A new method is a new file here and one line in METHODS.
+A new method is a new file here and one line in METHODS; its section of the recipe is in metgan_dist/recipe/methods/.
 """
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -32,6 +31,7 @@ from metgan_dist.methods.sizes import check_dimensions, check_edges_fit
 from metgan_dist.methods.spade import Spade
 from metgan_dist.networks.recompute import recompute_blocks
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods import no_such_method
 
 __all__ = [
     "METHODS",
@@ -66,8 +66,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
 def method_class(name: str) -> type[Method]:
     """The class of a method; UserError, with the nearest name, where there is none."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)
-        raise UserError(f"method.name: no method {name!r}; did you mean {near[0]}? known: {', '.join(METHODS)}")
+        raise UserError(f"method.name: {no_such_method(name, list(METHODS))}")
     return METHODS[name]
 
 
@@ -115,7 +114,7 @@ def check_method(recipe: Recipe, edges: Sequence[int]) -> None:
 def check_methods(recipe: Recipe, edges: Sequence[int]) -> None:
     """`check_method` of the recipe's method and of the segmentors that are trained for it."""
     check_method(recipe, edges)
-    if method_class(recipe.method.name).needs_segmentor(recipe) and recipe.method.segmentor is None:
+    if "segmentor" in method_class(recipe.method.name).needs(recipe) and recipe.method.segmentor is None:
         check_method(segmentor_recipe(recipe), edges)
     if recipe.method.judge is None:
         check_method(judge_recipe(recipe), edges)

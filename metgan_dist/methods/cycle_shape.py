@@ -52,6 +52,7 @@ from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.cycle_shape import SkipGenerator, SkipSegmentor
 from metgan_dist.networks.initialise import initialise, initialise_he
 from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
+from metgan_dist.recipe.methods.cycle_shape import CycleShapeRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -129,7 +130,7 @@ class CycleShape(Method):
     ) -> Self:
         """As the sections `method`, `data`, `tiles` and `training` describe it; it trains its own segmentors."""
         cls.check(recipe)
-        method = recipe.method
+        method = CycleShapeRecipe.of(recipe.method)
         return cls(
             classes=recipe.data.classes,
             channels=recipe.data.channel_numbers,
@@ -144,7 +145,7 @@ class CycleShape(Method):
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         """UserError for generators that nothing draws to the other modality."""
-        if not recipe.method.alpha1:
+        if not CycleShapeRecipe.of(recipe.method).alpha1:
             raise UserError(
                 "method.alpha1: 0, but it is from the discriminators alone that cycle_shape's generators learn what "
                 "the other modality looks like; set it above 0"
@@ -187,7 +188,7 @@ class CycleShape(Method):
     @classmethod
     def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
         """The four of section 4.2; with `method.from_scratch` one of all players, as long as `training` says."""
-        if recipe.method.from_scratch:
+        if CycleShapeRecipe.of(recipe.method).from_scratch:
             return super().stages(recipe)
         everybody = tuple(PLAYERS)
         return (

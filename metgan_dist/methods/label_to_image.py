@@ -29,6 +29,7 @@ from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.spade_generator import DIVISOR
+from metgan_dist.recipe.methods.terms import LabelToImageRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -107,12 +108,12 @@ class LabelToImage(Method):
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
         """`feature_matching`, and `perceptual` unless it is 0: any other weight needs VGG19."""
-        return ("feature_matching",) + (("perceptual",) if recipe.method.perceptual else ())
+        return ("feature_matching",) + (("perceptual",) if LabelToImageRecipe.of(recipe.method).perceptual else ())
 
     @classmethod
-    def needs_perceptual(cls, recipe: Recipe) -> bool:
-        """Where `method.perceptual` is above 0."""
-        return recipe.method.perceptual > 0
+    def needs(cls, recipe: Recipe) -> frozenset[str]:
+        """VGG19 where `method.perceptual` is above 0."""
+        return frozenset({"vgg19"} if LabelToImageRecipe.of(recipe.method).perceptual else ())
 
     def players(self) -> tuple[Player, ...]:
         """The generator, with all that is trained beside it, then the discriminator at four times its rate."""

@@ -44,6 +44,7 @@ from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
 from metgan_dist.networks.resnet_9 import ResNet9
 from metgan_dist.networks.spade import Norm
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods.rows import CycleRecipe, PairRecipe, RowRecipe, SegmentationRecipe
 
 # Weights of tumour and background pixels when the segmentor judges the generator, 4:1 (MetGAN's release).
 POSITIVE, NEGATIVE = 4.0, 1.0
@@ -136,7 +137,7 @@ class MetGAN(Method):
         cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
     ) -> Self:
         """The row `method.name` of table 2 as the sections `method`, `data`, `tiles` and `training` describe it."""
-        method = recipe.method
+        method = RowRecipe.of(recipe.method)
         return cls(
             row=ROWS[method.name],
             backbone=method.backbone,
@@ -147,7 +148,7 @@ class MetGAN(Method):
             weights=_weights(recipe),
             segmentor=segmentor,
             adversarial=method.adversarial,
-            segmentation_loss=method.segmentation_loss,
+            segmentation_loss=method.segmentation_loss if isinstance(method, SegmentationRecipe) else "wbce",
             pool=method.pool,
             learning_rate=recipe.training.learning_rate,
             merge_full_resolution=method.merge_full_resolution,
@@ -159,22 +160,24 @@ class MetGAN(Method):
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         """UserError for no loss, and for an identity loss between images of different numbers of channels."""
-        _check(ROWS[recipe.method.name].weights(_weights(recipe)), recipe.data.channel_numbers)
+        _check(_weights(recipe), recipe.data.channel_numbers)
 
     @classmethod
     def divisor(cls, recipe: Recipe) -> int:
         """That of the generators."""
-        return backbone_divisor(recipe.method.backbone, recipe.tiles.dimensions)
+        return backbone_divisor(RowRecipe.of(recipe.method).backbone, recipe.tiles.dimensions)
 
     @classmethod
     def least_edge(cls, recipe: Recipe) -> int:
         """At least the discriminators' 24, where there are any."""
-        return max(cls.divisor(recipe), 2 * ResNet9.divisor, shortest_edge() if recipe.method.alpha1 else 1)
+        return max(
+            cls.divisor(recipe), 2 * ResNet9.divisor, shortest_edge() if RowRecipe.of(recipe.method).alpha1 else 1
+        )
 
     @classmethod
     def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
         """Those of the generators' innermost features; the discriminators have no BatchNorm."""
-        return coarsest_values(recipe.method.backbone, edges)
+        return coarsest_values(RowRecipe.of(recipe.method).backbone, edges)
 
     @classmethod
     def criterion(cls, recipe: Recipe) -> Best:
@@ -184,25 +187,23 @@ class MetGAN(Method):
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
         """Of alpha1 to alpha4 and `identity` those whose terms the row has."""
-        row = ROWS[recipe.method.name]
-        has = {"alpha1": True, "alpha2": row.cycle, "alpha3": row.segmentor, "alpha4": row.pair, "identity": row.cycle}
-        return tuple(name for name, present in has.items() if present)
+        fields = type(recipe.method).model_fields
+        return tuple(name for name in ("alpha1", "alpha2", "alpha3", "alpha4", "identity") if name in fields)
 
     @classmethod
-    def needs_segmentor(cls, recipe: Recipe) -> bool:
-        """In rows with the segmentation loss, unless `method.alpha3` is 0."""
-        return ROWS[recipe.method.name].segmentor and recipe.method.alpha3 > 0
+    def needs(cls, recipe: Recipe) -> frozenset[str]:
+        """The segmentor in rows with the segmentation loss, unless `method.alpha3` is 0."""
+        return frozenset({"segmentor"} if _weights(recipe).segmentation else ())
 
     @classmethod
     def unpaired(cls, recipe: Recipe) -> bool:
         """Rows with a cycle and without the pair loss, or where `method.alpha4` is 0."""
-        row = ROWS[recipe.method.name]
-        return row.cycle and not row.weights(_weights(recipe)).pair
+        return ROWS[recipe.method.name].cycle and not _weights(recipe).pair
 
     @classmethod
     def needs_label(cls, recipe: Recipe) -> bool:
         """For the segmentation loss."""
-        return cls.needs_segmentor(recipe)
+        return "segmentor" in cls.needs(recipe)
 
     def players(self) -> tuple[Player, ...]:
         """Generators, then discriminators; the reverse in pix2pix rows. No discriminators where alpha1 is 0."""
@@ -380,8 +381,16 @@ def _sum(terms: Any) -> Tensor:
 
 
 def _weights(recipe: Recipe) -> LossWeights:
+    """Those of the recipe, 0 for the terms that the row does not have."""
     method = recipe.method
-    return LossWeights(method.alpha1, method.alpha2, method.alpha3, method.alpha4, method.identity)
+    cycle = method if isinstance(method, CycleRecipe) else None
+    return LossWeights(
+        adversarial=RowRecipe.of(method).alpha1,
+        cycle=cycle.alpha2 if cycle else 0.0,
+        segmentation=method.alpha3 if isinstance(method, SegmentationRecipe) else 0.0,
+        pair=method.alpha4 if isinstance(method, PairRecipe) else 0.0,
+        identity=cycle.identity if cycle else 0.0,
+    )
 
 
 def _check(weights: LossWeights, channels: tuple[int, int]) -> None:

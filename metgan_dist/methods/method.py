@@ -84,7 +84,6 @@ class Method(nn.Module, ABC):
             gradients flow through them to their input.
         unsaved: names of the frozen networks that checkpoints leave out, because their weights are published.
         inference: names of the networks that `translate` needs.
-        told_of_organs: whether `organ` of a batch changes anything.
         dimensions: of the tiles that the method takes: 2 for projections and slices, 3 for crops.
         organs: what the numbers in `organ` stand for; none where the method takes those of the tiles at hand.
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
@@ -94,7 +93,6 @@ class Method(nn.Module, ABC):
     """
 
     inference: tuple[str, ...]
-    told_of_organs: ClassVar[bool] = False
     dimensions: ClassVar[tuple[int, ...]] = (2,)
     learns_from: ClassVar[tuple[str, ...]] = ("anatomy", "tumour", "label")
     organs: tuple[str, ...] = ()
@@ -149,9 +147,14 @@ class Method(nn.Module, ABC):
         return ()
 
     @classmethod
-    def needs_segmentor(cls, recipe: Recipe) -> bool:
-        """Whether training needs a trained segmentor."""
-        return False
+    def needs(cls, recipe: Recipe) -> frozenset[str]:
+        """What training needs that others made, by name; nothing by default.
+
+        `segmentor`: one that is trained before the method, on the same tiles, or that `method.segmentor` names; and
+        published weights as metgan_dist/weights.py calls them: `vgg19`, of the perceptual loss. All of it is seen to
+        before the training begins, and given to `from_recipe`.
+        """
+        return frozenset()
 
     @classmethod
     def unpaired(cls, recipe: Recipe) -> bool:
@@ -166,11 +169,6 @@ class Method(nn.Module, ABC):
     @classmethod
     def needs_target_label(cls, recipe: Recipe) -> bool:
         """Whether unpaired training needs labels of the tumour images, too, beside those for a segmentor or judge."""
-        return False
-
-    @classmethod
-    def needs_perceptual(cls, recipe: Recipe) -> bool:
-        """Whether training needs the published VGG19 weights."""
         return False
 
     def train(self, mode: bool = True) -> Self:

@@ -16,6 +16,7 @@ from metgan_dist.networks.eager import eager
 from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.multiscale import MultiscaleDiscriminator
 from metgan_dist.networks.redgan_generator import RedGanGenerator
+from metgan_dist.recipe.methods.redgan import RedGANRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -44,8 +45,6 @@ class RedGan(LabelToImage):
             trained.
         weights, perceptual, adversarial, learning_rate: see `LabelToImage`; by default without the perceptual loss.
     """
-
-    told_of_organs = True
 
     def __init__(
         self,
@@ -84,7 +83,7 @@ class RedGan(LabelToImage):
         cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
     ) -> Self:
         """`method.name` redgan, as the sections `method`, `data`, `tiles` and `training` describe it."""
-        method = recipe.method
+        method = RedGANRecipe.of(recipe.method)
         return cls(
             channels=recipe.data.channel_numbers[1],
             classes=recipe.data.classes,
@@ -100,9 +99,9 @@ class RedGan(LabelToImage):
         )
 
     @classmethod
-    def needs_segmentor(cls, recipe: Recipe) -> bool:
-        """Always: it is the third player."""
-        return True
+    def needs(cls, recipe: Recipe) -> frozenset[str]:
+        """The segmentor, always: it is the third player."""
+        return super().needs(recipe) | {"segmentor"}
 
     def generate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of `label` and `organ`; no further terms."""

@@ -16,6 +16,7 @@ from metgan_dist.networks.dynunet import LEAST_EDGE, DynUNet, strides
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import LEAST_HALVINGS, UNet, centre_values, halvings_of
+from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -282,7 +283,7 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
     `network` overrides `method.segmentor_network`.
     """
     method = recipe.method
-    changes = {"name": "segmentor", "segmentor_network": network or method.segmentor_network}
+    own = SegmentorRecipe.beside(method, segmentor_network=network or method.segmentor_network)
     training = recipe.training.model_copy(
         update={
             "epochs": method.segmentor_epochs,
@@ -303,4 +304,4 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
             "seed": recipe.training.seed + seed_offset,
         }
     )
-    return recipe.model_copy(update={"method": method.model_copy(update=changes), "training": training})
+    return recipe.model_copy(update={"method": own, "training": training})

@@ -57,6 +57,7 @@ from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
 from metgan_dist.networks.sifa import AuxiliaryPatchGAN, Decoder, Encoder, Features, ResidualResNet9, SegmentationHead
+from metgan_dist.recipe.methods.sifa import SIFARecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -145,7 +146,7 @@ class SIFA(Method):
     ) -> Self:
         """SIFA as the recipe's sections `method`, `data` and `training` describe it; it learns its own segmentation."""
         cls.check(recipe)
-        method = recipe.method
+        method = SIFARecipe.of(recipe.method)
         return cls(
             classes=recipe.data.classes,
             channels=recipe.data.channel_numbers[0],

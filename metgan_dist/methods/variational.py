@@ -13,6 +13,7 @@ from metgan_dist.methods.adversarial_features import kl_divergence
 from metgan_dist.methods.label_to_image import PAPER_FEATURE_WEIGHTS, FeatureWeights, LabelToImage
 from metgan_dist.methods.losses import AdversarialForm, full_precision
 from metgan_dist.methods.method import Batch
+from metgan_dist.recipe.methods.terms import LabelToImageRecipe, VaeRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -78,16 +79,17 @@ class Variational(LabelToImage):
     def from_recipe(
         cls, recipe: Recipe, segmentor: nn.Module | None = None, perceptual: nn.Module | None = None
     ) -> Self:
-        """As the sections `method`, `data`, `tiles` and `training` describe it; a VAE where `method.name` says so."""
-        method = recipe.method
+        """As the sections `method`, `data`, `tiles` and `training` describe it; a VAE where `method` has its fields."""
+        method = LabelToImageRecipe.of(recipe.method)
+        vae = method if isinstance(method, VaeRecipe) else None
         return cls(
-            vae=method.name.endswith("_vae"),
+            vae=vae is not None,
             channels=recipe.data.channel_numbers[1],
             classes=recipe.data.classes,
             edges=recipe.tiles.shape,
             width=method.width,
-            latent=method.latent,
-            kl=method.kl,
+            latent=vae.latent if vae else 0,
+            kl=vae.kl if vae else 0.0,
             weights=FeatureWeights(method.feature_matching, method.perceptual),
             perceptual=perceptual,
             adversarial=method.adversarial,
@@ -97,7 +99,7 @@ class Variational(LabelToImage):
     @classmethod
     def loss_weights(cls, recipe: Recipe) -> tuple[str, ...]:
         """Those of `LabelToImage`, and `kl` of a VAE."""
-        return super().loss_weights(recipe) + (("kl",) if recipe.method.name.endswith("_vae") else ())
+        return super().loss_weights(recipe) + (("kl",) if isinstance(recipe.method, VaeRecipe) else ())
 
     def encode(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """z (N, latent) of tumour images, drawn as the encoder says, and the weighted term `kl` unless its weight is 0.

@@ -8,7 +8,7 @@ the same pydantic models then give validation, help text and YAML in one place.
 from metgan_dist.recipe.data import Channels, Data, Domain, Phantom, VolumeEntry, channel_names
 from metgan_dist.recipe.labels import BACKGROUND, LabelNames, class_names, class_numbers
 from metgan_dist.recipe.layers import layered
-from metgan_dist.recipe.method import METHOD_DEFAULTS, METHOD_NAMES, MethodRecipe
+from metgan_dist.recipe.method import MethodRecipe
 from metgan_dist.recipe.orientation import STORED, Orientation
 from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
 from metgan_dist.recipe.section import Section
@@ -16,13 +16,11 @@ from metgan_dist.recipe.segmentation import Segmentation
 from metgan_dist.recipe.synthesis import Synthesis
 from metgan_dist.recipe.tiles import Tiles
 from metgan_dist.recipe.training import Scaling, Training
-from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree
+from metgan_dist.recipe.tree import Recipe, recipe_names, recipe_tree, stored_recipe, stored_tree
 from metgan_dist.recipe.tuning import Tuning
 
 __all__ = [
     "BACKGROUND",
-    "METHOD_DEFAULTS",
-    "METHOD_NAMES",
     "STORED",
     "Channels",
     "Data",
@@ -50,4 +48,6 @@ __all__ = [
     "layered",
     "recipe_names",
     "recipe_tree",
+    "stored_recipe",
+    "stored_tree",
 ]

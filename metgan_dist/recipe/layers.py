@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from metgan_dist.recipe.method import METHOD_TRAINING, MethodRecipe, base_method, settings_of
+from metgan_dist.errors import UserError
+from metgan_dist.recipe.method import MethodRecipe
+from metgan_dist.recipe.methods import DEFAULT_METHOD, SHARED, foreign_fields, not_its_field, owners, section_of
 
 Tree = dict[str, Any]
-_DEFAULT = MethodRecipe.model_fields["name"].default
 
 
 def layered(*layers: Tree, compared: bool = False) -> Tree:
     """One tree of several, the later over the earlier, section by section.
 
-    METHOD_SETTINGS that a layer sets hold for the method that this layer and those below it name (MetGAN where none
-    does) and for its variants. Where a later layer names another method they are left out, so that it gets its own
-    paper's; and so are stages, which are the method's. With `compared`, as the rows of a study are, the same goes for
-    the batch size and the learning rate.
+    What a layer sets of a method's own fields holds for the method that this layer and those below it name (MetGAN
+    where none does) and, as far as they have such a field, for its variants. Where a later layer names another method
+    it is left out, so that this one gets its own paper's values; and so are stages, which are the method's. With
+    `compared`, as the rows of a study are, the same goes for the batch size and the learning rate.
+
+    Raises UserError for a field in a layer that its method does not have and another has.
     """
-    named = (_section(layer, "method").get("name") for layer in layers)
-    _, *names = accumulate(named, lambda below, name: below if name is None else name, initial=_DEFAULT)
-    final = str(names[-1])
-    others = [base_method(str(name)) != base_method(final) for name in names]
-    tree: Tree = {"training": METHOD_TRAINING.get(final, {})} if compared and others[0] else {}
-    for layer, of_another in zip(layers, others, strict=True):
-        tree = _merged(tree, _for_any_method(layer, final, compared) if of_another else layer)
+    names = _names(layers)
+    for layer, name in zip(layers, names, strict=True):
+        for field in foreign_fields(name, _section(layer, "method")):
+            raise UserError(f"method.{field}: {not_its_field(name, field)}")
+    final = names[-1]
+    of_another = _base_method(names[0]) != _base_method(final)
+    tree: Tree = {"training": dict(section_of(final).paper_training)} if compared and of_another else {}
+    for layer, name in zip(layers, names, strict=True):
+        tree = _merged(tree, _for_method(layer, name, final, compared))
     return tree
 
 
-def _for_any_method(layer: Tree, name: str, compared: bool) -> Tree:
-    """A layer without what it sets for a method that is not `name`."""
+def method_named(*layers: Tree) -> Any:
+    """The method that comes out of layers."""
+    return _names(layers)[-1]
+
+
+def without(layer: Tree, section: str, fields: Collection[str]) -> Tree:
+    """A layer without these fields of a section."""
+    if not isinstance(layer.get(section), dict):
+        return layer
+    return {**layer, section: {name: value for name, value in layer[section].items() if name not in fields}}
+
+
+def without_foreign(layer: Tree, name: Any) -> Tree:
+    """A layer without the fields of `method` that the method `name` does not have and others do."""
+    return without(layer, "method", foreign_fields(name, _section(layer, "method")))
+
+
+def _names(layers: Sequence[Tree]) -> list[Any]:
+    """The method that each layer is for: what it or a layer below it names."""
+    named = (_section(layer, "method").get("name") for layer in layers)
+    _, *names = accumulate(named, lambda below, name: below if name is None else name, initial=DEFAULT_METHOD)
+    return names
+
+
+def _base_method(name: Any) -> Any:
+    """The method that `name` is a variant of, with a part added or left out; itself where it is none."""
+    return section_of(name).variant_of or name
+
+
+def _for_method(layer: Tree, own: Any, final: Any, compared: bool) -> Tree:
+    """A layer that was written for the method `own`, as far as it holds for the method `final`."""
+    if own == final:
+        return layer
+    section = section_of(final)
+    absent = {field for field in _section(layer, "method") if field not in section.model_fields and owners(field)}
+    if _base_method(own) == _base_method(final):
+        return without(layer, "method", absent)
     training = {"stages", "stages_from"} | ({"batch_size", "learning_rate"} if compared else set())
-    own = {"method": settings_of(name), "training": training}
-    kept = {section: {k: v for k, v in _section(layer, section).items() if k not in own[section]} for section in own}
-    return layer | {section: fields for section, fields in kept.items() if isinstance(layer.get(section), dict)}
+    return without(without(layer, "method", absent | _settings(section)), "training", training)
+
+
+def _settings(section: type[MethodRecipe]) -> set[str]:
+    """Fields of a method that are not taken over from a recipe for another one: its own, and those whose default is."""
+    usual = {name: part.default for name, part in MethodRecipe.model_fields.items()}
+    mine = {name for name, part in section.model_fields.items() if name not in SHARED or part.default != usual[name]}
+    return mine - section.for_any - {"name"}
 
 
 def _section(layer: Tree, name: str) -> Mapping[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from metgan_dist.recipe.section import TOLD
+
 LONGEST = 60
 
 
@@ -18,7 +20,9 @@ def first_mistake(error: ValidationError, unknown: str = "no such field in a rec
     first = mistakes[0]
     field = ".".join(str(part) for part in first["loc"])
     message = unknown
-    if first["type"] != "extra_forbidden":
+    if first["type"] == TOLD:
+        message = first["msg"]
+    elif first["type"] != "extra_forbidden":
         message = uncapitalised(" ".join(first["msg"].removeprefix("Value error, ").split()))
         # Of a section, or what lacks a field, all values would be shown; the message names those that matter.
         if field and not isinstance(first["input"], dict):

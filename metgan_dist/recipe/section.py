@@ -14,6 +14,8 @@ def comma_list(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
 
 
+# The type of errors whose text is the whole of what is to be said of a field.
+TOLD = "told"
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 VoxelSize = Annotated[tuple[_Size, _Size, _Size], BeforeValidator(comma_list)]

@@ -9,7 +9,9 @@ import yaml
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe.data import Data
-from metgan_dist.recipe.method import MethodRecipe
+from metgan_dist.recipe.layers import method_named, without_foreign
+from metgan_dist.recipe.methods import AnyMethod
+from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.recipe.outcome import Scores, Storage, Tracking
 from metgan_dist.recipe.section import Section
 from metgan_dist.recipe.segmentation import Segmentation
@@ -20,6 +22,8 @@ from metgan_dist.recipe.tuning import Tuning
 from metgan_dist.recipe.yaml_file import read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
+# No method has all of these, and nobody writes them by hand: earlier versions stored the fields of all methods.
+_OF_ALL_METHODS = frozenset({"alpha2", "alpha3", "alpha4", "feature_matching", "kl", "pool"})
 
 
 class Recipe(Section):
@@ -27,7 +31,7 @@ class Recipe(Section):
 
     data: Data = Data()
     tiles: Tiles = Tiles()
-    method: MethodRecipe = MethodRecipe()
+    method: AnyMethod = MetGANRecipe()
     training: Training = Training()
     scaling: Scaling = Scaling()
     tuning: Tuning = Tuning()
@@ -42,13 +46,26 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def stored_recipe(tree: Any) -> Recipe:
+    """The recipe of a tree that this version or an earlier one stored.
+
+    Raises pydantic's ValidationError where it has fields that are not known any more.
+    """
+    return Recipe.model_validate(stored_tree(tree))
+
+
+def stored_tree(tree: Any) -> Any:
+    """A stored tree as it is stored now: without the fields of other methods, which earlier versions kept."""
+    return without_foreign(tree, method_named(tree)) if isinstance(tree, dict) else tree
+
+
 def recipe_names() -> list[str]:
     """Names of the presets that come with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def recipe_tree(name_or_path: str) -> dict[str, Any]:
-    """The raw tree of a preset or a YAML file, before validation.
+    """The raw tree of a preset or a YAML file, before validation; of one that a run stored, as `stored_tree` has it.
 
     Raises UserError when it is neither a preset nor a readable YAML file with the recipe's sections.
     """
@@ -60,4 +77,5 @@ def recipe_tree(name_or_path: str) -> dict[str, Any]:
     tree = read_yaml(str(path), path.read_bytes())
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the sections {', '.join(Recipe.model_fields)}")
-    return tree
+    method = tree.get("method")
+    return stored_tree(tree) if isinstance(method, dict) and method.keys() >= _OF_ALL_METHODS else tree

@@ -10,15 +10,18 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, layered, recipe_names, recipe_tree
+from metgan_dist.recipe.layers import method_named, without, without_foreign
 from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
+from metgan_dist.runs.method_flags import all_methods_fields, group_method_flags
 
 DEFAULT_RECIPE = "quickstart"
 
@@ -41,7 +44,8 @@ class Command:
     """What a job was asked to do: the resolved recipe, where it came from, and the switches.
 
     `preset` is the tree of the preset alone (without what yields to a flag), `given` that of the fields set on the
-    command line, `own` the values of the job's own flags: what jobs need that start others with recipes of their own.
+    command line, of any method where the job is one of several, `own` the values of the job's own flags: what jobs need
+    that start others with recipes of their own.
     """
 
     recipe: Recipe
@@ -55,10 +59,11 @@ class Command:
     def varied(self, changes: dict[str, Any]) -> Recipe:
         """The recipe with `changes` (a study's row) between preset and command line: what the user set stays set.
 
-        Where another method than the preset's comes out, it has its own paper's settings (see `layered`).
-        Raises UserError naming the field that is wrong.
+        Where another method than the preset's comes out, it has its own paper's settings (see `layered`); flags for
+        fields that it does not have are for other rows. Raises UserError naming the field that is wrong.
         """
-        return _validated(layered(self.preset, changes, self.given, compared=True))
+        given = without_foreign(self.given, method_named(self.preset, changes, self.given))
+        return _validated(layered(self.preset, changes, given, compared=True))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,14 +74,26 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; --help lists every field")
 
 
-class _RecipeSettings(Recipe, BaseSettings):
+class _Settings(Recipe, BaseSettings):
     """The recipe as pydantic-settings wants it, to make flags of its fields."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
 
-def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequence[JobFlag] = ()) -> Command:
+@cache
+def _settings() -> type[_Settings]:
+    """With the fields of all methods, which a flag may set: whether they are the chosen one's is told later."""
+    fields = all_methods_fields()
+    return create_model("_RecipeSettings", __base__=_Settings, method=(fields, fields.model_construct()))
+
+
+def parse_command(
+    job: str, purpose: str, arguments: Sequence[str], own: Sequence[JobFlag] = (), several_methods: bool = False
+) -> Command:
     """Resolve the command line of `job`, which has the flags `own` beside the recipe's fields, into a Command.
+
+    With `several_methods` the job is one of several methods, as a study is: flags for fields that the recipe's own
+    method does not have are not for it (see `Command.varied`).
 
     Flags win over the recipe named by ``--recipe``, which wins over the defaults of the fields; a method that a flag
     names takes no loss weights from a recipe for another one (see `layered`). A preset's own data set (its volumes,
@@ -87,13 +104,14 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
 
     def parse(parser: argparse.ArgumentParser, texts: Sequence[str]) -> argparse.Namespace:
         """Parse as the settings source asks, and keep a copy of all that was given in `chosen`."""
+        group_method_flags(parser, texts)
         parsed = parser.parse_args(texts)
         chosen.update(vars(parsed))  # the source goes on to change what it gets
         return parsed
 
     try:
         source = CliSettingsSource[Any](
-            _RecipeSettings,
+            _settings(),
             root_parser=_parser(job, purpose, own),
             parse_args_method=parse,
             cli_parse_args=list(arguments),
@@ -105,10 +123,11 @@ def parse_command(job: str, purpose: str, arguments: Sequence[str], own: Sequenc
         raise UserError(f"command line: {uncapitalised(str(error))}; see --help for an example") from error
     given = source()
     tree = _with_given_size(recipe_tree(chosen["recipe"]), given)
-    recipe = _validated(layered(tree, given))
+    flags = without_foreign(given, method_named(tree, given)) if several_methods else given
+    recipe = _validated(layered(tree, flags))
     if chosen["recipe"] in recipe_names() and "path" in given.get("data", {}):
         tree = _for_given_data(tree, recipe)
-        recipe = _validated(layered(tree, given))
+        recipe = _validated(layered(tree, flags))
     values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
     return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, given, values)
 
@@ -123,21 +142,14 @@ def _validated(tree: dict[str, Any]) -> Recipe:
 def _with_given_size(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Without the recipe's `tiles.resize` where the size is a flag: tiles have the size that the user gives."""
     flags = given.get("tiles", {})
-    return _without(tree, "tiles", {"resize"}) if "size" in flags and "resize" not in flags else tree
+    return without(tree, "tiles", {"resize"}) if "size" in flags and "resize" not in flags else tree
 
 
 def _for_given_data(tree: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """A preset's tree without what the user's data set says of itself: volumes, channels, classes."""
     from metgan_dist.volumes.dataset import fields_of_its_own  # loads the formats, for which `--help` need not wait
 
-    return _without(tree, "data", fields_of_its_own(recipe.data, recipe.storage.options))
-
-
-def _without(tree: dict[str, Any], section: str, fields: set[str]) -> dict[str, Any]:
-    """The tree without these fields of a section."""
-    if not isinstance(tree.get(section), dict):
-        return tree
-    return {**tree, section: {name: value for name, value in tree[section].items() if name not in fields}}
+    return without(tree, "data", fields_of_its_own(recipe.data, recipe.storage.options))
 
 
 def _values(flag: JobFlag, given: Any) -> list[str]:

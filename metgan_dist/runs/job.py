@@ -93,8 +93,11 @@ def run_job(
     work: Callable[[Command], str],
     arguments: Sequence[str] | None = None,
     own: Sequence[JobFlag] = (),
+    several_methods: bool = False,
 ) -> int:
     """Run `work` for the command line, which may have the job's `own` flags; returns the process's exit code.
+
+    With `several_methods` the job is one of several methods, any of whose fields may be flags (see `parse_command`).
 
     `work` returns the URI of its result, which becomes the last line of the output (an empty one, for a dry run,
     is not printed). 0: done; 2: the user's mistake, in one line on standard error; 1: anything else.
@@ -104,7 +107,7 @@ def run_job(
     if os.environ.pop(ENDS_WITH_PARENT, None):
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        result = work(parse_command(name, purpose, arguments, own))
+        result = work(parse_command(name, purpose, arguments, own, several_methods))
     except KeyboardInterrupt:
         print("stopped; start again with the same --tracking.run to continue", file=sys.stderr)
         return 1

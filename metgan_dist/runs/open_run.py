@@ -27,7 +27,7 @@ from metgan_dist.runs.run_folder import Run, forget, open_run, record
 from metgan_dist.storage import basename, exists, filesystem, join, write_whole
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
-from metgan_dist.weights import weights_path
+from metgan_dist.weights import PUBLISHED, weights_path
 
 VERDICTS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "finished": "FINISHED",
@@ -158,9 +158,8 @@ def run_recipe(
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with what the data set says of itself filled in, after the checks that need no cluster."""
-    method = method_class(recipe.method.name)
-    if method.needs_perceptual(recipe):
-        weights_path("vgg19")
+    for name in method_class(recipe.method.name).needs(recipe) & PUBLISHED.keys():
+        weights_path(name)
     if recipe.data.path is None:
         check_channels(recipe.data)
         return recipe

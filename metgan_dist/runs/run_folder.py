@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, stored_recipe, stored_tree
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
 
 # What may change between two starts of one run without making it another experiment.
@@ -129,9 +129,9 @@ def forget(run: Run) -> None:
 def _as_of_now(tree: dict[str, Any]) -> dict[str, Any]:
     """A recipe on record with the fields that it has today: those that came later as they are by default."""
     try:
-        return Recipe.model_validate(tree).model_dump(mode="json")
+        return stored_recipe(tree).model_dump(mode="json")
     except ValidationError:  # of another version; what is different is told field by field
-        return tree
+        return stored_tree(tree)
 
 
 def _differences(old: Any, new: Any, field: str = "") -> dict[str, tuple[Any, Any]]:

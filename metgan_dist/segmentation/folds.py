@@ -11,6 +11,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.lineage import Sources, Tissue
 from metgan_dist.methods import check_method
 from metgan_dist.recipe import Recipe, Segmentation
+from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
 from metgan_dist.tiles.splits import fold_split
 from metgan_dist.tiles.tile_set import TileSet, check_pairs
@@ -145,22 +146,22 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
 def _trained(recipe: Recipe) -> Recipe:
     """The recipe with the segmentor that its section `segmentation` describes."""
     settings = recipe.segmentation
-    method = {
-        "name": "segmentor",
-        "segmentor_network": settings.network,
-        "segmentor_width": settings.width,
-        "segmentor_epochs": settings.epochs,
-        "segmentor_max_steps": settings.max_steps,
-        "segmentor_batch_size": settings.batch_size,
-        "segmentor_learning_rate": settings.learning_rate,
-        "segmentor_positive": settings.positive,
-        "segmentor_negative": settings.negative,
-        "segmentor_threshold": settings.threshold,
-    }
+    own = SegmentorRecipe.beside(
+        recipe.method,
+        segmentor_network=settings.network,
+        segmentor_width=settings.width,
+        segmentor_epochs=settings.epochs,
+        segmentor_max_steps=settings.max_steps,
+        segmentor_batch_size=settings.batch_size,
+        segmentor_learning_rate=settings.learning_rate,
+        segmentor_positive=settings.positive,
+        segmentor_negative=settings.negative,
+        segmentor_threshold=settings.threshold,
+    )
     training = {"batch_size": settings.batch_size}
     return recipe.model_copy(
         update={
-            "method": recipe.method.model_copy(update=method),
+            "method": own,
             "training": recipe.training.model_copy(update=training),
         }
     )

@@ -114,6 +114,6 @@ def _cut(recipe: Recipe) -> dict[str, Any]:
 
 def _shares_segmentor(recipe: Recipe, base: Recipe) -> bool:
     """Whether a row needs a segmentor, was given none, and would train the same as the study's recipe."""
-    if recipe.method.segmentor is not None or not method_class(recipe.method.name).needs_segmentor(recipe):
+    if recipe.method.segmentor is not None or "segmentor" not in method_class(recipe.method.name).needs(recipe):
         return False
     return recipe.method.model_dump(include=_SEGMENTOR) == base.method.model_dump(include=_SEGMENTOR)

@@ -21,7 +21,7 @@ from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
-from metgan_dist.studies.study import Row, Study, asked_study, own_settings
+from metgan_dist.studies.study import Row, Study, asked_study, own_settings, unconcerned
 from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.schedule import check_stages
@@ -30,12 +30,15 @@ from metgan_dist.training.schedule import check_stages
 def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
     """The study that the command names, after everything that can be checked before a cluster is touched.
 
-    `jobs` is the folder of the scripts that its rows run. A dry run prints what the rows have of their own.
+    `jobs` is the folder of the scripts that its rows run. A dry run prints what the rows have of their own. Flags that
+    do not concern all rows are told.
     UserError in one line for what does not fit.
     """
     name, study = asked_study(command)
     kind: type[DownstreamRun] | type[StudyRun] = DownstreamRun if study.job == "segment_folds" else StudyRun
     planned = kind.planned(name, study, command, jobs / f"{study.job}.py")
+    for line in unconcerned(command, planned.recipes):
+        say(line)
     if command.dry_run:
         say(own_settings(planned.recipes, command.recipe))
     return planned

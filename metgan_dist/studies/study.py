@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Score, Section
+from metgan_dist.recipe.layers import method_named, without_foreign
+from metgan_dist.recipe.methods import foreign_fields, not_its_field
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.runs.command_line import Command
@@ -60,7 +62,9 @@ class Study(Section):
         {}, description="what the paper's numbers are to be multiplied by"
     )
     notes: list[str] = Field([], description="below the table")
-    recipe: dict[str, Any] = Field({}, description="fields of the recipe that all rows set, where they set no other")
+    recipe: dict[str, Any] = Field(
+        {}, description="fields of the recipe that all rows set whose methods have them, where they set no other"
+    )
     rows: list[Row] = Field(description="lines of the table, in order", min_length=1)
 
     @model_validator(mode="after")
@@ -73,6 +77,12 @@ class Study(Section):
         for name in (self.reference, *(row.against for row in self.rows if row.against is not None)):
             if name not in names:
                 raise ValueError(f"no row is called {name!r}; there are {', '.join(names)}")
+        common = _of_method(self.recipe)
+        named = [{**common, **_of_method(row.recipe)}.get("name") for row in self.rows]
+        for field in common:
+            # Where a row names no method, it is the preset's, which is not known yet.
+            if all(name is not None and foreign_fields(name, [field]) for name in named):
+                raise ValueError(f"recipe: no row has a method with method.{field}; leave it out")
         for score in self.scores:
             if score not in _SCORES[self.job]:
                 raise ValueError(f"{score} is no score of {self.job}; there are {', '.join(_SCORES[self.job])}")
@@ -103,28 +113,57 @@ class Study(Section):
         """What the paper printed for a row, on the scale of our scores."""
         return {str(name): round(value * self.paper_factor.get(name, 1.0), 9) for name, value in row.paper.items()}
 
-    def _fields(self, row: Row) -> dict[str, Any]:
-        """What a row sets, by section, the study's own fields below its own."""
-        sections = {**self.recipe, **row.recipe}
-        return {name: {**self.recipe.get(name, {}), **row.recipe.get(name, {})} for name in sections}
+    def _fields(self, row: Row, command: Command) -> dict[str, Any]:
+        """What a row sets, by section, the study's own fields that its method has below its own."""
+        named = {"method": {**_of_method(self.recipe), **_of_method(row.recipe)}}
+        common = without_foreign(self.recipe, method_named(command.preset, named))
+        return {name: {**common.get(name, {}), **row.recipe.get(name, {})} for name in {**common, **row.recipe}}
 
     def recipes(self, command: Command) -> dict[str, Recipe]:
         """The recipe of every row by name: the preset, the row's fields, then the command line's.
 
-        A preset's settings of a method are not those of a row with another one, which has its own paper's.
+        A preset's settings of a method are not those of a row with another one, which has its own paper's. A flag for a
+        field that some methods have holds for their rows.
 
-        Raises UserError naming the row for a field that does not exist or a method that is not known.
+        Raises UserError naming the row for a field that does not exist or a method that is not known, and naming the
+        flag for a field that no row's method has.
         """
-        from metgan_dist.methods import method_class  # loads torch, for which `--help` need not wait
-
         recipes = {}
         for row in self.rows:
             try:
-                recipes[row.name] = command.varied(self._fields(row))
-                method_class(recipes[row.name].method.name)
+                recipes[row.name] = command.varied(self._fields(row, command))
             except UserError as error:
                 raise UserError(f"--study: row {row.name}: {error}") from error
+        for field, names in _concerned(command, recipes).items():
+            if not names:
+                method = next(iter(recipes.values())).method.name
+                raise UserError(f"method.{field}: no row of the study has it: {not_its_field(method, field)}")
         return recipes
+
+
+def unconcerned(command: Command, recipes: Mapping[str, Recipe]) -> list[str]:
+    """A line for each flag of a field that not all rows' methods have: which rows it does not concern."""
+    concerned = _concerned(command, recipes)
+    others = {field: [name for name in recipes if name not in names] for field, names in concerned.items()}
+    return [
+        f"method.{field}: not for {', '.join(names)}, whose methods have no such field"
+        for field, names in others.items()
+        if names
+    ]
+
+
+def _concerned(command: Command, recipes: Mapping[str, Recipe]) -> dict[str, list[str]]:
+    """The rows whose methods have a field, by the fields of `method` that are flags."""
+    return {
+        field: [name for name, recipe in recipes.items() if not foreign_fields(recipe.method.name, [field])]
+        for field in command.given.get("method", {})
+    }
+
+
+def _of_method(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a study or a row sets of the method, which nothing has validated yet."""
+    fields = recipe.get("method")
+    return fields if isinstance(fields, dict) else {}
 
 
 def own_settings(recipes: Mapping[str, Recipe], base: Recipe) -> str:
@@ -133,7 +172,10 @@ def own_settings(recipes: Mapping[str, Recipe], base: Recipe) -> str:
     rows: dict[str, dict[str, Any]] = {}
     for name, recipe in recipes.items():
         sections = recipe.model_dump(mode="json").items()
-        own = {part: {k: v for k, v in fields.items() if v != common[part][k]} for part, fields in sections}
+        own = {
+            part: {k: v for k, v in fields.items() if k not in common[part] or v != common[part][k]}
+            for part, fields in sections
+        }
         rows[name] = {part: fields for part, fields in own.items() if fields}
     return yaml.safe_dump({"rows": rows}, sort_keys=False)
 

@@ -12,6 +12,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
+from metgan_dist.recipe.methods.terms import organs_of
 from metgan_dist.storage import Options, absolute, exists, join
 from metgan_dist.tiles.tile_set import TileSet, check_pairs
 from metgan_dist.trained import (
@@ -90,7 +91,7 @@ class Model:
 
         None and "" are no organ.
         """
-        known = self.recipe.method.organs
+        known = organs_of(self.recipe.method)
         unknown = sorted({organ or "no organ" for organ in organs} - set(known))
         if len(known) > 1 and unknown:
             raise UserError(

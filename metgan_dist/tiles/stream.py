@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from metgan_dist.cluster.progress import quiet
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods.terms import organs_of
 from metgan_dist.tiles.load import NUMBERS, TARGET, Load
 from metgan_dist.tiles.organs import organ_numbers
 from metgan_dist.tiles.tile_set import TileSet
@@ -162,7 +163,7 @@ def _planned(
 ) -> list[dict[str, Any]]:
     """What is read for the images at these positions of the run."""
     seed = recipe.training.seed
-    own = _plan(tiles, planned_rows(rows, positions, seed), positions, recipe.method.organs)
+    own = _plan(tiles, planned_rows(rows, positions, seed), positions, organs_of(recipe.method))
     if target is None:
         return own
     others = _plan(tiles, planned_rows(target, positions, seed, TARGET_ORDER), positions, ())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods.terms import OrgansRecipe, organs_of
 from metgan_dist.tiles.organs import UNKNOWN, organ_numbers
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 
@@ -16,9 +16,9 @@ def with_organs(recipe: Recipe, tiles: TileSet) -> Recipe:
     of them do not, or when there are more organs than classes.
     """
     method = recipe.method
-    names = method.organs or tiles.organs
-    if not method_class(method.name).told_of_organs or method.global_classes == 1:
+    if not isinstance(method, OrgansRecipe) or method.global_classes == 1:
         return recipe
+    names = method.organs or tiles.organs
     if not names:
         if method.global_classes == "auto":
             return recipe
@@ -44,8 +44,9 @@ def with_organs(recipe: Recipe, tiles: TileSet) -> Recipe:
 
 def never_trained(recipe: Recipe, tiles: TileSet) -> str:
     """A line on organs of which no tile is trained on; "" where there are none."""
-    there = set(tiles.index["organ"].iloc[tiles.positions("train")]) if recipe.method.organs else set()
-    missing = [name for name in recipe.method.organs if name not in there]
+    organs = organs_of(recipe.method)
+    there = set(tiles.index["organ"].iloc[tiles.positions("train")]) if organs else set()
+    missing = [name for name in organs if name not in there]
     return f"method.organs: no training tile is of {', '.join(missing)}: images of it are guesses" if missing else ""
 
 

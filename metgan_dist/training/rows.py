@@ -14,7 +14,8 @@ import numpy as np
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import METHODS, method_class
-from metgan_dist.recipe import MethodRecipe, Recipe
+from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods.rows import PairRecipe
 from metgan_dist.scores.scored import IMAGE_SCORES
 from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.tile_set import TileSet
@@ -81,11 +82,13 @@ def check_apart(recipe: Recipe, domains: Sequence[str] = ()) -> None:
 
 
 def _without_pair_loss(recipe: Recipe) -> Recipe:
+    if not isinstance(recipe.method, PairRecipe):
+        return recipe
     return recipe.model_copy(update={"method": recipe.method.model_copy(update={"alpha4": 0.0})})
 
 
 def _unpaired_methods() -> str:
     """The methods that train unpaired with their own papers' settings, in words."""
-    recipes = {name: Recipe(method=MethodRecipe(name=name)) for name in METHODS}
+    recipes = {name: Recipe.model_validate({"method": {"name": name}}) for name in METHODS}
     *names, last = (name for name, recipe in recipes.items() if METHODS[name].unpaired(recipe))
     return f"{', '.join(names)} or {last}"

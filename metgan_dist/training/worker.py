@@ -159,7 +159,7 @@ def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int
     segmentor = perceptual = None
     if assignment.segmentor:
         segmentor = load_method(assignment.segmentor, assignment.options)[0].networks["segmentor"]
-    if method_class(recipe.method.name).needs_perceptual(recipe):
+    if "vgg19" in method_class(recipe.method.name).needs(recipe):
         perceptual = Vgg19Features(weights_path("vgg19"))
     method = build_method(recipe, segmentor, perceptual)
     method.seed_pools(recipe.training.seed + rank)

@@ -13,7 +13,8 @@ from ray import tune
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
-from metgan_dist.recipe import METHOD_DEFAULTS, MethodRecipe, Recipe
+from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods import foreign_fields, not_its_field
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.tuning import Range
 
@@ -42,8 +43,7 @@ def search_space(recipe: Recipe) -> Space:
 
 
 def _default_space(recipe: Recipe) -> Space:
-    paper = {**{name: part.default for name, part in MethodRecipe.model_fields.items()}}
-    paper |= METHOD_DEFAULTS.get(recipe.method.name, {})
+    paper = {name: part.default for name, part in type(recipe.method).model_fields.items()}
     weights = method_class(recipe.method.name).loss_weights(recipe)
     return {
         f"method.{name}": Range(low=paper[name] / DECADE, high=paper[name] * DECADE) for name in weights if paper[name]
@@ -70,20 +70,23 @@ def _check_values(recipe: Recipe, field: str, values: Range | list[Any], own: An
         applied(recipe, {field: value})
 
 
-def _all_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, part in model.model_fields.items():
-        if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel):
-            yield from _all_fields(part.annotation, f"{prefix}{name}.")
+def _all_fields(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _all_fields(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
 
-def _check_field(field: str) -> None:
-    fields = list(_all_fields(Recipe))
+def _check_field(recipe: Recipe, field: str) -> None:
+    fields = list(_all_fields(recipe))
+    section, _, name = field.partition(".")
+    if section == "method" and foreign_fields(recipe.method.name, [name]):
+        raise UserError(f"tuning.space: {field}: {not_its_field(recipe.method.name, name)}")
     if field not in fields:
         near = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)[0]
         raise UserError(f"tuning.space: {field}: no such field in a recipe; did you mean {near}?")
-    section, _, name = field.partition(".")
     if field == "method.name":
         raise UserError("tuning.space: method.name: methods have weights of their own; run_study.py compares them")
     shared = section in ("data", "tiles") or name.startswith("segmentor") or name == "judge"
@@ -97,7 +100,7 @@ def point_of(recipe: Recipe, space: Space) -> dict[str, Any]:
     """The recipe's own values of the fields of a space; UserError for a field that cannot be varied."""
     point = {}
     for field in space:
-        _check_field(field)
+        _check_field(recipe, field)
         section, _, name = field.partition(".")
         point[field] = getattr(getattr(recipe, section), name)
     return point

@@ -148,7 +148,7 @@ class PlannedSweep:
 
     def _needs_segmentor(self, recipe: Recipe) -> bool:
         """Whether any trial needs one: its method, or its weight of the segmentation loss, may be varied."""
-        return any(method_class(one.method.name).needs_segmentor(one) for one in self._variants(recipe))
+        return any("segmentor" in method_class(one.method.name).needs(one) for one in self._variants(recipe))
 
     def _variants(self, recipe: Recipe) -> list[Recipe]:
         """The recipe, and with each field of the space at each of its values, or at its highest."""

@@ -149,7 +149,7 @@ class Trial(tune.Trainable):
     def _assignment(self, start: str | None, review: Review) -> Assignment:
         base = self._sweep.assignment
         recipe = applied(base.recipe, self._point)
-        segmentor = base.segmentor if method_class(recipe.method.name).needs_segmentor(recipe) else None
+        segmentor = base.segmentor if "segmentor" in method_class(recipe.method.name).needs(recipe) else None
         return replace(
             base,
             role=self._last["role"],

@@ -190,6 +190,9 @@ def test_unknown_and_out_of_range_fields(tmp_path):
     refused(run_here("train_metgan", tmp_path, method__alpha9=1), "method.alpha9")
     refused(run_here("train_metgan", tmp_path, method__alpha1=-1), "method.alpha1")
     refused(run_here("train_metgan", tmp_path, method__name="gan"), "method.name", "gan", "metgan")
+    foreign = run_here("train_metgan", tmp_path, method__name="pix2pix", method__kl=1)
+    refused(foreign, "method.kl", "pix2pix has no such field", "spade_vae", "method.pool")
+    refused(run_here("run_study", tmp_path, study="nerves", method__kl=1), "method.kl: no row of the study has it")
 
 
 def test_more_workers_than_the_cluster_has(tmp_path):

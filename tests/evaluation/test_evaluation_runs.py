@@ -126,3 +126,12 @@ def test_what_a_run_began_with_is_looked_at_before_it_is_scored(recipe, write_ru
     command = Command(recipe, "quickstart", False, False, {}, {}, {"runs": ["first"]})
     with mistake("--runs: start of run first: state.pt of checkpoint", "replaced afterwards"):
         Evaluation.planned(command)
+
+
+def test_a_run_from_when_a_recipe_had_the_fields_of_all_methods_is_compared(recipe, write_run, write_tiles):
+    folder = write_run("old", write_tiles(), method="pix2pix")
+    result = json.loads((folder / "result.json").read_text())
+    result["recipe"]["method"] |= {"alpha2": 10.0, "kl": 0.05, "latent": 256, "organs": []}
+    (folder / "result.json").write_text(json.dumps(result))
+    (run,) = find_runs(["old"], recipe)
+    assert (run.label, run.recipe.method.alpha4) == ("pix2pix", 100)

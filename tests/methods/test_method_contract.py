@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from owned import owned
 from turns import FiveFeatures, batch, optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import METHODS, Method, Player, build_method, build_segmentor_network, method_class
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods import SECTIONS
+from metgan_dist.weights import PUBLISHED
 
 CLASSES = 3
 
@@ -22,7 +25,7 @@ def recipe(name, classes=CLASSES, seed=0):
         {
             "data": {"classes": classes},
             "tiles": {"size": [64]},
-            "method": {"name": name, "width": 1 / 32, "segmentor_width": 1 / 16, "latent": 4, "pool": 2},
+            "method": owned(name, width=1 / 32, segmentor_width=1 / 16, latent=4, pool=2),
             "training": {"seed": seed},
         }
     )
@@ -32,8 +35,8 @@ def build(name, classes=CLASSES, seed=0):
     """The method with all that its training needs: an untrained segmentor, a stand-in for VGG19."""
     settings, chosen = recipe(name, classes, seed), method_class(name)
     torch.manual_seed(0)
-    segmentor = build_segmentor_network(settings) if chosen.needs_segmentor(settings) else None
-    perceptual = FiveFeatures() if chosen.needs_perceptual(settings) else None
+    segmentor = build_segmentor_network(settings) if "segmentor" in chosen.needs(settings) else None
+    perceptual = FiveFeatures() if "vgg19" in chosen.needs(settings) else None
     return build_method(settings, segmentor, perceptual)
 
 
@@ -184,7 +187,7 @@ def test_any_number_of_classes(name, classes):
 
 def test_frozen_networks_are_those_that_training_needs_and_one_step_leaves_them_as_they_were(name, method):
     settings, chosen = recipe(name), method_class(name)
-    needed = {"segmentor": chosen.needs_segmentor(settings), "vgg": chosen.needs_perceptual(settings)}
+    needed = {"segmentor": "segmentor" in chosen.needs(settings), "vgg": "vgg19" in chosen.needs(settings)}
     assert set(method.frozen) == {network for network, is_needed in needed.items() if is_needed}
     assert set(method.unsaved) == set(method.frozen) & {"vgg"}
     assert set(method.saved()) == set(method.networks) - set(method.unsaved)
@@ -203,7 +206,7 @@ def test_what_training_needs_is_asked_for_with_its_field_and_translation_does_wi
     settings, chosen = recipe(name), method_class(name)
     method, data, made = build_method(settings), batch(classes=CLASSES), {}
     assert len(copy.deepcopy(method).eval().translate(data)) == 2
-    needed = {"segmentor": chosen.needs_segmentor(settings), "perceptual": chosen.needs_perceptual(settings)}
+    needed = {"segmentor": "segmentor" in chosen.needs(settings), "perceptual": "vgg19" in chosen.needs(settings)}
     if not any(needed.values()):
         method.losses(method.players()[0].name, data, made)
         return
@@ -267,6 +270,19 @@ def test_loss_weights_are_fields_of_the_recipe(name):
     assert len(set(weights)) == len(weights)
     assert bool(weights) == (name != "segmentor")
     assert all(isinstance(getattr(settings.method, weight), float) for weight in weights)
+
+
+def test_a_section_of_the_recipe_has_the_methods_name_and_is_read_by_it_alone(name):
+    section = SECTIONS[name]
+    assert section().name == name
+    other = recipe("metgan" if name != "metgan" else "sifa")
+    if name != "segmentor":  # whose fields are those that all methods have
+        with pytest.raises(TypeError, match=f"not the section of {other.method.name}"):
+            section.of(other.method)
+
+
+def test_a_method_asks_for_what_others_made_by_names_that_are_known(name):
+    assert method_class(name).needs(recipe(name)) <= {"segmentor", *PUBLISHED}
 
 
 def test_only_a_vae_has_samples(name, trained):

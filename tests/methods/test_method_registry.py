@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import METHODS, build_method, build_segmentor_network, check_tile_size
+from metgan_dist.methods import METHODS, build_method, build_segmentor_network, check_tile_size, method_class
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.segmentor import Segmentor
 from metgan_dist.recipe import Recipe
@@ -50,7 +50,7 @@ def test_default_recipe_is_the_paper():
 
 def test_unknown_method_is_named_with_the_known_ones():
     with pytest.raises(UserError, match=r"^method\.name: no method 'pix3pix'; did you mean pix2pix\?.* metgan, "):
-        build_method(recipe({"name": "pix3pix"}))
+        method_class("pix3pix")
 
 
 def test_segmentor_is_built_by_its_name_with_its_own_learning_rate():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from owned import owned
 from turns import FiveFeatures, batch, check_trains, optimisers, play_all
 
 from metgan_dist.errors import UserError
@@ -14,7 +15,7 @@ NAMES = {1: "a", 2: ["a", "b"]}
 
 
 def recipe(name, anatomy, tumour, **method):
-    settings = {"name": name, "width": 1 / 32, "segmentor_width": 1 / 16, "latent": 4, "pool": 2, **method}
+    settings = {**owned(name, width=1 / 32, segmentor_width=1 / 16, latent=4, pool=2), **method}
     if name.startswith("cyclegan"):
         settings.setdefault("identity", 0)
     data = {"anatomy": NAMES[anatomy], "tumour": {1: "t", 2: ["t", "u"]}[tumour]}
@@ -23,8 +24,8 @@ def recipe(name, anatomy, tumour, **method):
 
 def build(settings):
     chosen, tumour = method_class(settings.method.name), settings.data.channel_numbers[1]
-    segmentor = build_segmentor_network(settings) if chosen.needs_segmentor(settings) else None
-    perceptual = FiveFeatures(tumour) if chosen.needs_perceptual(settings) else None
+    segmentor = build_segmentor_network(settings) if "segmentor" in chosen.needs(settings) else None
+    perceptual = FiveFeatures(tumour) if "vgg19" in chosen.needs(settings) else None
     return build_method(settings, segmentor, perceptual)
 
 

@@ -265,7 +265,7 @@ def test_recipe_reaches_the_method():
     assert {player.learning_rate for player in method.players()} == {1e-3}
     assert method.translate({"anatomy": torch.zeros(1, 2, 24, 24, 24)}).shape == (1, 1, 24, 24, 24)
     assert method.segment(torch.zeros(1, 2, 24, 24, 24), "anatomy").shape == (1, 24, 24, 24)
-    assert not CycleShape.needs_segmentor(settings)
+    assert "segmentor" not in CycleShape.needs(settings)
     assert (CycleShape.divisor(settings), CycleShape.dimensions) == (1, (2, 3))
     assert Recipe.model_validate({"method": {"name": "cycle_shape"}}).method.shape == 1
 

@@ -203,8 +203,8 @@ def test_recipe_gives_the_method_and_its_publications_defaults():
     method = RedGan.from_recipe(recipe, Finder(1, 3))
     assert (method.classes, method.global_classes, method.learning_rate) == (3, 4, 1e-3)
     assert method.weights == FeatureWeights(10.0, 0.0)
-    assert RedGan.needs_segmentor(recipe)
-    assert not RedGan.needs_perceptual(recipe)
+    assert "segmentor" in RedGan.needs(recipe)
+    assert "vgg19" not in RedGan.needs(recipe)
     assert RedGan.criterion(recipe) == ("label_fidelity", "max")
     assert method.eval().translate(batch(classes=3)).shape == (2, 1, 64, 64)
 

@@ -36,7 +36,7 @@ def recipe(name, **method):
 def build(name, classes=2, **method):
     settings = recipe(name, **method)
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": classes})})
-    segmentor = SegmentorNetwork(classes, width=1 / 16) if method_class(name).needs_segmentor(settings) else None
+    segmentor = SegmentorNetwork(classes, width=1 / 16) if "segmentor" in method_class(name).needs(settings) else None
     return build_method(settings, segmentor)
 
 
@@ -55,6 +55,17 @@ def test_row_has_the_ticks_of_table_2(name):
     assert ("segmentation" in terms) == segmentor
     assert ("identity" in terms) == name.startswith("cyclegan")
     assert "adversarial" in terms
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_recipe_of_a_row_has_the_weights_of_its_ticks_and_no_others(name):
+    backbone, segmentor, pair, cycle = TABLE_2[name]
+    has = {"alpha1": True, "alpha2": cycle, "identity": cycle, "alpha3": segmentor, "alpha4": pair}
+    section = recipe(name).method
+    assert {field: field in type(section).model_fields for field in has} == has
+    assert section.backbone == backbone
+    weights = {field for field, present in has.items() if present}
+    assert set(MetGAN.loss_weights(recipe(name))) == weights
 
 
 def test_all_rows_are_one_class_and_no_row_is_missing():

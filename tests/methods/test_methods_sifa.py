@@ -314,8 +314,8 @@ def test_recipe_sets_classes_width_weights_pool_and_rate():
     assert {pool.size for pool in method.pools.values()} == {3}
     assert {player.learning_rate for player in method.players()} == {1e-3}
     assert method.adversarial == "hinge"
-    assert not SIFA.needs_segmentor(recipe)
-    assert not SIFA.needs_perceptual(recipe)
+    assert "segmentor" not in SIFA.needs(recipe)
+    assert "vgg19" not in SIFA.needs(recipe)
 
 
 def test_paper_size_networks_have_the_papers_widths():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from owned import owned
 from turns import FiveFeatures, batch, check_trains, optimisers, play_all
 
 from metgan_dist.errors import UserError
@@ -20,11 +21,11 @@ KINDS = {"projection": 2, "slice": 2, "crop": 3}
 
 
 def recipe(name, kind="slice", size=(64, 64), training=None, tiles=None, **method):
-    small = {"width": 1 / 32, "segmentor_width": 1 / 32, "latent": 4, "pool": 2}
+    small = owned(name, width=1 / 32, segmentor_width=1 / 32, latent=4, pool=2)
     return Recipe.model_validate(
         {
             "tiles": {"kind": kind, "size": size, **(tiles or {})},
-            "method": {"name": name, **small, **method},
+            "method": {**small, **method},
             "training": training or {},
         }
     )
@@ -33,8 +34,8 @@ def recipe(name, kind="slice", size=(64, 64), training=None, tiles=None, **metho
 def build(settings):
     chosen = method_class(settings.method.name)
     torch.manual_seed(0)
-    segmentor = build_segmentor_network(settings) if chosen.needs_segmentor(settings) else None
-    return build_method(settings, segmentor, FiveFeatures() if chosen.needs_perceptual(settings) else None)
+    segmentor = build_segmentor_network(settings) if "segmentor" in chosen.needs(settings) else None
+    return build_method(settings, segmentor, FiveFeatures() if "vgg19" in chosen.needs(settings) else None)
 
 
 def shortest(settings):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from owned import owned
 from torch import nn
 from turns import FiveFeatures, batch, optimisers, play_all, unreached
 
@@ -170,7 +171,7 @@ def test_recipe_names_its_variant_sizes_and_weights(name):
         {
             "data": {"classes": 4},
             "tiles": {"size": 96, "resize": 128},
-            "method": {"name": name, "width": NARROW, "latent": 6, "kl": 0.5, "feature_matching": 7, "perceptual": 3},
+            "method": owned(name, width=NARROW, latent=6, kl=0.5, feature_matching=7, perceptual=3),
             "training": {"learning_rate": 1e-3},
         }
     )
@@ -179,18 +180,19 @@ def test_recipe_names_its_variant_sizes_and_weights(name):
     method = Spade.from_recipe(recipe, perceptual=vgg)
     assert ("encoder" in method.networks) == method.vae == (name == "spade_vae")
     assert method.weights == FeatureWeights(7, 3)
-    assert (method.classes, method.kl, method.networks["vgg"]) == (4, 0.5, vgg)
+    assert (method.classes, method.networks["vgg"]) == (4, vgg)
     assert [player.learning_rate for player in method.players()] == [5e-4, 2e-3]
     if method.vae:
+        assert method.kl == 0.5
         assert method.networks["generator"].first.in_features == 6
         assert method.networks["generator"].first.out_features == 1024 * NARROW * 16
     data = batch(1, classes=4, edges=(128, 128))
     assert method.translate(data).shape == (1, 1, 128, 128)
     assert Spade.criterion(recipe) == ("label_fidelity", "max")
-    assert Spade.needs_perceptual(recipe)
+    assert "vgg19" in Spade.needs(recipe)
     free = recipe.model_copy(update={"method": recipe.method.model_copy(update={"perceptual": 0.0})})
-    assert not Spade.needs_perceptual(free)
-    assert not Spade.needs_segmentor(recipe)
+    assert "vgg19" not in Spade.needs(free)
+    assert "segmentor" not in Spade.needs(recipe)
 
 
 def paints(vae, seed, steps=40):

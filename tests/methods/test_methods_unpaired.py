@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from owned import owned
 from turns import batch, unreached
 
 from metgan_dist.methods import METHODS, build_method, build_segmentor_network, method_class
@@ -15,7 +16,7 @@ def recipe(name, **method):
     return Recipe.model_validate(
         {
             "tiles": {"size": [64]},
-            "method": {"name": name, "width": 1 / 32, "segmentor_width": 1 / 16, "pool": 2, **method},
+            "method": {**owned(name, width=1 / 32, segmentor_width=1 / 16, pool=2), **method},
         }
     )
 
@@ -23,7 +24,7 @@ def recipe(name, **method):
 def build(name, **method):
     settings = recipe(name, **method)
     torch.manual_seed(0)
-    needed = method_class(name).needs_segmentor(settings)
+    needed = "segmentor" in method_class(name).needs(settings)
     return build_method(settings, build_segmentor_network(settings) if needed else None)
 
 

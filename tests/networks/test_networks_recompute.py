@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from owned import owned
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -86,12 +87,7 @@ def recipe(name, edges, **method):
         {
             "tiles": {"kind": "crop" if len(edges) == 3 else "slice", "size": edges},
             "method": {
-                "name": name,
-                "width": 1 / 16,
-                "segmentor_width": 1 / 16,
-                "latent": 4,
-                "pool": 2,
-                "perceptual": 0,
+                **owned(name, width=1 / 16, segmentor_width=1 / 16, latent=4, pool=2, perceptual=0),
                 **method,
             },
         }
@@ -103,7 +99,7 @@ def stepped(settings, again):
     training = settings.training.model_copy(update={"checkpoint_gradients": again})
     settings = settings.model_copy(update={"training": training})
     torch.manual_seed(0)
-    needs = method_class(settings.method.name).needs_segmentor(settings)
+    needs = "segmentor" in method_class(settings.method.name).needs(settings)
     stepper = Stepper(build_method(settings, build_segmentor_network(settings) if needs else None), CPU)
     torch.manual_seed(1)
     edges, reports = settings.tiles.shape, []

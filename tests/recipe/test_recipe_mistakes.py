@@ -25,9 +25,9 @@ from metgan_dist.volumes.dataset import Description
             {"synthesis": {"real": 0, "merged": 0}},
             "synthesis: one of real, merged and drawn must be above 0, or transformed be 1",
         ),
-        ({"method": {"organs": "lung,lung"}}, "method: organs must be names that differ"),
+        ({"method": {"name": "redgan", "organs": "lung,lung"}}, "method: organs must be names that differ"),
         (
-            {"method": {"organs": "lung,liver,heart", "global_classes": 2}},
+            {"method": {"name": "redgan", "organs": "lung,liver,heart", "global_classes": 2}},
             "method: organs are 3, but global_classes is 2",
         ),
         (
@@ -39,6 +39,31 @@ from metgan_dist.volumes.dataset import Description
             "training: stages_from takes 'joint' from another run; leave it out of stages",
         ),
         ({"training": {"stages_from": {"joint": 3}}}, "training.stages_from.joint: 3: input should be a valid string"),
+        (
+            {"method": {"name": "pix2pix", "kl": 3}},
+            "method.kl: pix2pix has no such field (spade_vae, sean_vae have it); its nearest is method.pool",
+        ),
+        (
+            {"method": {"name": "spade", "alpha4": 3, "latent": 8, "width": 9}},
+            "method.alpha4: spade has no such field (metgan, metgen_cycle, metgen_cond, metgen_cond_seg and 2 more "
+            "have it); its nearest is method.perceptual (and 1 more)",
+        ),
+        (
+            {"method": {"shape": 2}},
+            "method.shape: metgan has no such field (cycle_shape has it); its nearest is method.alpha4",
+        ),
+        (
+            {"method": {"name": "pix3pix", "alpha1": -1}},
+            "method.name: no method 'pix3pix'; did you mean pix2pix? known: metgan, metgan_minus, metgen_cycle, "
+            "metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, spade, spade_vae, sean, "
+            "sean_vae, sifa, redgan, cycle_shape, segmentor",
+        ),
+        ({"method": {"name": 3}}, "method.name: 3: input should be a valid string"),
+        ({"method": 3}, "method: 3: input should be a valid dictionary or instance of MethodRecipe"),
+        (
+            {"method": {"name": "cycle_shape", "shape": -1}},
+            "method.shape: -1: input should be greater than or equal to 0",
+        ),
         ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help lists them all"),
         (
             {"training": {"epochs": 0}, "method": {"alpha1": -3}},

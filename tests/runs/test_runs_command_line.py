@@ -8,6 +8,7 @@ import yaml
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
+from metgan_dist.recipe.methods import SECTIONS
 from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.runs.open_run import resolved
 
@@ -62,7 +63,7 @@ def test_metastases_is_the_paper():
 def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
     recipe = Recipe.model_validate(recipe_tree("nerves"))
     assert recipe.method.name == "metgen_cycle"  # the best row of paper 1's table 3
-    assert not method_class(recipe.method.name).needs_segmentor(recipe)
+    assert "segmentor" not in method_class(recipe.method.name).needs(recipe)
     assert recipe.tiles.kind == "slice"
 
 
@@ -80,8 +81,13 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--training.compile", "true", "--training.checkpoint_gradients", "true"], "checkpoint_gradients does not go"),
         (["--recipe", "nothing"], "nothing"),
         (["--training.epochs"], "training.epochs"),
-        (["--method.shape", "-1"], "method.shape"),
-        (["--method.from_scratch", "perhaps"], "method.from_scratch"),
+        (["--method.name", "cycle_shape", "--method.shape", "-1"], "method.shape: '-1': input should be greater"),
+        (["--method.name", "cycle_shape", "--method.from_scratch", "perhaps"], "method.from_scratch: 'perhaps'"),
+        (["--method.name", "redgan", "--method.organs", "a,a"], "method: organs must be names that differ"),
+        (["--method.kl", "1", "--method.name", "pix2pix"], "method.kl: pix2pix has no such field (spade_vae, sean_vae"),
+        (["--method.alpha3", "5", "--method.name", "metgen_cycle"], "method.alpha3: metgen_cycle has no such field"),
+        (["--recipe", "cardiac-small", "--method.alpha4", "1"], "method.alpha4: cycle_shape has no such field"),
+        (["--method.name", "pix3pix"], "method.name: no method 'pix3pix'; did you mean pix2pix?"),
         (["--data.phantom.modality", "cardiac-pet"], "data.phantom.modality"),
         (["--tuning.space", '{"method.alpha1": {'], "tuning.space"),
     ],
@@ -118,7 +124,43 @@ def test_help_lists_every_field_with_range_and_default(capsys):
     for section, model in Recipe.model_fields.items():
         for field in model.annotation.model_fields:
             assert f"--{section}.{field}" in text, f"{section}.{field}"
+    for section in SECTIONS.values():
+        for field in section.model_fields:
+            assert f"--method.{field} " in text, f"method.{field}"
     assert "fraction of volumes (or of the slab axis) held out for the scores [>= 0, < 1] (default: 0.2)" in text
+
+
+def helped(capsys, *arguments):
+    """The help's part on the method, by the line under each heading; that of all methods under ""."""
+    with pytest.raises(SystemExit):
+        parse(*arguments, "--help")
+    text = capsys.readouterr().out
+    own = text[text.index("\nmethod options") : text.index("\ntraining options")]
+    first, *others = own.split("\nmethod options of:\n")
+    parts = {"": first, **{names.strip(): rest for names, rest in (part.split("\n\n", 1) for part in others)}}
+    return {names: " ".join(part.split()) for names, part in parts.items()}
+
+
+def test_help_shows_a_methods_fields_once_under_the_methods_that_have_them(capsys):
+    parts = helped(capsys)
+    for section in SECTIONS.values():
+        for field in section.model_fields:
+            assert sum(part.count(f"--method.{field} ") for part in parts.values()) == 1, field
+    assert "--method.width" in parts[""]
+    assert "(default: unet; redgan: resnet-34)" in parts[""]
+    assert "(default: 10.0; pix2pix, pix2pix_seg: 100.0)" in next(part for part in parts.values() if "alpha4" in part)
+    assert "--method.kl float" in parts["spade_vae, sean_vae"]
+    assert "--method.organs" in parts["redgan"]
+
+
+def test_help_shows_the_fields_of_the_method_that_is_named_alone(capsys):
+    for arguments in (("--method.name", "redgan"), ("--method.name=redgan",)):
+        parts = helped(capsys, *arguments)
+        assert set(parts) == {"", "redgan"}
+        assert "[>= 0] (default: 0.0)" in parts["redgan"].partition("--method.perceptual")[2]
+        assert "(default: resnet-34)" in parts[""]
+        assert "alpha1" not in "".join(parts.values())
+    assert set(helped(capsys, "--method.name", "nobody")) == set(helped(capsys))
 
 
 def test_a_jobs_own_flags_are_lists_that_may_be_repeated(capsys):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Data, MethodRecipe, Recipe, Scaling, Storage, Tracking, Training
+from metgan_dist.recipe import Data, Recipe, Scaling, Storage, Tracking, Training
+from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.runs.run_folder import open_run, record
 
 
@@ -32,7 +33,7 @@ def test_other_scaling_is_the_same_experiment(tmp_path):
 @pytest.mark.parametrize(
     ("job", "more", "culprit"),
     [
-        ("train_metgan", {"method": MethodRecipe(alpha1=2)}, r"method\.alpha1 was 1\.0, is 2\.0"),
+        ("train_metgan", {"method": MetGANRecipe(alpha1=2)}, r"method\.alpha1 was 1\.0, is 2\.0"),
         ("make_tiles", {}, "is a run of train_metgan"),
     ],
 )
@@ -86,7 +87,7 @@ def test_a_run_is_not_given_less(tmp_path, less):
 
 def test_a_segmentor_is_given_more_by_its_own_fields(tmp_path):
     open_run("train_segmentor", recipe(tmp_path), "quickstart")
-    longer = MethodRecipe(segmentor_epochs=41)
+    longer = MetGANRecipe(segmentor_epochs=41)
     assert open_run("train_segmentor", recipe(tmp_path, method=longer), "quickstart").raised
     with pytest.raises(UserError, match=r"training\.epochs was 200, is 201\)"):
         open_run("train_segmentor", recipe(tmp_path, training=Training(epochs=201)), "quickstart")
@@ -158,3 +159,17 @@ def test_a_run_from_before_a_field_goes_on_and_a_volume_that_differs_is_named(tm
     ):
         with pytest.raises(UserError, match=culprit):
             open_run("train_metgan", of(**fields), "quickstart")
+
+
+def test_a_run_whose_recipe_has_the_fields_of_all_methods_goes_on(tmp_path):
+    open_run("train_metgan", recipe(tmp_path), "quickstart")
+    known = tmp_path / "mine" / "run.json"
+    written = json.loads(known.read_text())
+    written["recipe"]["method"] |= {"kl": 0.05, "latent": 256, "feature_matching": 10.0, "shape": 1.0, "organs": []}
+    known.write_text(json.dumps(written))
+    assert open_run("train_metgan", recipe(tmp_path), "quickstart").continued
+    # Nor are they told as differences where something else keeps the recipe from being read.
+    written["recipe"]["training"]["gone"] = 1
+    known.write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"another recipe \(training\.gone was 1, is None\)"):
+        open_run("train_metgan", recipe(tmp_path), "quickstart")

@@ -70,7 +70,8 @@ def test_differences_are_those_of_the_pairs_that_were_scored():
 
 
 def command(*arguments):
-    return parse_command("run_study.py", "Studies.", arguments, [JobFlag(name, "X", "") for name in ("study", "rows")])
+    own = [JobFlag(name, "X", "") for name in ("study", "rows")]
+    return parse_command("run_study.py", "Studies.", arguments, own, several_methods=True)
 
 
 def test_a_dry_run_shows_what_rows_have_of_their_own(capsys):
@@ -81,12 +82,37 @@ def test_a_dry_run_shows_what_rows_have_of_their_own(capsys):
     assert rows["metgan"] == paper
     assert rows["pix2pix"] == {
         "method": {
-            **{"name": "pix2pix", "alpha1": 1, "alpha2": 10, "alpha3": 100, "alpha4": 100},
+            **{"name": "pix2pix", "alpha1": 1, "alpha4": 100},
             **{"backbone": "unet-256", "adversarial": "log", "pool": 0, **paper["method"]},
         },
         "training": {"batch_size": 1, "learning_rate": 2e-4, **paper["training"]},
     }
     assert rows["sifa"]["training"] == {"batch_size": 8, "learning_rate": 2e-4, **paper["training"]}
+
+
+def test_a_flag_that_some_rows_methods_have_is_theirs_and_which_it_does_not_concern_is_said(capsys):
+    asked = ("--study", "image-synthesis", "--recipe", "cells", "--scores.missing_weights", "skip")
+    flags = ("--method.perceptual", "0", "--method.alpha2", "3", "--method.width", "0.125")
+    planned = planned_study(command(*asked, *flags), Path("jobs"))
+    said = capsys.readouterr().out.splitlines()
+    assert sorted(said) == [
+        "method.alpha2: not for pix2pix, redgan, spade, spade_vae, sean_vae, whose methods have no such field",
+        "method.perceptual: not for pix2pix, cyclegan, sifa, metgan, whose methods have no such field",
+    ]
+    methods = {name: recipe.method for name, recipe in planned.recipes.items()}
+    assert {name: one.perceptual for name, one in methods.items() if hasattr(one, "perceptual")} == (
+        dict.fromkeys(("redgan", "spade", "spade_vae", "sean_vae"), 0)
+    )
+    assert (methods["cyclegan"].alpha2, methods["metgan"].alpha2, methods["sifa"].alpha2) == (3, 3, 3)
+    assert {one.width for one in methods.values()} == {0.125}
+    # The recipe of the study's own tiles, segmentor and judge is of one method, as any.
+    assert not hasattr(command(*asked, *flags).recipe.method, "perceptual")
+
+
+def test_a_flag_that_no_rows_method_has_is_refused():
+    asked = ("--study", "ablation", "--scores.missing_weights", "skip", "--method.perceptual", "0")
+    with pytest.raises(UserError, match=r"^method\.perceptual: no row of the study has it: pix2pix has no such field"):
+        planned_study(command(*asked), Path("jobs"))
 
 
 def test_a_row_that_its_own_job_would_refuse_is_refused_before_any_work():

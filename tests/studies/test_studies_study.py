@@ -116,6 +116,20 @@ def test_command_line_wins_over_rows_and_rows_over_the_preset(tmp_path):
     assert recipe.method.adversarial == "log"  # what is set nowhere is the method's own
 
 
+def test_what_all_rows_set_is_for_those_whose_methods_have_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    rows = [{**ROW, "recipe": {"method": {"name": "spade"}}}, {**ROW, "name": "b", "label": "B"}]
+    common = {"method": {"label_norm": "pixel", "width": 0.5}, "training": {"epochs": 3}}
+    path.write_text(yaml.safe_dump({**STUDY, "recipe": common, "rows": rows}))
+    recipes = load_study(str(path)).recipes(command())
+    assert [(recipe.method.width, recipe.training.epochs) for recipe in recipes.values()] == [(0.5, 3)] * 2
+    assert recipes["b"].method.label_norm == "pixel"
+    assert not hasattr(recipes["a"].method, "label_norm")
+    # A flag that names the method of every row is not theirs to be held against.
+    named = load_study(str(path)).recipes(command("--method.name", "spade"))
+    assert [recipe.method.name for recipe in named.values()] == ["spade"] * 2
+
+
 def test_robustness_differs_in_the_labels_alone():
     study = load_study("robustness")
     recipes = study.recipes(command())
@@ -148,6 +162,10 @@ STUDY = {"title": "T", "reference": "a", "scores": ["mae"], "rows": [ROW]}
         ({"job": "segment_folds"}, "mae is no score of segment_folds"),
         ({"job": "make_tiles"}, "job"),
         ({"colour": "red"}, "colour"),
+        (
+            {"recipe": {"method": {"kl": 1}}, "rows": [{**ROW, "recipe": {"method": {"name": "sifa"}}}]},
+            "no row has a method with method.kl",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_in_one_line(tmp_path, changes, culprit):
@@ -165,6 +183,7 @@ def test_mistakes_in_a_row_name_the_row(tmp_path):
     for recipe, culprit in (
         ({"method": {"alpha9": 1}}, "method.alpha9"),
         ({"method": {"name": "pix3pix"}}, "did you mean pix2pix"),
+        ({"method": {"name": "sifa", "alpha4": 1}}, r"method\.alpha4: sifa has no such field"),
     ):
         path.write_text(yaml.safe_dump({**STUDY, "rows": [{**ROW, "recipe": recipe}]}))
         with pytest.raises(UserError, match=f"row a: .*{culprit}"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from owned import owned
 from tile_sets import finish
 from untrained import write_untrained
 
@@ -92,7 +93,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         artefacts: dict[str, str] | None = None,
         **sections: dict[str, object],
     ) -> str:
-        method = {"name": name, "width": 1 / 16, "segmentor_width": 1 / 16, "latent": 8, "perceptual": 0}
+        method = owned(name, width=1 / 16, segmentor_width=1 / 16, latent=8, perceptual=0)
         tree = {"method": method, "tiles": {"size": [EDGE]}, "training": {"seed": seed}, **sections}
         recipe = Recipe.model_validate(tree)
         run = tmp_path_factory.mktemp("run")

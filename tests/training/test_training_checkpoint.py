@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from owned import owned
+from untrained import write_untrained
 
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.trained import check_segmentor, load_tensors
+from metgan_dist.trained import check_segmentor, checkpoint_recipe, load_method, load_tensors
 
 
 @pytest.fixture
@@ -67,3 +70,19 @@ def test_what_a_worker_goes_on_with_is_compared_too(checkpoint, mistake):
     rank.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with mistake(str(rank), "SHA-256", kind=DamagedFile):
         load_tensors(str(rank))
+
+
+@pytest.mark.parametrize("name", ["segmentor", "pix2pix", "spade_vae"])
+def test_a_checkpoint_from_when_a_recipe_had_the_fields_of_all_methods_still_opens(tmp_path, name):
+    tree = {"method": owned(name, width=1 / 16, segmentor_width=0.05, latent=4), "tiles": {"size": [64]}}
+    written = write_untrained(tmp_path / "checkpoint", Recipe.model_validate(tree))
+    before, _ = load_method(written)
+    stored = Path(written) / "recipe.yaml"
+    recipe = yaml.safe_load(stored.read_text())
+    others = {"alpha2": 10.0, "alpha4": 10.0, "kl": 0.05, "latent": 256, "shape": 1.0, "organs": []}
+    recipe["method"] = {**others, **recipe["method"]}
+    stored.write_text(yaml.safe_dump(recipe))
+    method, read = load_method(written)
+    assert read == checkpoint_recipe(written)
+    assert read.method.model_dump() == Recipe.model_validate(tree).method.model_dump()
+    torch.testing.assert_close(method.state_dict(), before.state_dict(), rtol=0, atol=0)

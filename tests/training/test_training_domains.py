@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from alone import Killed, assignment, killed_at, same, state
+from owned import owned
 from tile_sets import write_domains, write_set
 from two_domains import SLICES, SLICES_CLASSES, cut_slices
 from untrained import write_untrained
@@ -25,7 +26,7 @@ def recipe(name, classes=2, **training):
         {
             "data": {"classes": classes},
             "tiles": {"size": [64]},
-            "method": {"name": name, "width": 0.05, "segmentor_width": 0.05, "pool": 4},
+            "method": owned(name, width=0.05, segmentor_width=0.05, pool=4),
             "training": {
                 **{"batch_size": 2, "epochs": 100, "max_steps": 5, "checkpoint_every": 4, "validate_every": 8},
                 **{"validate_tiles": 2, "ema_half_life": 8, **training},

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from metgan_dist.methods import build_method
-from metgan_dist.recipe import MethodRecipe, Recipe, Training
+from metgan_dist.recipe import Recipe, Training
+from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.training.loop import Surroundings, train
 from metgan_dist.training.schedule import Length
 from metgan_dist.training.step import Stepper
@@ -21,7 +22,7 @@ class World:
         self.folder, self.scores, self.stop = folder, scores, stop
         self.said, self.kept, self.seen = [], {}, []
         self.recipe = Recipe(
-            method=MethodRecipe(name="segmentor", segmentor_width=0.03),
+            method=SegmentorRecipe(segmentor_width=0.03),
             training=Training(batch_size=1, validate_every=EVERY, checkpoint_every=1, patience=patience),
         )
 

@@ -17,7 +17,8 @@ import torch
 from alone import Killed, assignment, killed_at, same, state
 from tile_sets import write_set
 
-from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
+from metgan_dist.recipe import Recipe, Scaling, Training
+from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.training.choice import NO_SCORE
 from metgan_dist.training.launch import Checkpoints, _trained, run_training
@@ -42,7 +43,7 @@ def assigned(tiles, segmentors, tmp_path_factory):
 
     def assign(name, here):
         recipe = Recipe(
-            method=MethodRecipe(width=0.05, segmentor_width=0.05),
+            method=MetGANRecipe(width=0.05, segmentor_width=0.05),
             training=TRAINING,
             scaling=Scaling(workers=0 if here else 1),
         )

@@ -12,7 +12,8 @@ from metgan_dist.cluster import progress
 from metgan_dist.errors import DamagedFile, TrainingStopped, UserError
 from metgan_dist.methods import build_method
 from metgan_dist.methods.segmentor import segmentor_recipe
-from metgan_dist.recipe import MethodRecipe, Recipe, Scaling, Training
+from metgan_dist.recipe import Recipe, Scaling, Training
+from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.trained import load_generator, load_method
 from metgan_dist.training.loop import Surroundings, train
 from metgan_dist.training.schedule import Length, rate_factor
@@ -24,7 +25,7 @@ DEFAULTS = progress.Progress.__init__.__kwdefaults__
 
 def recipe(**training):
     return Recipe(
-        method=MethodRecipe(width=0.05, segmentor_width=0.05, pool=3),
+        method=MetGANRecipe(width=0.05, segmentor_width=0.05, pool=3),
         training=Training(**{"batch_size": 1, "checkpoint_every": 4, "validate_every": 4, "epochs": 1, **training}),
     )
 

@@ -5,7 +5,8 @@ import torch
 from toys import image
 
 from metgan_dist.methods import build_method
-from metgan_dist.recipe import MethodRecipe, Recipe
+from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
 from metgan_dist.training import precision
 from metgan_dist.training.checkpoint import restore, save_rank, save_state
 from metgan_dist.training.precision import autocast_dtype, resolved
@@ -13,7 +14,7 @@ from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
 EDGES = (256, 256)
-RECIPE = Recipe(method=MethodRecipe(name="pix2pix", width=0.05))
+RECIPE = Recipe(method=Pix2PixRecipe(width=0.05))
 
 
 def test_auto_is_bfloat16_on_a_cpu_that_multiplies_in_it_and_float32_elsewhere(monkeypatch):

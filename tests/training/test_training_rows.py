@@ -62,8 +62,9 @@ def test_without_its_pair_loss_a_cycle_trains_apart_and_the_line_says_so(mistake
         check_apart(recipe("metgan"), ("ct", "mr"))
     check_apart(recipe("metgan", method={"alpha4": 0}), ("ct", "mr"))
     check_apart(recipe("metgen_cycle", method={"alpha4": 0}), ("ct", "mr"))
-    with mistake("method.name: pix2pix"):
-        check_apart(recipe("pix2pix", method={"alpha4": 0}), ("ct", "mr"))
+    for settings in (recipe("pix2pix", method={"alpha4": 0}), recipe("spade")):
+        with mistake(f"method.name: {settings.method.name}", "are no pairs; use cyclegan"):
+            check_apart(settings, ("ct", "mr"))
 
 
 def test_a_score_of_pairs_cannot_choose_among_two_domains(mistake):

@@ -7,7 +7,8 @@ from toys import Staged, Wasserstein, image
 from metgan_dist.methods import build_method
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Stage
-from metgan_dist.recipe import MethodRecipe, Recipe
+from metgan_dist.recipe import Recipe
+from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
 from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
@@ -16,7 +17,7 @@ EDGES = (256, 256)
 
 def pix2pix(**options):
     torch.manual_seed(0)
-    return Stepper(build_method(Recipe(method=MethodRecipe(name="pix2pix", width=0.05))), CPU, **options)
+    return Stepper(build_method(Recipe(method=Pix2PixRecipe(width=0.05))), CPU, **options)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -50,7 +51,7 @@ def test_pix2pix_holds_no_graphs_of_several_batches():
 def test_a_method_that_makes_nothing_ahead_is_not_asked(name, monkeypatch):
     asked, ahead = [], MetGAN.ahead
     monkeypatch.setattr(MetGAN, "ahead", lambda self, batch: asked.append(name) or ahead(self, batch))
-    Stepper(build_method(Recipe(method=MethodRecipe(name=name, width=0.05))), CPU).step([image(0, EDGES)])
+    Stepper(build_method(Recipe.model_validate({"method": {"name": name, "width": 0.05}})), CPU).step([image(0, EDGES)])
     assert asked == (["pix2pix"] if name == "pix2pix" else [])
 
 

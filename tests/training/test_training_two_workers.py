@@ -11,14 +11,17 @@ from toys import Growing, Wasserstein
 from metgan_dist.methods import build_method, enter_stage
 from metgan_dist.methods.method import Method, Player
 from metgan_dist.networks.patchgan import PatchGAN
-from metgan_dist.recipe import MethodRecipe, Recipe, Tiles
+from metgan_dist.recipe import Recipe, Tiles
+from metgan_dist.recipe.methods.metgan import MetGANRecipe
+from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
+from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.training import stop_notice
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
 from metgan_dist.training.worker import _mean
 
-RECIPE = Recipe(method=MethodRecipe(width=0.05, segmentor_width=0.05, pool=2))
+RECIPE = Recipe(method=MetGANRecipe(width=0.05, segmentor_width=0.05, pool=2))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def _batch(images, edge=128, dtype=torch.float32):
 
 
 def _metgan():
-    segmentor = build_method(RECIPE.model_copy(update={"method": MethodRecipe(name="segmentor", segmentor_width=0.05)}))
+    segmentor = build_method(RECIPE.model_copy(update={"method": SegmentorRecipe(segmentor_width=0.05)}))
     return build_method(RECIPE, segmentor.networks["segmentor"])
 
 
@@ -210,7 +213,7 @@ def test_all_ranks_hear_of_a_stop_after_the_same_step_and_meet_for_it_every_few_
 
 def _pix2pix():
     torch.manual_seed(0)
-    return build_method(Recipe(method=MethodRecipe(name="pix2pix", width=0.05), tiles=Tiles(size=64)))
+    return build_method(Recipe(method=Pix2PixRecipe(width=0.05), tiles=Tiles(size=64)))
 
 
 def _train(rank, build, steps):

@@ -5,13 +5,16 @@ from torch import nn
 
 from metgan_dist import methods
 from metgan_dist.methods.method import Method, Player, Stage
+from metgan_dist.recipe import MethodRecipe
+from metgan_dist.recipe import methods as sections
 
 BETAS = (0.5, 0.9)
 
 
 def register(patch, **toys):
-    """Let recipes name toys as methods: `register(monkeypatch, staged=Staged)`."""
+    """Let recipes name toys as methods, with the fields that all have: `register(monkeypatch, staged=Staged)`."""
     patch.setattr(methods, "METHODS", {**methods.METHODS, **toys})
+    patch.setattr(sections, "SECTIONS", {**sections.SECTIONS, **dict.fromkeys(toys, MethodRecipe)})
 
 
 def convolution(dimensions=2):

@@ -57,6 +57,10 @@ def test_pix2pix_varies_around_its_own_papers_weight():
         ({"method.segmentor_width": {"low": 0.1, "high": 1}}, "is made once for all trials"),
         ({"training.max_steps": [10, 20]}, "is the same for all trials"),
         ({"storage.path": ["a", "b"]}, "is the same for all trials, or does not change a training"),
+        (
+            {"method.kl": {"low": 0.01, "high": 1}},
+            "method.kl: metgan has no such field (spade_vae, sean_vae have it); its nearest is method.pool",
+        ),
         ({"method.alpha1": {"low": 2, "high": 5}}, "own value 1, which the first trial has, lies outside 2 to 5"),
         ({"method.backbone": {"low": 1, "high": 2}}, "'metgen' is no number; list its values"),
         ({"method.backbone": ["unet-256", "resnet-9"]}, "the recipe's own 'metgen' among them"),

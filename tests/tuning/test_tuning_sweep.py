@@ -99,7 +99,7 @@ def test_a_segmentor_is_trained_where_any_trial_needs_it(space, needed):
 )
 def test_a_sweep_on_two_domains_is_refused_what_needs_pairs_or_labels(tmp_path, mistake, name, tuning, said):
     folder = write_two_domains(tmp_path, {"ct": 1, "mr": 1}, shape=(1, 128, 128), labelled=["mr"])
-    method = {"name": name, "alpha3": 0.0, **({"alpha4": 0.0} if name == "metgan" else {})}
+    method = {"name": name, **({"alpha3": 0.0, "alpha4": 0.0} if name == "metgan" else {})}
     made = recipe_of(folder, tiles={"size": 128}, method=method, tuning=tuning)
     planned = PlannedSweep(search_space(made), objectives_of(made))
     if said is None:
