@@ -68,7 +68,10 @@ def test_a_run_may_be_given_more(tmp_path, more):
     ],
 )
 def test_more_epochs_are_refused_where_every_stage_has_a_length_of_its_own(tmp_path, mistake, method, stages, count):
-    settings = {"method": MethodRecipe(**method), "training": Training(epochs=4, stages=stages)}
+    settings = {
+        "method": Recipe.model_validate({"method": method}).method,
+        "training": Training(epochs=4, stages=stages),
+    }
     open_run("train_metgan", recipe(tmp_path, **settings), "quickstart")
     longer = recipe(tmp_path, **settings | {"training": Training(epochs=5, stages=stages)})
     if count:
