@@ -19,17 +19,20 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.fidelity import unlearned
 from metgan_dist.storage import absolute, join
+from metgan_dist.tasks import task_of
+from metgan_dist.tasks.held_out import score_held_out
+from metgan_dist.tasks.pictures import picture_rows
+from metgan_dist.tasks.segmentation import PARTS, Part, segmentor_rows
+from metgan_dist.tasks.unpaired import check_apart
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, check_pairs, lacking_role
 from metgan_dist.trained import check_segmentor, find_stages, find_start, load_method, read_result, run_of
-from metgan_dist.training.assignment import PARTS, Assignment, Part
+from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
-from metgan_dist.training.rows import check_apart, segmentor_rows
 from metgan_dist.training.schedule import check_stages
-from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import as_described
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
@@ -332,7 +335,7 @@ def _scores_and_grids(
     judge = None if judge_uri is None else load_method(judge_uri, options)[0].to(device)
     tiles = TileSet.open(tiles_uri, options)
     lines: list[str] = []
-    scores = evaluate_splits(method, tiles, judge, device, lines.append)
-    shown = {split: picture_rows(tiles, tiles.positions(split, "anatomy")) for split in scores}
-    grids = {split: grid(method, tiles, rows, device) for split, rows in shown.items()}
+    task = task_of(method, tiles, {"judge": judge})
+    scores = score_held_out(task, method, device, lines.append)
+    grids = {split: task.grid(method, picture_rows(tiles, task.rows(split)), device) for split in scores}
     return scores, grids, lines

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.evaluation.scoring import REAL
-from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Value
+from metgan_dist.evaluation.tables import BETTER, WORSE, Value
 from metgan_dist.recipe import Scores
+from metgan_dist.scores.column import COLUMNS, Column
 from metgan_dist.scores.fidelity import BLIND, SHARE
 from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored

@@ -13,17 +13,18 @@ from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.runs import TrainedRun
 from metgan_dist.evaluation.scoring import REAL, Task, score_methods
-from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Line, Table, aligned
+from metgan_dist.evaluation.tables import BETTER, WORSE, Line, Table, aligned
 from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.column import COLUMNS, Column
 from metgan_dist.scores.fidelity import doubt
 from metgan_dist.scores.scored import Scored
 from metgan_dist.scores.significance import least_pairs
+from metgan_dist.tasks.pictures import picture_rows
 from metgan_dist.tiles.independence import independent_units
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.validation import picture_rows
 
 _TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
 SMALL_FOR_FID = 2048

@@ -167,5 +167,5 @@ def score_block(checkpoint: str | None, task: Task, rows: np.ndarray, show: froz
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, BATCH, method.organs if method is not None else ()):
             batch = {name: value.to(device) for name, value in batch.items()}
-            scorer.add(batch, batch["tumour"] if method is None else method.translate(batch))
+            scorer.add_images(batch, batch["tumour"] if method is None else method.translate(batch))
     return scorer.scored()

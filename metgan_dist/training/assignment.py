@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ray.util.queue import Queue
 
@@ -13,11 +13,9 @@ from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.tasks.segmentation import Part
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
-
-Part = Literal["segmentor", "judge"]
-PARTS: tuple[Part, ...] = get_args(Part)  # as `tiles.splits.segmentor_and_judge` gives them
 
 
 @dataclass(frozen=True)

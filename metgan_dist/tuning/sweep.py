@@ -29,11 +29,11 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.scores.scored import IMAGE_SCORES
 from metgan_dist.storage import filesystem, join
+from metgan_dist.tasks import task_of
 from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import ray_storage
 from metgan_dist.training.review import open_desk
-from metgan_dist.training.rows import scored_rows, training_rows
 from metgan_dist.training.schedule import Length
 from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.findings import Findings
@@ -126,10 +126,10 @@ class PlannedSweep:
         at_once, plan = layout = _plan_here(opened.recipe)
         say(str(replace(self, layout=layout)))
         prepared = prepare_training(opened, self._needs_segmentor(opened.recipe))
-        if not len(scored_rows(opened.recipe, prepared.tiles, "val")):
+        task = task_of(method_class(opened.recipe.method.name), prepared.tiles)
+        if not len(task.rows("val")):
             raise UserError("tiles.val: no tiles to validate on, by which trials are compared; hold some out")
-        epoch = training_rows(opened.recipe, prepared.tiles).epoch
-        recipe, length, every = _trial_recipe(opened.recipe, epoch)
+        recipe, length, every = _trial_recipe(opened.recipe, task.drawn(opened.recipe).epoch)
         say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}")
         base = _assignment(opened, prepared, recipe, plan)
         with opened.result.phase("trials"), printed_queue(say) as queue:
