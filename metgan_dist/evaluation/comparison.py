@@ -21,6 +21,7 @@ from metgan_dist.tiles.independence import Units
 UNVERIFIED = "_unverified"
 _UP_TO_REAL = "dice_up_to_real"
 _TESTED_AS = {"label_fidelity": _UP_TO_REAL}
+NOTHING = Scored(pd.DataFrame({"tile": np.empty(0, dtype=np.int64)}))
 _SHOWN_TESTS = ("difference", "p_t_holm", "p_wilcoxon_holm", "d_z", "rank_biserial")
 
 
@@ -63,15 +64,22 @@ class Comparison:
         return {f"{row['score']}_{name}": float(row[name]) for row in rows for name in _SHOWN_TESTS}
 
 
-def compare(scored: Mapping[str, Scored], units: Units, reference: str, settings: Scores) -> Comparison:
-    """Put together what `score_methods` gave for the tiles of `units`."""
+def compare(
+    scored: Mapping[str, Scored],
+    units: Units,
+    reference: str,
+    settings: Scores,
+    known: Sequence[Column] = tuple(COLUMNS.values()),
+) -> Comparison:
+    """Put together what `score_methods` gave for the tiles of `units`; `known`: the columns of their task."""
     methods = [label for label in scored if label != REAL]
     per_tile = pd.concat([_labelled(label, scored[label].per_tile, units) for label in methods], ignore_index=True)
-    ceiling = scored[REAL].summary().get("label_fidelity")
+    real = scored.get(REAL, NOTHING)
+    ceiling = real.summary().get("label_fidelity")
     if "dice" in per_tile:
-        per_tile[_UP_TO_REAL] = _up_to_real(per_tile, scored[REAL].per_tile)
+        per_tile[_UP_TO_REAL] = _up_to_real(per_tile, real.per_tile)
     tests = tests_against(per_tile, reference, settings)
-    columns = _columns(settings.names, scored[methods[0]], ceiling)
+    columns = _columns(settings.names, [scored[label] for label in methods], ceiling, known)
     plain = {label: _values(scored[label], units, columns, settings) for label in methods}
     if ceiling is not None and ceiling >= BLIND:
         columns = _with_share(columns, plain, ceiling)
@@ -94,7 +102,8 @@ def tests_against(per_tile: pd.DataFrame, reference: str, settings: Scores) -> p
     if per_tile["method"].nunique() < 2:
         return pd.DataFrame()
     per_tile = per_tile[per_tile["alone"]]
-    scores = [name for name in per_tile if name in IMAGE_SCORES or name == _UP_TO_REAL or name.startswith("lpips")]
+    tested = {*IMAGE_SCORES, *settings.names, _UP_TO_REAL}
+    scores = [name for name in per_tile if name in tested or name.startswith("lpips")]
     return compare_methods(
         per_tile,
         reference,
@@ -118,24 +127,32 @@ def _labelled(label: str, per_tile: pd.DataFrame, units: Units) -> pd.DataFrame:
 
 
 def _up_to_real(per_tile: pd.DataFrame, real: pd.DataFrame) -> pd.Series:
-    """Dice of each tile, at most what its real image has: to exceed that makes up for no other tile."""
+    """Dice of each tile, at most what its real image has: to exceed that makes up for no other tile.
+
+    Where the real images are of other tiles, as in two domains, there is none to be held to.
+    """
+    if "dice" not in real:
+        return per_tile["dice"]
     return per_tile["dice"].clip(upper=per_tile["tile"].map(real.set_index("tile")["dice"]))
 
 
-def _columns(names: Sequence[str], scored: Scored, ceiling: float | None) -> list[Column]:
+def _columns(
+    names: Sequence[str], scored: Sequence[Scored], ceiling: float | None, known: Sequence[Column]
+) -> list[Column]:
     """The columns that there are values for; scores of other than the published weights say so in their title.
 
     Label fidelity of `ceiling`, what the real images have, is enough.
     """
-    columns = []
+    columns, of_name = [], {column.name: column for column in known}
+    there = {name for one in scored for name in (*one.per_tile, *one.of_set)}
     for name in names:
-        if f"{name}{UNVERIFIED}" in {*scored.per_tile, *scored.of_set}:
-            title = f"{COLUMNS[name].title} (unverified weights)"
-            columns.append(replace(COLUMNS[name], name=f"{name}{UNVERIFIED}", title=title))
-        elif name == "label_fidelity" and "dice" in scored.per_tile:
-            columns.append(replace(COLUMNS[name], enough=ceiling))
-        elif name in {*scored.per_tile, *scored.of_set}:
-            columns.append(COLUMNS[name])
+        if f"{name}{UNVERIFIED}" in there:
+            title = f"{of_name[name].title} (unverified weights)"
+            columns.append(replace(of_name[name], name=f"{name}{UNVERIFIED}", title=title))
+        elif name == "label_fidelity" and "dice" in there:
+            columns.append(replace(of_name[name], enough=ceiling))
+        elif name in there:
+            columns.append(of_name[name])
     return columns
 
 
@@ -162,11 +179,11 @@ def _values(scored: Scored, units: Units, columns: Sequence[Column], settings: S
     for name in (column.name for column in columns):
         if name in scored.of_set:
             values[name] = Value(scored.of_set[name])
-        elif name == "label_fidelity":
+        elif name == "label_fidelity" and "dice" in scored.per_tile:
             counts = stacked_counts(scored.per_tile.groupby(unit).sum())
             if not np.isnan(pooled := pooled_dice(scored.per_tile)):
                 values[name] = Value(pooled, *_interval(counts, mean_dice, settings))
-        else:
+        elif name in scored.per_tile:
             scores = scored.per_tile[name]
             sums = scores.groupby(unit).agg(lambda own: own.sum(skipna=False))
             parts = np.stack([sums, scores.groupby(unit).size()], axis=1)

@@ -12,19 +12,18 @@ import numpy as np
 from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.runs import TrainedRun
-from metgan_dist.evaluation.scoring import REAL, Task, score_methods
+from metgan_dist.evaluation.scoring import REAL, Scoring, score_methods
 from metgan_dist.evaluation.tables import BETTER, WORSE, Line, Table, aligned
 from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.scores.column import COLUMNS, Column
+from metgan_dist.scores.column import Column
 from metgan_dist.scores.fidelity import doubt
 from metgan_dist.scores.scored import Scored
 from metgan_dist.scores.significance import least_pairs
+from metgan_dist.tasks import GENERATED, Task
 from metgan_dist.tasks.pictures import picture_rows
-from metgan_dist.tiles.independence import independent_units
-from metgan_dist.tiles.tile_set import TileSet
 
 _TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
 SMALL_FOR_FID = 2048
@@ -43,11 +42,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored with what: the test tiles, the one judge of label fidelity, the scores, why some are left out."""
+    """What is scored with what: the task on its tiles, those that are scored, the judge, the scores, why some are not.
 
-    tiles: TileSet
+    judge: checkpoint of the one that finds labels in everybody's images, None where there is none.
+    """
+
+    task: Task
     rows: np.ndarray
-    judge: str
+    judge: str | None
     settings: Scores
     skipped: Mapping[str, str]
 
@@ -65,27 +67,29 @@ def compare_entries(
     `reference` is the label that the others are tested against, `notes` go below the table's own.
     """
     runs = {entry.label: entry.run for entry in entries if entry.run is not None}
-    shown = picture_rows(subject.tiles, subject.rows, subject.settings.pictures)
+    task, tiles, recipe = subject.task, subject.task.tiles, opened.recipe
+    shown = picture_rows(tiles, subject.rows, subject.settings.pictures)
     names = tuple(name for name in subject.settings.names if name not in subject.skipped)
-    task = Task(subject.tiles.uri, subject.judge, names, opened.recipe.storage.options)
+    judges = {} if subject.judge is None else {"judge": subject.judge}
+    scoring = Scoring(tiles.uri, task.name, judges, names, recipe.storage.options, recipe.scaling.in_process)
     with opened.result.phase("scores"):
         scored = score_methods(
             {label: run.checkpoint for label, run in runs.items()},
-            task,
-            subject.rows,
+            scoring,
+            {**task.compared("test"), GENERATED: subject.rows},
             block=subject.settings.block,
             show=shown.tolist(),
             plan=opened.plan,
             report=say,
         )
     with opened.result.phase("tests"):
-        units = independent_units(subject.tiles, subject.rows, subject.settings.group)
-        comparison = compare(scored, units, reference, subject.settings)
+        units = task.units(subject.rows, subject.settings.group)
+        comparison = compare(scored, units, reference, subject.settings, task.columns)
     own = [*_notes(comparison, subject, next(iter(runs.values()))), *notes]
-    columns = [COLUMNS[name] for name in subject.skipped]
-    columns = sorted([*comparison.columns, *columns], key=lambda column: _place(column, subject.settings))
+    left_out = [column for column in task.columns if column.name in subject.skipped]
+    columns = sorted([*comparison.columns, *left_out], key=lambda column: _place(column, subject.settings))
     table = Table(title, columns, [_line(entry, comparison, scored) for entry in entries], own)
-    return comparison, table, _grid(subject.tiles, shown, scored)
+    return comparison, table, _grid(task, shown, scored)
 
 
 def _place(column: Column, settings: Scores) -> int:
@@ -137,16 +141,18 @@ def _line(entry: Entry, comparison: Comparison, scored: Mapping[str, Scored]) ->
 
 def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[str]:
     settings, count = subject.settings, len(subject.rows)
-    volumes = subject.tiles.index["volume"].iloc[subject.rows].nunique()
+    volumes = subject.task.tiles.index["volume"].iloc[subject.rows].nunique()
     notes = [f"{count} test tiles of {volumes} volume(s); images in [-1, 1], so the data range of the scores is 2."]
+    notes += subject.task.notes("test")
     notes += significance_notes(comparison, settings)
-    if comparison.ceiling is not None:
+    if comparison.ceiling is not None and subject.judge is not None:
         notes.append(
             "Label fidelity: pooled Dice of one judge, a segmentor that no training used, against the imposed labels; "
             f"on the real images it reaches {comparison.ceiling:.3f}, beyond which all are equally good. The judge: "
             f"{_shown(subject.judge)}."
         )
-    if "label_fidelity" in settings.names and (reason := doubt(comparison.ceiling)) is not None:
+    judged = subject.judge is not None and "label_fidelity" in settings.names
+    if judged and (reason := doubt(comparison.ceiling)) is not None:
         notes.append(f"{reason[0].upper()}{reason[1:]}.")
     trivial = first.result.get("scores", {}).get("test", {})
     if "affine" in trivial and "mae" in settings.names:
@@ -189,17 +195,13 @@ def _shown(checkpoint: str) -> str:
     return "/".join(checkpoint.rstrip("/").split("/")[-4:])
 
 
-def _grid(tiles: TileSet, rows: np.ndarray, scored: Mapping[str, Scored]) -> bytes:
-    """Figure 4 of paper 1: anatomy, imposed label, real image, then every method; a tile a row."""
-    loaded = [tiles.load(int(row)) for row in rows]
-    columns: dict[str, list[np.ndarray]] = {
-        **by_channel("anatomy", [tile["anatomy"] for tile in loaded], tiles.channels("anatomy")),
-        "label": [tile["label"] for tile in loaded],
-        **by_channel("truth", [tile["tumour"] for tile in loaded], tiles.channels("tumour")),
-    }
+def _grid(task: Task, rows: np.ndarray, scored: Mapping[str, Scored]) -> bytes:
+    """What tiles hold (figure 4 of paper 1: anatomy, imposed label, real image), then every method; a tile a row."""
+    columns = task.given(rows)
+    channels = task.tiles.channels(task.shown_as.get(GENERATED, "label"))
     for label, method in scored.items():
         if label != REAL:
-            columns |= by_channel(label, [method.pictures[int(row)] for row in rows], tiles.channels("tumour"))
+            columns |= by_channel(label, [method.pictures[int(row)] for row in rows], channels)
     return image_grid(columns)
 
 

@@ -99,9 +99,15 @@ class TileScorer:
     _pictures: dict[int, np.ndarray] = field(default_factory=dict, init=False)
     _features: FeatureSet | None = field(default=None, init=False)
 
-    def add(self, batch: Mapping[str, Tensor], scores: Mapping[str, np.ndarray]) -> None:
-        """Note the scores, (N,) each, of the tiles of a batch, whose row numbers are `tile` (N,)."""
-        self._frames.append(pd.DataFrame({"tile": batch["tile"].tolist(), **scores}))
+    def add(self, batch: Mapping[str, Tensor], scores: Mapping[str, np.ndarray], shown: Tensor | None = None) -> None:
+        """Note the scores, (N,) each, of the tiles of a batch, whose row numbers are `tile` (N,), and what is shown.
+
+        shown: images (N, C, [D,] H, W), of which those of the tiles in `show` are kept.
+        """
+        tiles = batch["tile"].tolist()
+        self._frames.append(pd.DataFrame({"tile": tiles, **scores}))
+        if shown is not None:
+            self._pictures |= {tile: shown[k].cpu().numpy() for k, tile in enumerate(tiles) if tile in self.show}
 
     @torch.no_grad()
     def add_images(self, batch: Mapping[str, Tensor], output: Tensor, cycled: Tensor | None = None) -> None:
@@ -112,13 +118,12 @@ class TileScorer:
         Args:
             cycled: the anatomy brought back from the output, for `cycle_mae`, the mean absolute difference.
         """
-        output, tiles = output.float(), batch["tile"].tolist()
+        output = output.float()
         scores = self._of_images(batch, output, cycled)
-        self._pictures |= {tile: output[k].cpu().numpy() for k, tile in enumerate(tiles) if tile in self.show}
         if self.inception is not None:
             self._features = self._features or FeatureSet(self.inception.weights, output.shape[1])
-            self._features.add(self.inception(output), tiles)
-        self.add(batch, scores)
+            self._features.add(self.inception(output), batch["tile"].tolist())
+        self.add(batch, scores, output)
 
     @torch.no_grad()
     def add_labels(self, batch: Mapping[str, Tensor], found: Tensor) -> None:

@@ -16,7 +16,7 @@ from metgan_dist.tasks.task import GENERATED, REAL, Drawn, Maker, Task, Wanted
 from metgan_dist.tasks.unpaired import Unpaired
 from metgan_dist.tiles.tile_set import TileSet
 
-__all__ = ["GENERATED", "REAL", "TASKS", "Drawn", "Maker", "Task", "Wanted", "task_class", "task_of"]
+__all__ = ["GENERATED", "REAL", "TASKS", "Drawn", "Maker", "Task", "Wanted", "task_class", "task_named", "task_of"]
 
 TASKS: MappingProxyType[str, type[Task]] = MappingProxyType(
     {task.name: task for task in (Paired, LabelToImage, Unpaired, Segmentation)}
@@ -33,6 +33,11 @@ def task_class(method: Method | type[Method], apart: bool) -> type[Task]:
     if name in (Paired.name, Unpaired.name):
         name = Unpaired.name if apart else Paired.name
     return TASKS[name]
+
+
+def task_named(name: str, tiles: TileSet, judges: Mapping[str, Method] | None = None) -> Task:
+    """A task by its name, on a set of tiles."""
+    return TASKS[name](tiles, judges)
 
 
 def task_of(method: Method | type[Method], tiles: TileSet, judges: Mapping[str, Method | None] | None = None) -> Task:

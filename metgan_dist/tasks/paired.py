@@ -12,6 +12,7 @@ from metgan_dist.methods.method import Batch
 from metgan_dist.recipe import Recipe
 from metgan_dist.scores.column import columns
 from metgan_dist.scores.reference import References, fit_references
+from metgan_dist.scores.scored import CYCLE
 from metgan_dist.tasks.task import Drawn, Maker
 from metgan_dist.tasks.translation import Translation
 from metgan_dist.tiles.stream import tile_batches
@@ -29,6 +30,11 @@ class Paired(Translation):
     fields = ("anatomy", "tumour", "label")
     columns = columns("mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "fid", "kid", "lpips", "label_fidelity")
     error = ("mae", "MAE")
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """All but the error of the cycle, which only some methods have, and which real images tell better."""
+        return tuple(name for name in super().usual if name != CYCLE)
 
     def drawn(self, recipe: Recipe, part: str | None = None) -> Drawn:
         """All training tiles: as pairs, or with `data.unpaired` as the images of either kind, drawn apart."""

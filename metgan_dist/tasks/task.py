@@ -32,6 +32,7 @@ from metgan_dist.scores.scored import Scored, TileScorer
 from metgan_dist.tasks.pictures import grid
 from metgan_dist.tiles.independence import Units, independent_units
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import Role
 
 GENERATED, REAL = "generated", "real"
 # Whose channels the columns of a picture have, where these are no label's.
@@ -95,6 +96,7 @@ class Task(ABC):
         name: what methods call it (`Method.task`).
         fields: roles that a tile must have to be scored.
         columns: its scores, in the order of a table; a validation gives those that need no published weights.
+        judged_by: roles of the trained segmentors that it is scored by where there are labels to train them on.
         of_real: samples that do not depend on the method.
         shown_as: whose channels the columns of a picture have, by column; one channel of their own where not named.
         tiles: the set.
@@ -103,16 +105,22 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    fields: ClassVar[tuple[str, ...]]
+    fields: ClassVar[tuple[Role, ...]]
     columns: ClassVar[tuple[Column, ...]]
+    judged_by: ClassVar[tuple[str, ...]] = ()
     of_real: ClassVar[frozenset[str]] = frozenset({REAL})
     shown_as: ClassVar[Mapping[str, str]] = SHOWN_AS
 
     def __init__(self, tiles: TileSet, judges: Mapping[str, Method] | None = None) -> None:
         self.tiles, self.judges = tiles, dict(judges or {})
 
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The scores of a table where the recipe names none."""
+        return tuple(column.name for column in self.columns)
+
     @classmethod
-    def needs(cls, recipe: Recipe, apart: bool) -> list[tuple[str, ...]]:
+    def needs(cls, recipe: Recipe, apart: bool) -> list[tuple[Role, ...]]:
         """What a training asks of the tiles: roles that a tile must have together, one such group a member.
 
         apart: anatomy and tumour images are drawn apart.
@@ -171,6 +179,10 @@ class Task(ABC):
     def doubt(self, scores: Mapping[str, Any]) -> str | None:
         """Why the scores of a split are to be doubted; None where they are not."""
         return None
+
+    def notes(self, split: str) -> list[str]:
+        """What a reader of a table must know of the tiles of a split beside their number."""
+        return []
 
     def units(self, rows: np.ndarray, group: Literal["auto", "volume", "block"] = "auto") -> Units:
         """What of the tiles `rows` counts once in a test, being independent of each other."""

@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from metgan_dist.methods import method_class
 from metgan_dist.methods.method import Batch
+from metgan_dist.recipe import Recipe
 from metgan_dist.scores.fidelity import SHARE, doubt, share_of_real
 from metgan_dist.scores.reference import TRIVIAL
 from metgan_dist.scores.scored import CYCLE, IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tasks.pictures import loaded
 from metgan_dist.tasks.task import ALL, GENERATED, REAL, Maker, Task, Wanted
+from metgan_dist.volumes.labelled import Role
 
 FIDELITY = "label_fidelity"
 
@@ -29,6 +32,22 @@ class Translation(Task):
     """
 
     error: ClassVar[tuple[str, str]]
+    judged_by = ("judge",)
+
+    @classmethod
+    def needs(cls, recipe: Recipe, apart: bool) -> list[tuple[Role, ...]]:
+        """Of pairs everything; of images drawn apart, the labels that the method, its segmentor or the choice needs."""
+        if not apart:
+            return [("anatomy", "tumour", "label")]
+        method, training = method_class(recipe.method.name), recipe.training
+        needs: list[tuple[Role, ...]] = [("anatomy",), ("tumour",)]
+        by_judge = training.keep == FIDELITY or training.keep_floor is not None
+        if method.needs_label(recipe) or by_judge:
+            needs.append(("anatomy", "label"))
+        untrained = method.needs_segmentor(recipe) and recipe.method.segmentor is None
+        if untrained or method.needs_target_label(recipe) or (by_judge and recipe.method.judge is None):
+            needs.append(("tumour", "label"))
+        return needs
 
     def samples(self, split: str) -> dict[str, np.ndarray]:
         """What the method makes of the tiles; with a judge, the real images that it is held against."""

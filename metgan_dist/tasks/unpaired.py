@@ -16,7 +16,7 @@ from metgan_dist.methods import METHODS, method_class
 from metgan_dist.recipe import MethodRecipe, Recipe
 from metgan_dist.scores.column import columns
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored
-from metgan_dist.tasks.task import Drawn, Maker
+from metgan_dist.tasks.task import REAL, Drawn, Maker
 from metgan_dist.tasks.translation import Translation
 
 
@@ -39,6 +39,17 @@ class Unpaired(Translation):
         """None: what they would be fitted to are pairs."""
         say("MAE, identity and affine: left out, images of two domains are no pairs")
         return {}
+
+    def notes(self, split: str) -> list[str]:
+        """Of which domain the images are."""
+        if not self.tiles.domains:
+            return []
+        source, target = self.tiles.domains
+        count = len(self.compared(split)[REAL])
+        return [
+            f"Translated are the tiles of {source}. Real images are {count} tiles of {target}, of other places: no "
+            "image has a true one, and the error of the cycle says nothing of what lies between (a copy has none)."
+        ]
 
     def of(self, name: str, scored: Scored, rows: np.ndarray) -> Scored:
         """What was scored of some source tiles; of real images, which are of other tiles, all."""

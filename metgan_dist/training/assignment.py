@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.util.queue import Queue
 
@@ -13,9 +13,11 @@ from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
-from metgan_dist.tasks.segmentation import Part
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
+
+if TYPE_CHECKING:  # Ray Train's controller reads assignments, and needs no torch
+    from metgan_dist.tasks.segmentation import Part
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from metgan_dist.runs.child_runs import is_finished
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.column import COLUMNS
 from metgan_dist.scores.scored import IMAGE_SCORES
 from metgan_dist.storage import filesystem, join
 from metgan_dist.tasks import task_of
@@ -46,7 +47,6 @@ from metgan_dist.tuning.trial import Objective, Sweep
 from metgan_dist.tuning.trial import Trial as Trainable
 from metgan_dist.volumes.dataset import as_described
 
-HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity")
 # Whoever drives trials sits where nothing is taken away: on the cluster's head, or nodes that offer this.
 DRIVERS, HEAD, ONE_DRIVER = "TRAIN_DRIVER", "node:__internal_head__", 0.001
 _SETTINGS = {
@@ -73,7 +73,7 @@ def objectives_of(recipe: Recipe) -> tuple[Objective, ...]:
     names = recipe.tuning.objectives or ((image, "label_fidelity") if recipe.tuning.search == "pareto" else (own,))
     if "cycle_mae" in names and "alpha2" not in method.loss_weights(recipe):
         raise UserError(f"tuning.objectives: cycle_mae: {recipe.method.name} has no cycle; use mae or label_fidelity")
-    return tuple(Objective(name, "max" if name in HIGHER_IS_BETTER else "min") for name in names)
+    return tuple(Objective(name, COLUMNS[name].better) for name in names)
 
 
 @dataclass(frozen=True)
