@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +10,10 @@ import pandas as pd
 
 from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, WORSE, Value
+from metgan_dist.evaluation.values import values_of
 from metgan_dist.recipe import Scores
 from metgan_dist.scores.column import COLUMNS, Column
 from metgan_dist.scores.fidelity import BLIND, SHARE
-from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored
 from metgan_dist.scores.significance import compare_methods, least_pairs
 from metgan_dist.tiles.independence import Units
@@ -80,7 +80,7 @@ def compare(
         per_tile[_UP_TO_REAL] = _up_to_real(per_tile, real.per_tile)
     tests = tests_against(per_tile, reference, settings)
     columns = _columns(settings.names, [scored[label] for label in methods], ceiling, known)
-    plain = {label: _values(scored[label], units, columns, settings) for label in methods}
+    plain = {label: values_of(scored[label], units, columns, settings) for label in methods}
     if ceiling is not None and ceiling >= BLIND:
         columns = _with_share(columns, plain, ceiling)
     values = {
@@ -170,49 +170,6 @@ def _tie(column: Column, own: Mapping[str, Value], others: Mapping[str, Value]) 
     """Whether two methods are equally good because both reach what is enough."""
     name = column.name
     return name in own and name in others and column.tie(own[name].value, others[name].value)
-
-
-def _values(scored: Scored, units: Units, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
-    """A method's values over all tiles; intervals by resampling units. No label fidelity where no class occurs."""
-    unit = units.table["unit"].loc[scored.per_tile["tile"]].to_numpy()
-    values = {}
-    for name in (column.name for column in columns):
-        if name in scored.of_set:
-            values[name] = Value(scored.of_set[name])
-        elif name == "label_fidelity" and "dice" in scored.per_tile:
-            counts = stacked_counts(scored.per_tile.groupby(unit).sum())
-            if not np.isnan(pooled := pooled_dice(scored.per_tile)):
-                values[name] = Value(pooled, *_interval(counts, mean_dice, settings))
-        elif name in scored.per_tile:
-            scores = scored.per_tile[name]
-            sums = scores.groupby(unit).agg(lambda own: own.sum(skipna=False))
-            parts = np.stack([sums, scores.groupby(unit).size()], axis=1)
-            # A tile without a score is not left out: that would flatter the method which failed on it.
-            values[name] = Value(float(scores.mean(skipna=False)), *_interval(parts, _ratio, settings))
-    return values
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    """The mean, of sum and number."""
-    return np.asarray(sums[..., 0] / sums[..., 1])
-
-
-def _interval(
-    parts: np.ndarray, of: Callable[[np.ndarray], np.ndarray], settings: Scores, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of what `of` makes of the sum of the parts (units, ...) that are drawn; none of one unit."""
-    units = len(parts)
-    if units < 2 or not np.isfinite(parts).all():
-        return None, None
-    random = np.random.default_rng(seed)
-    # How often a unit is drawn is multinomial, so nothing is copied.
-    drawn = [
-        of(np.tensordot(random.multinomial(units, np.full(units, 1 / units)), parts, axes=1))
-        for _ in range(settings.resamples)
-    ]
-    tail = 50 * (1 - settings.confidence)
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])  # a draw without any class has no Dice
-    return float(low), float(high)
 
 
 def mark(tests: pd.DataFrame, method: str, column: Column, settings: Scores) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metgan_dist.errors import UserError
-from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
+from metgan_dist.evaluation.report import Entry, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
-from metgan_dist.recipe import Scores
+from metgan_dist.evaluation.subject import Subject, named_scores
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.tasks import Task
 from metgan_dist.trained import check_segmentor
 
 
@@ -65,19 +64,6 @@ class Evaluation:
         title = f"Comparison on {len(subject.rows)} test tiles"
         comparison, table, grid = compare_entries(opened, entries, subject, self.reference, title)
         write_report(opened, comparison, table, [costs(entries)], grid)
-
-
-def named_scores(task: Task, settings: Scores) -> Scores:
-    """The settings with the scores that a table of the task has where none are named; UserError for one of another."""
-    if not settings.names:
-        return settings.model_copy(update={"names": task.usual})
-    known = [column.name for column in task.columns]
-    for name in settings.names:
-        if name not in known:
-            raise UserError(
-                f"scores.names: {name} is no score of {task.name.replace('_', ' ')} tiles; use {', '.join(known)}"
-            )
-    return settings
 
 
 def _reference(runs: Sequence[TrainedRun], wanted: str | None) -> str:

@@ -7,8 +7,8 @@ from tile_sets import write_domains
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.evaluation.comparison import compare
-from metgan_dist.evaluation.evaluation import named_scores
 from metgan_dist.evaluation.scoring import REAL, Scoring, score_methods
+from metgan_dist.evaluation.subject import named_scores
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Scores
 from metgan_dist.scores.labels import mean_dice, tile_counts
