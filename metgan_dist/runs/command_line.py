@@ -84,7 +84,7 @@ class _Settings(Recipe, BaseSettings):
 def _settings() -> type[_Settings]:
     """With the fields of all methods, which a flag may set: whether they are the chosen one's is told later."""
     fields = all_methods_fields()
-    return create_model("_RecipeSettings", __base__=_Settings, method=(fields, fields.model_construct()))
+    return create_model("_RecipeSettings", __base__=_Settings, method=(fields, fields.model_construct(name="")))
 
 
 def parse_command(
