@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from metgan_dist.methods.method import Method
     from metgan_dist.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ def main() -> None:
         return
     older = _worktree(Path(args.folder) / "older", args.older)
     rows = []
-    for name in args.methods or _methods():
+    for name in args.methods or _methods(older):
         row = _in_turns(name, older, args)
         rows.append(row)
         print(row, flush=True)
@@ -61,7 +62,7 @@ def measure(name: str, precision: str, steps: int) -> float:
     device = torch.device("cpu")
     without_vgg = {"perceptual": 0} if name.startswith(("spade", "sean", "redgan")) else {}
     recipe = Recipe.model_validate({"method": {"name": name, **without_vgg}, "training": {"precision": precision}})
-    needed = name == "segmentor" or "segmentor" in method_class(name).needs(recipe)
+    needed = name == "segmentor" or _needs_segmentor(method_class(name), recipe)
     segmentor = build_segmentor_network(recipe).requires_grad_(name == "segmentor") if needed else None
     stepper = Stepper(build_method(recipe, segmentor), device, autocast=_autocast(recipe, device))
     lesions = torch.zeros(1, EDGE, EDGE, dtype=torch.int64)
@@ -74,6 +75,13 @@ def measure(name: str, precision: str, steps: int) -> float:
         seconds.append(time.process_time() - began)
     # The first step also lays out memory and chooses kernels.
     return statistics.median(seconds[1:])
+
+
+def _needs_segmentor(method: type[Method], recipe: Recipe) -> bool:
+    """As the package says it; before methods said all their needs in one place, in a place of its own."""
+    if hasattr(method, "needs"):
+        return "segmentor" in method.needs(recipe)
+    return bool(method.needs_segmentor(recipe))  # type: ignore[attr-defined]
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> torch.dtype | None:
@@ -118,10 +126,19 @@ def _worktree(folder: Path, commit: str) -> Path:
     return folder
 
 
-def _methods() -> list[str]:
+def _methods(older: Path) -> list[str]:
+    """Those that the older commit knows too."""
     from metgan_dist.methods import METHODS
 
-    return list(METHODS)
+    known = subprocess.run(
+        [sys.executable, "-c", "from metgan_dist.methods import METHODS; print(*METHODS)"],
+        env={**os.environ, "PYTHONPATH": str(older)},
+        cwd=older,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [name for name in METHODS if name in known.stdout.split()]
 
 
 def _table(rows: list[dict[str, object]], args: argparse.Namespace) -> str:
