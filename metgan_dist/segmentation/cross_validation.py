@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metgan_dist.errors import TrainingStopped
+from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.lineage import Tissue
-from metgan_dist.main_job import prepare_tiles
+from metgan_dist.main_job import check_tiles, prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import (
     child_recipe,
@@ -28,8 +28,19 @@ from metgan_dist.segmentation.summary import origin_notes
 from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.dataset import as_described
 
 JOB = "train_segmentor"
+
+
+def check_folds(recipe: Recipe) -> None:
+    """UserError for what keeps the recipe's tiles from being cut, or has no labels in the domain that is segmented."""
+    data, wanted = as_described(recipe.data), recipe.segmentation.domain
+    if wanted is not None and wanted not in (data.source, data.target):
+        known = ", ".join(name for name in (data.source, data.target) if name) or "none"
+        raise UserError(f"segmentation.domain: {wanted!r} is no domain of the data set, which has {known}; correct it")
+    source = wanted is not None and wanted == data.source
+    check_tiles(recipe, [("anatomy" if source else "tumour", "label")])
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,11 @@ def synthesize(command: Command) -> str:
     if not command.debug:
         # Ray's core warns on standard error of each pool of actors that Ray Data starts.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    planned = _planned(command)
+    planned = planned_synthesis(command)
     return run_recipe(command, "synthesize", planned.carry_out, planned.tags)
 
 
-def _planned(command: Command) -> TileSynthesis | VolumeSynthesis | VolumeTranslation:
+def planned_synthesis(command: Command) -> TileSynthesis | VolumeSynthesis | VolumeTranslation:
     """What is to be made, which the recipe and the tiles of its generator say."""
     recipe, settings, options = command.recipe, command.recipe.synthesis, command.recipe.storage.options
     if settings.volume is None:

@@ -74,10 +74,6 @@ class VolumeTranslation:
         back = settings.direction == "back"
         model.check_domains(tiles)
         by_role = {domain["role"]: name for name, domain in tiles.domains.items()}
-        if len(by_role) < 2:
-            raise UserError(
-                f"synthesis.tiles: {tiles.uri}: tiles of one domain alone; give those of a source and a target"
-            )
         names = [by_role["tumour"], by_role["anatomy"]] if back else [by_role["anatomy"], by_role["tumour"]]
         source, target = (tiles.of_domain(name) for name in names)
         planes, left_out = chosen_originals(source, settings)

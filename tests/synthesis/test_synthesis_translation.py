@@ -1,4 +1,4 @@
-"""Whole volumes in the other domain: what an identity leaves as it was, on which grid, with which label, said of whom."""
+"""Whole volumes in the other domain: what an identity leaves as it was, on which grid, with which label, and of whom."""
 
 import json
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from networkless import Networkless
 from PIL import Image
 from two_domains import LOWEST, SPAN, cut_here, recipe_of, write_two_domains
 from untrained import write_untrained
-from user import run_here
+
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.recipe import Recipe
@@ -21,13 +21,13 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.runs.run_folder import open_run
-from metgan_dist.synthesis.synthesis import _planned
+from metgan_dist.synthesis.synthesis import planned_synthesis
 from metgan_dist.synthesis.translating import Translator, Windowed
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import whole
 
-SHAPE = (6, 20, 28)
+SHAPE = (8, 20, 28)
 # x runs to the left, y to the back, and both are tilted; voxels of 2 x 1.5 x 4.
 TURN = np.array([[np.cos(0.3), -np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, 1]])
 AFFINE = np.eye(4)
@@ -50,11 +50,11 @@ class Identity:
 def write_data(folder, shape=SHAPE, affine=AFFINE, labels=LABELS, **description):
     """Five volumes a domain, tilted, with label values of their own; ct-0 and mr-0 are of one patient."""
     write_two_domains(
-        folder, {"ct": 5, "mr": 5}, shape=shape, shared=1, **description, **({"labels": labels} if labels else {})
+        folder, {"ct": 5, "mr": 5}, shape=shape, shared=1, **description, labels=labels
     )
     for path in folder.glob("*.nii.gz"):
         voxels = np.asarray(nibabel.load(path).dataobj)
-        if "label" in path.name and labels:
+        if "label" in path.name:
             values = np.array([0, *labels], np.int16)
             voxels = values[voxels + (voxels & (np.indices(voxels.shape)[0] % 2 == 0))]
         nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
@@ -89,7 +89,7 @@ def asked(folder, run, **synthesis):
 
 
 def plan_of(folder, tiles, method="cyclegan", **synthesis):
-    return _planned(asked(folder, write_run(folder, tiles, method), **synthesis))
+    return planned_synthesis(asked(folder, write_run(folder, tiles, method), **synthesis))
 
 
 def made_here(plan, folder, generator, **changes):
@@ -163,10 +163,10 @@ def test_the_data_set_says_of_whom_by_what_and_how_its_volumes_were_made(tiles, 
 def test_a_labelled_folder_is_described_without_a_finding(tiles, tmp_path):
     plan = plan_of(tmp_path, tiles)
     made_here(plan, tmp_path / "made", Identity())
-    done = run_here("describe_data", tmp_path, tiny=False, data__path=tmp_path / "made")
-    assert done.code == 0, done.out + done.err
-    assert f"{len(plan.originals)} volume(s): 0 error(s), 0 warning(s)" in done.out
-    assert "synthesis:" in done.out
+    recipe = Recipe.model_validate({"data": {"path": str(tmp_path / "made")}, "storage": {"path": str(tmp_path)}})
+    said = Path(describe(Command(recipe, "mine", False, False))).read_text()
+    assert f"{len(plan.originals)} volume(s): 0 error(s), 0 warning(s)" in said
+    assert "synthesis:" in said
 
 
 def test_the_way_back_imitates_the_source_and_reads_the_target(tiles, tmp_path):
@@ -175,15 +175,16 @@ def test_the_way_back_imitates_the_source_and_reads_the_target(tiles, tmp_path):
     assert plan.job.ranges[0] == pytest.approx((LOWEST["ct"], LOWEST["ct"] + SPAN["ct"]), abs=10)
     refs = made_here(plan, tmp_path / "made", generator)
     assert [ref.domain for ref in refs] == ["ct"] * len(refs)
-    source = plan.originals[0].ref.open().read("tumour", tuple((0, edge) for edge in SHAPE))
+    box = tuple((0, edge) for edge in SHAPE)
+    source, made = (ref.open().read("tumour", box) for ref in (plan.originals[0].ref, refs[0]))
     assert (
-        np.corrcoef(source.ravel(), refs[0].open().read("tumour", tuple((0, e) for e in SHAPE)).ravel())[0, 1] > 0.999
+        np.corrcoef(source.ravel(), made.ravel())[0, 1] > 0.999
     )
 
 
 def test_what_is_resampled_is_written_on_the_generators_voxels_where_they_lie(tmp_path):
     write_data(tmp_path / "data")
-    tiles = cut(tmp_path, size=(6, 10, 14), spacing=(4, 3, 4))
+    tiles = cut(tmp_path, size=(8, 10, 14), spacing=(4, 3, 4))
     plan = plan_of(tmp_path, tiles)
     made_here(plan, tmp_path / "made", Identity(), **same_range(plan))
     name = plan.originals[0]
@@ -195,10 +196,10 @@ def test_what_is_resampled_is_written_on_the_generators_voxels_where_they_lie(tm
             tmp_path / "made" / f"{name.name}-label.nii.gz",
         )
     )
-    assert made.shape == label.shape == (14, 10, 6)
+    assert made.shape == label.shape == (14, 10, 8)
     np.testing.assert_allclose(made.header.get_zooms(), (4, 3, 4), rtol=1e-6)
     # The corners of both grids are the same points of the patient.
-    ends = [[-0.5, -0.5, -0.5, 1], [27.5, 19.5, 5.5, 1]], [[-0.5, -0.5, -0.5, 1], [13.5, 9.5, 5.5, 1]]
+    ends = [[-0.5, -0.5, -0.5, 1], [27.5, 19.5, 7.5, 1]], [[-0.5, -0.5, -0.5, 1], [13.5, 9.5, 7.5, 1]]
     for whole_grid, coarse in zip(*ends, strict=True):
         np.testing.assert_allclose(made.affine @ coarse, source.affine @ whole_grid, atol=1e-4)
     np.testing.assert_allclose(label.affine, made.affine)
@@ -209,7 +210,7 @@ def test_what_is_resampled_is_written_on_the_generators_voxels_where_they_lie(tm
 def test_of_a_heart_the_box_that_tiles_are_cut_from_is_translated_where_it_lies(tmp_path):
     domains = {"ct": {"modality": "cardiac-ct"}, "mr": {"modality": "cardiac-mr"}}
     write_data(tmp_path / "data", domains=domains)
-    tiles = cut(tmp_path, size=(8, 12, 12), spacing=(4, 1.5, 2), modality="cardiac-ct")
+    tiles = cut(tmp_path, size=(10, 12, 12), spacing=(4, 1.5, 2), modality="cardiac-ct")
     generator = Identity()
     plan = plan_of(tmp_path, tiles, region="heart")
     made_here(plan, tmp_path / "made", generator, ranges=plan.originals[0].ranges, dtype="float32")
@@ -226,7 +227,7 @@ def test_of_a_heart_the_box_that_tiles_are_cut_from_is_translated_where_it_lies(
     # The voxels are the source's own: each lies where the source has its value.
     at = np.array([5, 6, 3, 1])
     x, y, z = np.rint(np.linalg.solve(source.affine, made.affine @ at))[:3].astype(int)
-    expected = np.clip(np.asarray(source.dataobj)[x, y, z], -200, 800)
+    expected = np.asarray(source.dataobj)[x, y, z]
     assert np.asarray(made.dataobj)[5, 6, 3] == pytest.approx(expected, abs=0.1)
 
 
@@ -267,7 +268,7 @@ def test_windows_leave_no_seam(tmp_path, fields, window):
     if "resize" not in fields:
         assert np.abs(made - source).max() <= 1
     else:  # enlarged and reduced again
-        assert np.corrcoef(made.ravel(), source.ravel())[0, 1] > 0.9
+        assert np.corrcoef(made.ravel(), source.ravel())[0, 1] > 0.8
 
 
 def test_an_ome_zarr_holds_the_volume_its_label_and_voxel_size(tiles, tmp_path):
@@ -318,7 +319,7 @@ def test_of_separate_images_those_that_are_trained_on_are_translated_by_name(tmp
         for name in names:
             source = np.asarray(Image.open(tmp_path / f"data/ct/{kind}/{name}"))
             np.testing.assert_array_equal(
-                np.asarray(Image.open(tmp_path / f"made/ct-slices-as-mr/{folder}/{name}")), source
+                np.asarray(Image.open(tmp_path / "made/ct-slices-as-mr" / folder / name)), source
             )
 
 
@@ -327,17 +328,17 @@ def test_volumes_of_which_a_part_is_held_out_are_left_out_and_refused_by_name(tm
     write_data(tmp_path / "data", changes=changes)
     tiles = cut(tmp_path)
     run = write_run(tmp_path, tiles)
-    plan = _planned(asked(tmp_path, run))
+    plan = planned_synthesis(asked(tmp_path, run))
     held = sorted(set(tiles.index["volume"][tiles.index["domain"] == "ct"]) - set(training_volumes(tiles, "ct")))
     assert [original.ref.id for original in plan.originals] == training_volumes(tiles, "ct")
     assert plan.left_out == (
         "left out, because they are held out of the training: " + ", ".join(f"{n} ({side(tiles, n)})" for n in held),
     )
     with mistake("synthesis.anatomies: volume 'ct-0' has no training tiles (test only)"):
-        _planned(asked(tmp_path, run, anatomies=["ct-0"]))
+        planned_synthesis(asked(tmp_path, run, anatomies=["ct-0"]))
     with mistake("synthesis.anatomies: no volume 'mr-2'", "ct-4"):
-        _planned(asked(tmp_path, run, anatomies=["mr-2"]))
-    assert [original.ref.id for original in _planned(asked(tmp_path, run, anatomies=["ct-3"])).originals] == ["ct-3"]
+        planned_synthesis(asked(tmp_path, run, anatomies=["mr-2"]))
+    assert [original.ref.id for original in planned_synthesis(asked(tmp_path, run, anatomies=["ct-3"])).originals] == ["ct-3"]
 
 
 def side(tiles, volume):
@@ -349,9 +350,9 @@ def test_slabs_are_no_whole_volumes(tmp_path, mistake):
     tiles = cut(tmp_path, size=(2, 20, 28), stride=(2, 20, 28), split_by="slab", slab_axis="z", gap=0)
     run = write_run(tmp_path, tiles)
     with mistake("synthesis.tiles: ", "no volume of the domain 'ct' is wholly free of test tiles", "tiles.split_by"):
-        _planned(asked(tmp_path, run))
+        planned_synthesis(asked(tmp_path, run))
     with mistake("synthesis.anatomies: a part of volume 'ct-1' is held out (test)"):
-        _planned(asked(tmp_path, run, anatomies=["ct-1"]))
+        planned_synthesis(asked(tmp_path, run, anatomies=["ct-1"]))
 
 
 @pytest.mark.parametrize(
@@ -365,24 +366,24 @@ def test_slabs_are_no_whole_volumes(tmp_path, mistake):
 def test_what_does_not_suit_translation_is_one_line(tiles, tmp_path, mistake, fields, said):
     run = write_run(tmp_path, tiles)
     with mistake(said):
-        _planned(asked(tmp_path, run, **fields))
+        planned_synthesis(asked(tmp_path, run, **fields))
 
 
 def test_tiles_volumes_and_generators_that_do_not_fit_are_one_line(tiles, tmp_path, mistake):
     run = write_run(tmp_path, tiles)
     other = cut_here(recipe_of(tmp_path / "data", tiles={"kind": "crop", "size": (4, 16, 16)}), tmp_path / "other")
-    with mistake(f"synthesis.tiles: {other.uri}: tile shape [4, 16, 16], the generator was trained with [6, 20, 28]"):
-        _planned(asked(tmp_path, run, tiles=other.uri))
+    with mistake(f"synthesis.tiles: {other.uri}: tile shape [4, 16, 16], the generator was trained with [8, 20, 28]"):
+        planned_synthesis(asked(tmp_path, run, tiles=other.uri))
     flat = recipe_of(tmp_path / "data", tiles={"kind": "projection", "depth": 2, "step": 2, "size": 16, "stride": 16})
     (tmp_path / "p").mkdir()
     projections = cut_here(flat, tmp_path / "p/set")
     with mistake("synthesis.model: trained on projections, each of which shows many planes"):
-        _planned(asked(tmp_path, write_run(tmp_path / "p", projections)))
+        planned_synthesis(asked(tmp_path, write_run(tmp_path / "p", projections)))
     (tmp_path / "data/mr-1.nii.gz").unlink()
     with mistake(
-        "synthesis.tiles: ", "mr-1.nii.gz: not found", "name the data set that they were cut from in data.path"
+        "synthesis.tiles: ", "mr-1.nii.gz: not found", "name the data set that they were cut from"
     ):
-        _planned(asked(tmp_path, run))
+        planned_synthesis(asked(tmp_path, run))
 
 
 def test_volumes_without_affines_are_no_nifti(tmp_path, mistake):
@@ -413,7 +414,7 @@ class Untracked(OpenRun):
 
 
 def carry_out(command):
-    plan = _planned(command)
+    plan = planned_synthesis(command)
     run = open_run("synthesize", command.recipe, "default")
     opened = Untracked(command.recipe, run, ResourcePlan(1, 1, 0, 1, 4, 0), "sqlite:///", Result())
     plan.carry_out(opened)
