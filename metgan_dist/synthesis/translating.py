@@ -122,8 +122,9 @@ class Windowed:
 
     def __init__(self, job: Translation) -> None:
         self._job = job
-        options = {"device": job.device, "precision": job.precision, "threads": job.threads, "options": job.options}
-        self._replica = Replica(job.model, None, **options)
+        self._replica = Replica(
+            job.model, None, device=job.device, precision=job.precision, threads=job.threads, options=job.options
+        )
         self._replica.keep(tuple(self._replica.method.networks))
 
     def translate(self, image: np.ndarray, label: np.ndarray | None, /) -> np.ndarray:

@@ -286,9 +286,9 @@ def _data_of(domain: str, data: dict[str, Any], role: str) -> dict[str, Any]:
     """The section `data` of a set with domains as one of them alone would have it, its image being the `tumour`."""
     own = data["domains"][domain]
     listed = [entry | {"domain": None} for entry in data["volumes"] if entry["domain"] == domain]
-    without = {"anatomy": "", "domains": {}, "source": None, "target": None, "synthesis": None, "volumes": listed}
+    without: dict[str, Any] = dict.fromkeys(("source", "target", "synthesis")) | {"anatomy": "", "domains": {}}
     named = {field: own[field] or data[field] for field in ("labels", "unmapped")}
-    return data | without | named | {"tumour": data[role]}
+    return data | without | named | {"tumour": data[role], "volumes": listed}
 
 
 def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh: Callable[[], None]) -> dict[str, Any]:

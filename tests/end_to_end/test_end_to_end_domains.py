@@ -100,7 +100,9 @@ def translated_volumes_are_trained_on(storage, run, tiles):
     assert f"synthetic volumes {volumes}" in chain.out
     assert "originals: ct-" in chain.out
     wrong = {**fields, "segmentation__datasets": synthetic.uri, "segmentation__domain": "ct"}
-    refused(run_here("segment_folds", storage, **wrong), "segmentation.datasets: ", "tiles of mr, but 'ct' is segmented")
+    refused(
+        run_here("segment_folds", storage, **wrong), "segmentation.datasets: ", "tiles of mr, but 'ct' is segmented"
+    )
 
 
 def run_folder(result):

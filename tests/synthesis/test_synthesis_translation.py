@@ -1,4 +1,4 @@
-"""Whole volumes in the other domain: what an identity leaves as it was, on which grid, with which label, and of whom."""
+"""Whole volumes in the other domain: what an identity leaves as it was, on which grid, with which label, of whom."""
 
 import json
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from PIL import Image
 from two_domains import LOWEST, SPAN, cut_here, recipe_of, write_two_domains
 from untrained import write_untrained
 
-
 from metgan_dist.cluster.resources import ResourcePlan
+from metgan_dist.inspection.describe import describe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result
@@ -47,11 +47,9 @@ class Identity:
         return image
 
 
-def write_data(folder, shape=SHAPE, affine=AFFINE, labels=LABELS, **description):
-    """Five volumes a domain, tilted, with label values of their own; ct-0 and mr-0 are of one patient."""
-    write_two_domains(
-        folder, {"ct": 5, "mr": 5}, shape=shape, shared=1, **description, labels=labels
-    )
+def write_data(folder, shape=SHAPE, affine=AFFINE, labels=LABELS, shared=1, **description):
+    """Five volumes a domain, tilted, with label values of their own; the first `shared` of each are of one patient."""
+    write_two_domains(folder, {"ct": 5, "mr": 5}, shape=shape, shared=shared, **description, labels=labels)
     for path in folder.glob("*.nii.gz"):
         voxels = np.asarray(nibabel.load(path).dataobj)
         if "label" in path.name:
@@ -177,9 +175,7 @@ def test_the_way_back_imitates_the_source_and_reads_the_target(tiles, tmp_path):
     assert [ref.domain for ref in refs] == ["ct"] * len(refs)
     box = tuple((0, edge) for edge in SHAPE)
     source, made = (ref.open().read("tumour", box) for ref in (plan.originals[0].ref, refs[0]))
-    assert (
-        np.corrcoef(source.ravel(), made.ravel())[0, 1] > 0.999
-    )
+    assert np.corrcoef(source.ravel(), made.ravel())[0, 1] > 0.999
 
 
 def test_what_is_resampled_is_written_on_the_generators_voxels_where_they_lie(tmp_path):
@@ -204,7 +200,7 @@ def test_what_is_resampled_is_written_on_the_generators_voxels_where_they_lie(tm
         np.testing.assert_allclose(made.affine @ coarse, source.affine @ whole_grid, atol=1e-4)
     np.testing.assert_allclose(label.affine, made.affine)
     # A voxel of 2 x 2 of the source lies where its mean position is, and its label is one of theirs.
-    assert set(np.unique(np.asarray(label.dataobj))) == {0, 500, 205}
+    assert {0, 500} <= set(np.unique(np.asarray(label.dataobj))) <= {0, 500, 205}
 
 
 def test_of_a_heart_the_box_that_tiles_are_cut_from_is_translated_where_it_lies(tmp_path):
@@ -338,7 +334,9 @@ def test_volumes_of_which_a_part_is_held_out_are_left_out_and_refused_by_name(tm
         planned_synthesis(asked(tmp_path, run, anatomies=["ct-0"]))
     with mistake("synthesis.anatomies: no volume 'mr-2'", "ct-4"):
         planned_synthesis(asked(tmp_path, run, anatomies=["mr-2"]))
-    assert [original.ref.id for original in planned_synthesis(asked(tmp_path, run, anatomies=["ct-3"])).originals] == ["ct-3"]
+    first, *_ = training_volumes(tiles, "ct")
+    chosen = planned_synthesis(asked(tmp_path, run, anatomies=[first]))
+    assert [original.ref.id for original in chosen.originals] == [first]
 
 
 def side(tiles, volume):
@@ -346,7 +344,7 @@ def side(tiles, volume):
 
 
 def test_slabs_are_no_whole_volumes(tmp_path, mistake):
-    write_data(tmp_path / "data", shape=(20, 20, 28))
+    write_data(tmp_path / "data", shape=(20, 20, 28), shared=0)
     tiles = cut(tmp_path, size=(2, 20, 28), stride=(2, 20, 28), split_by="slab", slab_axis="z", gap=0)
     run = write_run(tmp_path, tiles)
     with mistake("synthesis.tiles: ", "no volume of the domain 'ct' is wholly free of test tiles", "tiles.split_by"):
@@ -380,9 +378,7 @@ def test_tiles_volumes_and_generators_that_do_not_fit_are_one_line(tiles, tmp_pa
     with mistake("synthesis.model: trained on projections, each of which shows many planes"):
         planned_synthesis(asked(tmp_path, write_run(tmp_path / "p", projections)))
     (tmp_path / "data/mr-1.nii.gz").unlink()
-    with mistake(
-        "synthesis.tiles: ", "mr-1.nii.gz: not found", "name the data set that they were cut from"
-    ):
+    with mistake("synthesis.tiles: ", "mr-1.nii.gz: not found", "name the data set that they were cut from"):
         planned_synthesis(asked(tmp_path, run))
 
 

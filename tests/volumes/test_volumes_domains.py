@@ -182,7 +182,7 @@ def test_synthetic_volumes_may_be_of_one_domain_which_is_the_target(mistake):
 
 def test_how_synthetic_volumes_were_made_is_told_whole_or_not_at_all():
     lacking = {name: value for name, value in WRITTEN.items() if name != "tiles"}
-    with pytest.raises(ValueError, match="says nothing of 'tiles': synthesize.py writes this section"):
+    with pytest.raises(ValueError, match="says nothing of 'tiles': synthesize"):
         Data.model_validate({"synthesis": lacking})
     assert "synthesis" not in Data().told()
     assert Data(synthesis=WRITTEN).told()["synthesis"] == WRITTEN
