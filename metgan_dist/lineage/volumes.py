@@ -106,7 +106,8 @@ def located(tiles: TileSet, records: Records, link: str, place: str | None = Non
     """The volumes of a set by id, where they lie, after checking that they are those which the set was cut from.
 
     A set does not say where its data set is, for that may be moved: whoever asks may (`place`), and the runs that used
-    it do. The files are known by name, size and time (see `tiles.survey.fingerprint`). Raises UserError when none of the places has them unchanged.
+    it do. The files are known by name, size and time (see `tiles.survey.fingerprint`). Raises UserError when none of
+    the places has them unchanged.
     """
     manifest, reasons = tiles.manifest, []
     data, cut = manifest["data"], Tiles(**manifest["tiles"])

@@ -207,5 +207,3 @@ class VolumeTranslation:
             **by_channel(f"as {self.target.domain}", images, self.target.channels("tumour")),
         }
         return image_grid(columns, rows=[original.ref.id for original in chosen])
-
-

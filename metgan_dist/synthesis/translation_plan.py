@@ -1,4 +1,4 @@
-"""What translation of whole volumes takes of recipe, tiles and data set; what does not fit is one line before any work."""
+"""What translation of whole volumes takes of recipe, tiles and data set; what does not fit is told before any work."""
 
 from __future__ import annotations
 

@@ -418,22 +418,30 @@ def carry_out(command):
 
 
 def test_a_job_that_goes_on_makes_only_what_is_missing_with_the_same_bytes(tiles, tmp_path, ray_cluster, capsys):
-    command = asked(tmp_path, write_run(tmp_path, tiles), overlap=0.25)
-    result = carry_out(command)
-    folder = Path(result.artefacts["dataset"])
-    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """What was there already was made in this process, what is missing is made by a task of Ray's."""
+    command = asked(tmp_path, write_run(tmp_path, tiles), overlap=0.25, replicas=1)
+    plan, run = planned_synthesis(command), tmp_path / "out" / "made"
+    job = replace(plan.job, folder=str(run / "volumes"))
+    worker = Translator(job, Windowed(job))
+    made = [worker.translate(original) for original in plan.originals]
+    digest = plan.describe(job, made)
+    files = {path: path.read_bytes() for path in (run / "volumes").rglob("*") if path.is_file()}
     assert len(files) == 2 * len(training_volumes(tiles, "ct")) + 1
-    assert [context for context, _ in result.artefacts["logged"]] == ["source", "generated"]
-    assert Path(result.artefacts["preview"]).read_bytes().startswith(b"\x89PNG")
-    first, *others = sorted(folder.glob("*-as-mr.nii.gz"))
+    # As if it had been stopped before the first volume was there.
+    (run / "translated").mkdir()
+    (run / "translated/plan.json").write_text(json.dumps(plan.facts(job), sort_keys=True))
+    for one in made[1:]:
+        (run / "translated" / f"{one['name']}.json").write_text(json.dumps(one))
+    first, *others = (run / "volumes" / f"{one['name']}.nii.gz" for one in made)
     kept = {path: path.stat().st_mtime_ns for path in others}
     first.unlink()
-    (folder.parent / "translated" / f"{first.name.removesuffix('.nii.gz')}.json").unlink()
-    (folder / "dataset.yaml").unlink()
-    again = carry_out(command)
-    assert f"{len(others)} of {len(others) + 1} volumes are there already" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    (run / "volumes/dataset.yaml").unlink()
+    result = carry_out(command)
+    assert f"{len(others)} of {len(made)} volumes are there already" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (run / "volumes").rglob("*") if path.is_file()} == files
     assert {path: path.stat().st_mtime_ns for path in others} == kept
-    assert again.artefacts["voxels_sha256"] == result.artefacts["voxels_sha256"]
-    made = open_volume(str(first))
-    assert np.unique(made.read(made.channels[0], whole(made))).size > 100
+    assert result.artefacts["voxels_sha256"] == digest
+    assert result.artefacts["logged"] == [("source", tiles.digest), ("generated", digest)]
+    assert Path(result.artefacts["preview"]).read_bytes().startswith(b"\x89PNG")
+    written = open_volume(str(first))
+    assert np.unique(written.read(written.channels[0], whole(written))).size > 100
