@@ -51,6 +51,7 @@ MAY_KNOW = {
         "synthesis/passes.py",
         "synthesis/summary.py",
         "synthesis/synthesis.py",
+        "synthesis/translation.py",
         "synthesis/whole_volume.py",
         "tiles/pipeline.py",
         "tiles/stream.py",

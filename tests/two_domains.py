@@ -13,7 +13,7 @@ import yaml
 
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.manifest import finish_set
-from metgan_dist.tiles.survey import ROLES, held_roles, plan_set, survey_volumes
+from metgan_dist.tiles.survey import ROLES, fingerprint, held_roles, plan_set, survey_volumes
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tiles.tiling import tile_block
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
@@ -72,12 +72,13 @@ def recipe_of(path: Path, **sections: Mapping[str, Any]) -> Recipe:
 
 def cut_here(recipe: Recipe, folder: Path) -> TileSet:
     """The recipe's tiles, cut by this process alone, as `make_tiles` has them cut by Ray's."""
-    surveys, skipped = survey_volumes(volume_refs(recipe.data), recipe.data, print)
+    refs = volume_refs(recipe.data)
+    surveys, skipped = survey_volumes(refs, recipe.data, print)
     held = held_roles(surveys, recipe)
     jobs = plan_set(surveys, recipe, str(folder), recipe.scaling.tile_memory * 2**20)
     rows = {name: [pd.DataFrame(tile_block(job)["rows"]) for job in listed] for name, listed in jobs.items()}
     facts = {
-        "fingerprint": "",
+        "fingerprint": fingerprint(recipe.data, recipe.tiles, refs),
         "roles": [role for role in ROLES if any(role in roles for roles in held.values())],
         "tile_shape": list(recipe.tiles.shape),
         "planned": sum(len(job.block.plans) for listed in jobs.values() for job in listed),

@@ -111,7 +111,7 @@ def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, A
 def _description(data: Data) -> dict[str, Any]:
     """The data set as a dataset.yaml would have it."""
     images = {"domains", "source", "target"} if data.domains else {"anatomy", "tumour"}
-    told = data.model_dump(include={*images, "labels", "unmapped", "orientation"}, exclude_none=True)
+    told = data.model_dump(include={*images, "labels", "unmapped", "orientation", "synthesis"}, exclude_none=True)
     if data.labels is None:
         told["classes"] = data.classes
     volumes = [entry.model_dump(mode="json", exclude_defaults=True) for entry in data.volumes]

@@ -13,14 +13,17 @@ from typing import Any
 
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
+from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import Options, absolute, entries, exists, join, read_bytes
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.tracking import LoggedDataset, LoggedRun
 from metgan_dist.tracking.redaction import redact
 from metgan_dist.trained import checkpoint_digest, read_result, read_run, run_of
+from metgan_dist.volumes.dataset import DESCRIPTION
 
 SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
 GENERATED = "generated"
+VOXELS = "voxels_sha256"  # digest of synthetic volumes
 ZARR, VOLUME_ATTRIBUTE = "zarr.json", "metgan_dist"  # where a synthetic volume says how it was made
 
 
@@ -88,10 +91,10 @@ class Records:
         return tiles
 
     def digest_at(self, uri: str) -> str | None:
-        """What a data set is known by: a tile set's manifest's SHA-256, a synthetic volume's of its voxels, or None."""
+        """What a data set is known by: a tile set's manifest's SHA-256, that of synthetic volumes' voxels, or None."""
         if exists(join(uri, MANIFEST), self.options):
             return hashlib.sha256(read_bytes(join(uri, MANIFEST), self.options)).hexdigest()
-        made = self.volume_at(uri)
+        made = self.volume_at(uri) or self.translated_at(uri)
         return None if made is None else str(made["voxels_sha256"])
 
     def volume_at(self, uri: str) -> dict[str, Any] | None:
@@ -100,6 +103,14 @@ class Records:
             return None
         attributes = json.loads(read_bytes(join(uri, ZARR), self.options)).get("attributes", {})
         made: dict[str, Any] | None = attributes.get(VOLUME_ATTRIBUTE)
+        return made
+
+    def translated_at(self, uri: str) -> dict[str, Any] | None:
+        """What a data set of translated volumes says of their making; None for everything else."""
+        written = join(uri, DESCRIPTION)
+        if not exists(written, self.options):
+            return None
+        made: dict[str, Any] | None = (read_yaml(written, read_bytes(written, self.options)) or {}).get(SYNTHESIS)
         return made
 
     def _check_shards(self, tiles: TileSet, link: str) -> None:
@@ -136,11 +147,12 @@ class Records:
         return self.run(str(recorded), link)
 
     def generated_by(self, tiles: TileSet, link: str) -> LoggedRun:
-        """The run that generated a synthetic set, found by the set's digest."""
+        """The run that generated a synthetic set, or the volumes that it was cut from, found by their digest."""
         above = run_of(tiles.uri, self.options)
         if above is not None:
             self._learn(above["folder"])
-        found = self.runs_with(tiles.digest, GENERATED)
+        digest = tiles.manifest[SYNTHESIS].get(VOXELS, tiles.digest)
+        found = self.runs_with(digest, GENERATED)
         if found:
             return _not_deleted(found, link)
         if above and above.get("mlflow_run_id"):
@@ -152,7 +164,7 @@ class Records:
                         f"({run.id}) logged {logged.digest[:12]}...: it was changed afterwards"
                     )
         raise UserError(
-            f"{link}: {tiles.uri}: no run generated a set of its SHA-256 {tiles.digest[:12]}...; {self._looked()}"
+            f"{link}: {tiles.uri}: no run generated a set of its SHA-256 {digest[:12]}...; {self._looked()}"
         )
 
     def training_data(self, run: LoggedRun, link: str) -> list[LoggedDataset]:

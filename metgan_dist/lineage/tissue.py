@@ -12,6 +12,7 @@ import pandas as pd
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import SYNTHESIS
 from metgan_dist.lineage.volumes import KnownVolume, boxes, known_volumes
+from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
 
 PAIRS = 1 << 20  # boxes compared at once
@@ -87,13 +88,29 @@ def _meet(these: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray(np.all(starts & ends, axis=2))
 
 
-class Sources:
-    """The tiles that gave a synthetic set its anatomies and labels; a label from a file lies in no volume.
+def is_translated(synthetic: TileSet) -> bool:
+    """Whether synthetic tiles were cut from translated volumes, and not made one by one of an anatomy and labels."""
+    return "volumes" in synthetic.manifest[SYNTHESIS]
 
-    Raises UserError when labels are of tiles that are not there any more, or were made again.
+
+def people(translated: TileSet) -> pd.Series:
+    """Whom each tile of translated volumes shows, as `splits.group_of`: its original's patient, else that volume."""
+    originals = {one["id"]: one["volume"] for one in translated.manifest[SYNTHESIS]["volumes"]}
+    return group_of(translated.index.assign(volume=translated.index["volume"].map(originals)))
+
+
+class Sources:
+    """What gave a synthetic set its anatomies and labels.
+
+    Tiles, or of translated volumes whole originals: these are of another domain, so it is the patient whom they share
+    with others. A label from a file lies in no volume. Raises UserError when labels are of tiles that are not there any
+    more, or were made again.
     """
 
     def __init__(self, synthetic: TileSet) -> None:
+        self._people = people(synthetic) if is_translated(synthetic) else None
+        if self._people is not None:
+            return
         self._anatomies = Tissue(synthetic.index, known_volumes(synthetic.manifest))
         labels = [
             (tile, int(origin["tile"]))
@@ -106,7 +123,9 @@ class Sources:
         self._labels = Tissue.of(_source_of(synthetic), rows) if len(rows) else None
 
     def touching(self, other: Tissue) -> np.ndarray:
-        """Which synthetic tiles have an anatomy or a label from tissue that others show; bool (N,)."""
+        """Which synthetic tiles have an anatomy or a label from tissue, or patients, that others show; bool (N,)."""
+        if self._people is not None:
+            return self._people.isin(group_of(other.rows)).to_numpy()
         found = self._anatomies.touching(other)
         if self._labels is not None:
             found[self._tile[self._labels.touching(other)[self._label]]] = True

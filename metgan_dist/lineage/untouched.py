@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records, starts
-from metgan_dist.lineage.tissue import Tissue, meetings
+from metgan_dist.lineage.tissue import Tissue, is_translated, meetings, people
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
+from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import LoggedRun
 
 HELD_OUT = ("test", "unseen")
 TRAINED_ON = ("train", "val")
-OWN_USES = 2  # anatomies and labels
 
 
 @dataclass(frozen=True)
 class Use:
-    """Tiles that went into a synthetic set, and `how`."""
+    """Tiles that went into a synthetic set, and `how`; `own`: into its images and labels, not into its generator."""
 
     how: str
     tissue: Tissue
+    own: bool = False
 
 
 def check_untouched(
@@ -32,8 +33,9 @@ def check_untouched(
 ) -> tuple[Tissue, ...]:
     """Refuse synthetic tiles behind which anything has seen the test or unseen tiles of `test`.
 
-    What must not touch them: the anatomy of the synthetic tiles (dropped ones too), the tiles that gave labels, and
-    the training and validation tiles of the generator and of a model that it started from; through mixed and synthetic
+    What must not touch them: the anatomy of the synthetic tiles (dropped ones too), the tiles that gave labels (of
+    tiles cut from translated volumes instead: the patients of their originals, which are of another domain), and the
+    training and validation tiles of the generator and of a model that it started from; through mixed and synthetic
     sets that these were trained on, theirs. Touching is told by `tissue.meetings`. A segmentor of the generator, of the
     gate or a judge is no reason, whatever it was trained on; nor is a label from a file, which lies in no volume.
 
@@ -51,14 +53,16 @@ def check_untouched(
     records = Records([tracking_uri] if tracking_uri else [], synthetic.options)
     held_out, trained_on = _held_out(test), []
     try:
-        for number, use in enumerate(_uses_of_synthesis(synthetic, records)):
-            if number >= OWN_USES:
+        for use in _uses_of_synthesis(synthetic, records):
+            if not use.own:
                 trained_on.append(use.tissue)
             if touched := _touched(use.tissue, held_out):
                 raise UserError(
                     f"{use.how} show test tiles of {test.uri}: {touched}; synthesise with a generator and tiles "
                     "that share these test tiles"
                 )
+        if is_translated(synthetic):
+            _check_people(synthetic, test)
     except UserError as error:
         raise UserError(f"{field}: {error}") from error
     return tuple(trained_on)
@@ -88,7 +92,7 @@ def _held_out(test: TileSet) -> Tissue:
 
 
 def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
-    """Tiles behind a synthetic set, OWN_USES before the generator's; UserError where a link does not hold."""
+    """Tiles behind a synthetic set, its own before the generator's; UserError where a link does not hold."""
     name = f"synthetic tiles {synthetic.uri}"
     if SYNTHESIS not in synthetic.manifest:
         raise UserError(f"{synthetic.uri}: tiles that were not synthesised; name a folder that synthesize.py wrote")
@@ -96,13 +100,15 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
     records.tiles(synthetic.uri, synthetic.digest, name)
     records.generated_by(synthetic, name)
     source = records.tiles(made["tiles"]["uri"], made["tiles"]["digest"], f"source of {name}")
-    volumes = known_volumes(source.manifest)
-    yield Use(f"anatomies of {name}", Tissue(synthetic.index, volumes))
-    rows, _ = label_origins(synthetic)
-    yield Use(f"labels of {name}", Tissue(source.index.iloc[sorted(set(rows))], volumes))
+    if not is_translated(synthetic):
+        volumes = known_volumes(source.manifest)
+        yield Use(f"anatomies of {name}", Tissue(synthetic.index, volumes), own=True)
+        rows, _ = label_origins(synthetic)
+        yield Use(f"labels of {name}", Tissue(source.index.iloc[sorted(set(rows))], volumes), own=True)
     model, link = made["model"], f"generator of {name}"
     records.checkpoint(model["uri"], model["sha256"], link)
-    yield from _uses_of_model(records.trained_by(model["uri"], model["run"], link), link, records)
+    for use in _uses_of_model(records.trained_by(model["uri"], model["run"], link), link, records):
+        yield replace(use, own=False)  # what a synthetic set that it was trained on was made of, too
 
 
 def _uses_of_model(run: LoggedRun, link: str, records: Records) -> Iterator[Use]:
@@ -135,6 +141,17 @@ def _uses_of_training(tiles: TileSet, how: str, records: Records) -> Iterator[Us
             yield Use(how, Tissue(trained[trained["part"] == number], known_volumes(own.manifest)))
     if PARTS not in tiles.manifest:
         yield Use(how, Tissue(trained, known_volumes(tiles.manifest)))
+
+
+def _check_people(translated: TileSet, test: TileSet) -> None:
+    """UserError where an original of translated volumes is of a patient whom test tiles show in another domain."""
+    held_out = group_of(test.index[test.index["split"].isin(HELD_OUT)])
+    shared = sorted(set(people(translated)) & set(held_out))
+    if shared:
+        raise UserError(
+            f"originals of synthetic tiles {translated.uri} are of {shared[0]}, whom test tiles of {test.uri} show; "
+            "translate volumes of other patients"
+        )
 
 
 def _touched(tissue: Tissue, held_out: Tissue) -> str:

@@ -102,15 +102,16 @@ def volume_links(tiles: TileSet) -> Iterator[Link]:
         yield Link("cut from", "volume", str(name), facts)
 
 
-def located(tiles: TileSet, records: Records, link: str) -> dict[str, VolumeRef]:
+def located(tiles: TileSet, records: Records, link: str, place: str | None = None) -> dict[str, VolumeRef]:
     """The volumes of a set by id, where they lie, after checking that they are those which the set was cut from.
 
-    A set does not say where its data set is, for that may be moved: the runs that used it do. The files are known by
-    name, size and time (see `tiles.survey.fingerprint`). Raises UserError when none of the places has them unchanged.
+    A set does not say where its data set is, for that may be moved: whoever asks may (`place`), and the runs that used
+    it do. The files are known by name, size and time (see `tiles.survey.fingerprint`). Raises UserError when none of
+    the places has them unchanged.
     """
     manifest, reasons = tiles.manifest, []
     data, cut = manifest["data"], Tiles(**manifest["tiles"])
-    for base in _bases(tiles, records):
+    for base in [place] if place else _bases(tiles, records):
         described = Data(path=base, **data)
         try:
             refs = volume_refs(described, records.options)

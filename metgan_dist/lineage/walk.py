@@ -11,7 +11,8 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
-from metgan_dist.lineage.records import GENERATED, PARTS, SYNTHESIS, Records, starts
+from metgan_dist.lineage.records import GENERATED, PARTS, SYNTHESIS, VOXELS, Records, starts
+from metgan_dist.lineage.tissue import is_translated
 from metgan_dist.lineage.volumes import extents, located, volume_links
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import LoggedRun
@@ -31,15 +32,16 @@ class Walk:
         return self._link(role, "run", run_id, lambda found: self._follow_run(found, run_id, link))
 
     def data(self, role: str, uri: str, digest: str, link: str) -> Link:
-        """Tiles or a synthetic volume, checked against the digest that is recorded, with what they were made from."""
+        """Tiles or synthetic volumes, checked against the digest that is recorded, with what they were made from."""
 
         def follow(found: Link) -> None:
-            """Down a synthetic volume where one is recorded at `uri`, else down tiles."""
-            made = self._records.volume_at(uri)
-            if made is None:
-                self._follow_tiles(found, digest, link)
-            else:
+            """Down a synthetic volume, or a set of translated ones, where one is recorded at `uri`, else down tiles."""
+            if made := self._records.volume_at(uri):
                 self._follow_synthetic_volume(found, made, digest, link)
+            elif made := self._records.translated_at(uri):
+                self._follow_translated(found, made, digest, link)
+            else:
+                self._follow_tiles(found, digest, link)
 
         return self._link(role, "tiles", uri, follow)
 
@@ -86,7 +88,13 @@ class Walk:
         found.facts |= {"digest": tiles.digest, "splits": counts(tiles.index["split"])}
         if self._again(found, f"{tiles.uri} {tiles.digest}"):
             return
-        if synthetic:
+        if synthetic and is_translated(tiles):
+            self._follow_volumes(found, tiles, link)
+            made = tiles.manifest[SYNTHESIS]
+            run = self._records.generated_by(tiles, f"synthetic tiles {tiles.uri}")
+            place = next((one.uri for one in run.datasets if one.context == GENERATED), tiles.uri)
+            found.sources.append(self.data("volumes", place, str(made[VOXELS]), f"volumes of tiles {tiles.uri}"))
+        elif synthetic:
             self._follow_synthesis(found, tiles)
         elif mixed:
             for part in tiles.manifest[PARTS]:
@@ -120,13 +128,24 @@ class Walk:
             found.facts |= label_facts(tiles, TileSet.open(source.name, self._records.options))
 
     def _follow_synthetic_volume(self, found: Link, made: dict[str, Any], digest: str, link: str) -> None:
-        found.kind, known = "synthetic volume", str(made["voxels_sha256"])
-        found.facts |= {"voxels": known, "anatomy": made["source"]["volume"], "label": made["source"]["label"]}
+        found.kind = "synthetic volume"
+        facts = {"anatomy": made["source"]["volume"], "label": made["source"]["label"]}
+        self._follow_voxels(found, made, facts, digest, link)
+
+    def _follow_translated(self, found: Link, made: dict[str, Any], digest: str, link: str) -> None:
+        found.kind = "synthetic volumes"
+        facts = {"originals": [one["volume"] for one in made["volumes"]], "settings": made["settings"]}
+        self._follow_voxels(found, made, facts, digest, link)
+
+    def _follow_voxels(self, found: Link, made: dict[str, Any], facts: dict[str, Any], digest: str, link: str) -> None:
+        """Synthetic voxels by their digest, and what they were made with."""
+        known = str(made[VOXELS])
+        found.facts |= {"voxels": known, **facts}
         if not known.startswith(digest):
             raise UserError(f"{link}: {found.name}: its voxels have SHA-256 {known[:12]}..., recorded {digest[:12]}...")
         if self._again(found, f"{found.name} {known}"):
             return
-        name = f"synthetic volume {found.name}"
+        name = f"{found.kind} {found.name}"
         used = made["tiles"]
         found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
         found.sources.append(self.data("intensities", used["uri"], used["digest"], f"intensities of {name}"))

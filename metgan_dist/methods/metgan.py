@@ -345,6 +345,16 @@ class MetGAN(Method):
         with self._inference("inverse"):
             return inverse(output, _encode(inverse, self._label(batch)))
 
+    @torch.no_grad()
+    def translate_back(self, batch: Batch) -> Tensor:
+        """G(y, m): anatomy images (N, C, [D,] H, W) in [-1, 1] from `tumour` and `tumour_label`, background without."""
+        if not self.row.cycle:
+            return super().translate_back(batch)
+        label = batch["tumour_label"] if "tumour_label" in batch else _background(batch["tumour"])
+        inverse = self.networks["inverse"]
+        with self._inference("inverse"):
+            return inverse(batch["tumour"], _encode(inverse, label))
+
     def _inference(self, name: str) -> AbstractContextManager[None]:
         return image_statistics(self.networks[name]) if self.statistics == "image" else nullcontext()
 

@@ -251,6 +251,16 @@ class Method(nn.Module, ABC):
     def translate(self, batch: Batch) -> Tensor:
         """What the method makes at inference from a batch, without gradients, in the present train or eval mode."""
 
+    def translate_back(self, batch: Batch) -> Tensor:
+        """Images like the anatomy's (N, C, [D,] H, W) in [-1, 1] from `tumour`, and `tumour_label` where it matters.
+
+        UserError where a method has one direction alone; ready in the present train or eval mode, without gradients.
+        """
+        raise UserError(
+            f"synthesis.direction: back, but {type(self).__name__} translates in one direction alone; use a method "
+            "with a cycle, such as cyclegan, sifa or cycle_shape, or translate forward"
+        )
+
     def cycle(self, batch: Batch, output: Tensor) -> Tensor | None:
         """The anatomy (N, C, H, W) brought back from what `translate` made; None without an inverse."""
         return None

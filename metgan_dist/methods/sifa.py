@@ -330,6 +330,11 @@ class SIFA(Method):
         return self.networks["generator"](batch["anatomy"])
 
     @torch.no_grad()
+    def translate_back(self, batch: Batch) -> Tensor:
+        """y': anatomy-like images (N, C, H, W) in [-1, 1], decoded from what the encoder reads in `tumour`."""
+        return self._decode(batch["tumour"])
+
+    @torch.no_grad()
     def cycle(self, batch: Batch, output: Tensor) -> Tensor:
         """The anatomy images decoded from what `translate` made, in [-1, 1]."""
         return self._decode(output)

@@ -11,12 +11,12 @@ from metgan_dist.methods.method import Batch, Method
 from metgan_dist.methods.segmentor import Segmentor, likeliest
 
 # What of a batch is cut into windows; the rest, such as organs, goes along with each.
-_IMAGES, _LABEL = ("anatomy", "tumour"), "label"
+_IMAGES, _LABELS = ("anatomy", "tumour"), ("label", "tumour_label")
 
 
 @torch.no_grad()
 def translate_in_windows(
-    method: Method, batch: Batch, window: Sequence[int], *, overlap: float = 0.5, at_once: int = 1
+    method: Method, batch: Batch, window: Sequence[int], *, overlap: float = 0.5, at_once: int = 1, back: bool = False
 ) -> Tensor:
     """What `method.translate` gives of a batch, made of windows by MONAI's sliding_window_inference.
 
@@ -29,22 +29,24 @@ def translate_in_windows(
         window: edges of the tiles that it was trained on, ([D,] H, W).
         overlap: of neighbouring windows, 0 to 1.
         at_once: windows in one forward pass.
+        back: what `method.translate_back` gives instead.
 
     Returns:
         Images (N, C, [D,] H, W), or of segmentors label maps (N, [D,] H, W) int64.
     """
     single = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(len(next(iter(batch.values()))))]
-    blended = torch.cat([_blended(method, one, window, overlap, at_once) for one in single])
+    blended = torch.cat([_blended(method, one, window, overlap, at_once, back) for one in single])
     return likeliest(blended, method.network.threshold) if isinstance(method, Segmentor) else blended
 
 
-def _blended(method: Method, one: Batch, window: Sequence[int], overlap: float, at_once: int) -> Tensor:
+def _blended(method: Method, one: Batch, window: Sequence[int], overlap: float, at_once: int, back: bool) -> Tensor:
     """Images, or probabilities of segmentors, (1, C, [D,] H, W) of a single image."""
     from monai.inferers.utils import sliding_window_inference  # MONAI takes many seconds to import
 
     parts = {name: one[name].float() for name in _IMAGES if name in one}
-    if _LABEL in one:
-        parts[_LABEL] = one[_LABEL][:, None].float()  # whole numbers, which float32 keeps
+    labels = [name for name in _LABELS if name in one]
+    for name in labels:
+        parts[name] = one[name][:, None].float()  # whole numbers, which float32 keeps
     others = {name: value for name, value in one.items() if name not in parts}
     channels = [part.shape[1] for part in parts.values()]
 
@@ -53,10 +55,10 @@ def _blended(method: Method, one: Batch, window: Sequence[int], overlap: float, 
         seen = dict(zip(parts, windows.split(channels, dim=1), strict=True))
         if isinstance(method, Segmentor):
             return method.network.probabilities(seen["tumour"])
-        if _LABEL in seen:
-            seen[_LABEL] = seen[_LABEL][:, 0].long()
+        for name in labels:
+            seen[name] = seen[name][:, 0].long()
         repeated = {name: value.expand(len(windows), *value.shape[1:]) for name, value in others.items()}
-        return method.translate({**repeated, **seen})
+        return (method.translate_back if back else method.translate)({**repeated, **seen}).float()
 
     made = sliding_window_inference(
         torch.cat(list(parts.values()), dim=1),

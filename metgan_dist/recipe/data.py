@@ -25,7 +25,19 @@ def _one_or_several(names: str | list[str]) -> str | list[str]:
 
 
 # Fields that sets from before them were not known by.
-LATER = ("domains", "source", "target", "labels", "unmapped", "orientation")
+LATER = ("domains", "source", "target", "labels", "unmapped", "orientation", "synthesis")
+
+# What is written of volumes that were translated; each of the volumes has `id`, `volume`, `patient`, `voxels_sha256`.
+WRITTEN = ("model", "tiles", "settings", "volumes", "voxels_sha256")
+
+
+def _as_written(synthesis: dict[str, Any]) -> dict[str, Any]:
+    """ValueError for a section `synthesis` that lacks what synthesize.py wrote."""
+    lacking = next((name for name in WRITTEN if name not in synthesis), None)
+    if lacking is not None:
+        raise ValueError(f"says nothing of {lacking!r}: synthesize.py writes this section; leave it as it wrote it")
+    return synthesis
+
 
 Channels = Annotated[str | list[str], AfterValidator(_one_or_several)]
 """One name, or a list of several; "" for none."""
@@ -169,6 +181,11 @@ class Data(Section):
     volumes: list[VolumeEntry] = Field(
         [],
         description="the data set, in place of a dataset.yaml; the list of a preset yields to one that is there",
+    )
+    synthesis: Annotated[dict[str, Any], AfterValidator(_as_written)] | None = Field(
+        None,
+        description="how the volumes of a synthetic data set were made, as synthesize.py writes it into dataset.yaml; "
+        "it may have one domain alone, which is its target",
     )
     phantom: Phantom = Phantom()
     shuffled_labels: float = Field(

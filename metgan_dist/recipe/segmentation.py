@@ -16,6 +16,9 @@ class Segmentation(Section):
         "unet", description="Pan et al.'s U-Net, or MONAI's DynUNet as nnU-Net lays it out"
     )
     width: float = Field(1.0, gt=0, le=4, description="multiplier of all channel numbers; 1 is the paper")
+    domain: str | None = Field(
+        None, description="of tiles of two domains, the one whose labelled tiles are segmented; default: the target"
+    )
     real: float = Field(
         1.0, ge=0, description="real tiles to train on: up to 1 a fraction of each fold's, above 1 a number"
     )

@@ -61,13 +61,23 @@ class Synthesis(Section):
     volume_organ: str | None = Field(
         None, description="organ of `volume`, for generators that were told of several (redgan)"
     )
+    direction: Literal["forward", "back"] = Field(
+        "forward",
+        description="of generators trained on two domains, which translate whole volumes: from the source to the "
+        "target, or back",
+    )
+    region: Literal["volume", "heart"] = Field(
+        "volume",
+        description="what of a volume is translated: all of it, or of cardiac ones the box around the labelled heart "
+        "that tiles are cut from",
+    )
     overlap: float = Field(
         0.5, ge=0, lt=1, description="overlap of neighbouring tiles of a whole volume, of their edge"
     )
     format: Literal["ome-zarr", "nifti"] | None = Field(
         None,
-        description="a whole volume is written as OME-Zarr alone, or as NIfTI, too, on the grid of its source; empty: "
-        "as NIfTI, too, where the source is",
+        description="a filled volume is written as OME-Zarr alone, or as NIfTI, too, on the grid of its source, "
+        "translated ones as either; empty: as NIfTI, too, or instead, where the source is",
     )
 
     @model_validator(mode="after")

@@ -64,6 +64,11 @@ def pooled_dice(per_tile: pd.DataFrame) -> float:
     return float(mean_dice(stacked_counts(per_tile).sum(axis=0)))
 
 
+def class_dice(per_tile: pd.DataFrame) -> np.ndarray:
+    """As `pooled_dice`, of each foreground class by itself (classes - 1,); NaN for one that does not occur."""
+    return mean_dice(stacked_counts(per_tile).sum(axis=0)[:, None])
+
+
 def _class_counts(predicted: Tensor, label: Tensor, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Two (N, classes - 1) integer arrays: pixels in both maps, pixels in one plus pixels in the other."""
     if predicted.shape != label.shape:

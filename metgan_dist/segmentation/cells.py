@@ -17,7 +17,7 @@ from metgan_dist.scores.lesions import match_lesions
 from metgan_dist.scores.pieces import Part, match_part
 from metgan_dist.tiles.mosaic import Canvas, Cell
 from metgan_dist.tiles.stream import tile_batches
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, open_part
 from metgan_dist.trained import load_method
 
 BATCH = 4
@@ -34,10 +34,14 @@ class FoundInCell:
 
 
 def score_cells(
-    checkpoint: str, tiles_uri: str, cells: Sequence[Cell], options: dict[str, Any] | None
+    checkpoint: str,
+    tiles_uri: str,
+    cells: Sequence[Cell],
+    options: dict[str, Any] | None,
+    domain: str | None = None,
 ) -> list[FoundInCell]:
-    """One task: what a checkpoint finds in some cells. Holds the pixels of one cell at a time."""
-    tiles = TileSet.open(tiles_uri, options)
+    """One task: what a checkpoint finds in some cells of tiles, or of those of a domain, a cell's pixels at a time."""
+    tiles = open_part(tiles_uri, options, domain)
     segmentor = _Segmentor(checkpoint, options)
     return [_score_cell(segmentor, tiles, cell) for cell in cells]
 
@@ -80,10 +84,14 @@ class Example:
 
 
 def predict_block(
-    checkpoint: str, tiles_uri: str, rows: Sequence[int], options: dict[str, Any] | None
+    checkpoint: str,
+    tiles_uri: str,
+    rows: Sequence[int],
+    options: dict[str, Any] | None,
+    domain: str | None = None,
 ) -> dict[int, Example]:
     """The work of `predict_tiles`, in this process."""
-    tiles, segmentor = TileSet.open(tiles_uri, options), _Segmentor(checkpoint, options)
+    tiles, segmentor = open_part(tiles_uri, options, domain), _Segmentor(checkpoint, options)
     examples = {}
     for row, image, label, chances in segmentor.on(tiles, rows):
         predicted, truth = segmentor.labels(chances).numpy(), label.numpy()

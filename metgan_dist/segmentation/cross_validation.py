@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metgan_dist.errors import TrainingStopped
+from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.lineage import Tissue
-from metgan_dist.main_job import prepare_tiles
+from metgan_dist.main_job import check_tiles, prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import (
     child_recipe,
@@ -21,15 +21,26 @@ from metgan_dist.runs.child_runs import (
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set, resolved
-from metgan_dist.segmentation.datasets import check_datasets, open_datasets
+from metgan_dist.segmentation.datasets import check_datasets, of_domain, open_datasets
 from metgan_dist.segmentation.folds import Fold, fold_recipe, planned_folds, seen_by_generators
 from metgan_dist.segmentation.report import report_folds
 from metgan_dist.segmentation.summary import origin_notes
 from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.dataset import as_described
 
 JOB = "train_segmentor"
+
+
+def check_folds(recipe: Recipe) -> None:
+    """UserError for what keeps the recipe's tiles from being cut, or has no labels in the domain that is segmented."""
+    data, wanted = as_described(recipe.data), recipe.segmentation.domain
+    if wanted is not None and wanted not in (data.source, data.target):
+        known = ", ".join(name for name in (data.source, data.target) if name) or "none"
+        raise UserError(f"segmentation.domain: {wanted!r} is no domain of the data set, which has {known}; correct it")
+    source = wanted is not None and wanted == data.source
+    check_tiles(recipe, [("anatomy" if source else "tumour", "label")])
 
 
 @dataclass(frozen=True)
@@ -47,25 +58,26 @@ class CrossValidation:
         if is_tile_set(recipe):
             assert recipe.data.path is not None
             tiles = TileSet.open(recipe.data.path, recipe.storage.options)
-            check_datasets(datasets, tiles, recipe)
-            planned_folds(tiles, datasets, resolved(recipe))
+            tiles, own = of_domain(tiles, datasets, recipe)
+            check_datasets(own, tiles, recipe)
+            planned_folds(tiles, own, resolved(recipe))
         return CrossValidation(datasets, script)
 
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped when folds failed, after the others were trained."""
-        tiles = prepare_tiles(opened)
-        trained_on = check_datasets(self.datasets, tiles, opened.recipe)
-        folds = planned_folds(tiles, self.datasets, opened.recipe)
+        tiles, datasets = of_domain(prepare_tiles(opened), self.datasets, opened.recipe)
+        trained_on = check_datasets(datasets, tiles, opened.recipe)
+        folds = planned_folds(tiles, datasets, opened.recipe)
         with opened.log() as log:
-            for dataset, *rows in zip(self.datasets, *(fold.synthetic for fold in folds), strict=True):
+            for dataset, *rows in zip(datasets, *(fold.synthetic for fold in folds), strict=True):
                 used = max(len(part) for part in rows)
                 log.dataset(dataset.name, dataset.uri, dataset.digest, "training", used)
-        recipes = self._recipes(opened, tiles, folds)
+        recipes = self._recipes(opened, tiles, datasets, folds)
         self._train(opened, recipes)
         results = {fold: result_of(recipe) or {} for fold, recipe in recipes.items()}
         checkpoints = {fold: str(result["artefacts"]["best_checkpoint"]) for fold, result in results.items()}
         samples = {kind: [fold.samples[kind] for fold in folds] for kind in ("real", "synthetic")}
-        origins = [_origin(fold, tiles, trained_on) for fold in folds] if self.datasets else []
+        origins = [_origin(fold, tiles, trained_on) for fold in folds] if datasets else []
         opened.result.artefacts |= {
             "checkpoints": {str(fold): uri for fold, uri in checkpoints.items()},
             "samples": {kind: sum(numbers) / len(numbers) for kind, numbers in samples.items()},
@@ -80,14 +92,16 @@ class CrossValidation:
         }
         report_folds(opened, tiles, checkpoints, _in_words(samples), origin_notes(origins))
 
-    def _recipes(self, opened: OpenRun, tiles: TileSet, folds: Sequence[Fold]) -> dict[int, Recipe]:
+    def _recipes(
+        self, opened: OpenRun, tiles: TileSet, datasets: Sequence[TileSet], folds: Sequence[Fold]
+    ) -> dict[int, Recipe]:
         """Mix the tiles of every fold, in the run's folder; the folds' recipes by number."""
         at_once = self._at_once(opened, len(folds))
         recipes = {}
         for fold in folds:
             folder = join(opened.run.folder, "tiles", f"fold-{fold.number}")
             mixture = write_mixture(
-                folder, tiles, fold.train, fold.val, self.datasets, fold.synthetic, opened.recipe.storage.options
+                folder, tiles, fold.train, fold.val, datasets, fold.synthetic, opened.recipe.storage.options
             )
             own = fold_recipe(opened.recipe, fold, mixture)
             recipes[fold.number] = child_recipe(opened, f"fold-{fold.number}", own, at_once)

@@ -40,6 +40,31 @@ def open_datasets(recipe: Recipe) -> tuple[TileSet, ...]:
     return tuple(sets)
 
 
+def of_domain(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -> tuple[TileSet, tuple[TileSet, ...]]:
+    """Real tiles and synthetic sets of the domain that is segmented; as they are where the real tiles have no domains.
+
+    Raises UserError for a domain that they do not have, and for a synthetic set that has no tiles of it.
+    """
+    wanted = recipe.segmentation.domain
+    if not tiles.domains:
+        if wanted is not None:
+            raise UserError(f"segmentation.domain: {wanted!r}, but the tiles {tiles.uri} have no domains; leave it out")
+        return tiles, tuple(datasets)
+    name = wanted or next(name for name, domain in tiles.domains.items() if domain["role"] == "tumour")
+    if name not in tiles.domains:
+        raise UserError(
+            f"segmentation.domain: {name!r} is no domain of the tiles {tiles.uri}; they have {', '.join(tiles.domains)}"
+        )
+    strange = next((dataset for dataset in datasets if name not in dataset.domains), None)
+    if strange is not None:
+        theirs = f"of {', '.join(strange.domains)}" if strange.domains else "of no domain"
+        raise UserError(
+            f"{FIELD}: {strange.uri}: tiles {theirs}, but {name!r} is segmented; name sets cut from volumes that were "
+            "translated into it"
+        )
+    return tiles.of_domain(name), tuple(dataset.of_domain(name) for dataset in datasets)
+
+
 def check_datasets(datasets: Sequence[TileSet], real: TileSet, recipe: Recipe) -> tuple[Tissue, ...]:
     """What the datasets' generators were trained on.
 

@@ -10,11 +10,11 @@ import numpy as np
 from metgan_dist.errors import UserError
 from metgan_dist.lineage import Sources, Tissue
 from metgan_dist.methods import check_method
-from metgan_dist.recipe import Recipe, Segmentation
+from metgan_dist.recipe import Data, Recipe, Segmentation
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
 from metgan_dist.tiles.splits import fold_split
-from metgan_dist.tiles.tile_set import TileSet, check_pairs
+from metgan_dist.tiles.tile_set import TileSet
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,6 @@ def seen_by_generators(fold: Fold, tiles: TileSet, trained_on: Sequence[Tissue])
 
 
 def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:
-    check_pairs(tiles.domains, f"data.path: {tiles.uri}")
     for role in ("tumour", "label"):
         if role not in tiles.manifest["roles"]:
             raise UserError(f"data.{role}: {tiles.uri}: these tiles have no {role}; name one and cut them again")
@@ -135,9 +134,11 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
         "checkpoint_every": every,
     }
     own = _trained(recipe)
+    # A mixture of tiles of one domain says nothing of the other.
+    data = Data.model_validate(mixture.manifest["data"]) if recipe.data.domains else recipe.data
     return own.model_copy(
         update={
-            "data": recipe.data.model_copy(update={"path": mixture.uri, "volumes": []}),
+            "data": data.model_copy(update={"path": mixture.uri, "volumes": []}),
             "training": own.training.model_copy(update=training),
         }
     )

@@ -16,7 +16,8 @@ import pandas as pd
 import ray
 
 from metgan_dist.cluster.resources import ResourcePlan
-from metgan_dist.scores.labels import pooled_dice
+from metgan_dist.recipe import class_names
+from metgan_dist.scores.labels import class_dice, pooled_dice
 from metgan_dist.scores.lesions import LesionCounts
 from metgan_dist.scores.pieces import join_parts
 from metgan_dist.segmentation.cells import Example, FoundInCell, predict_block, score_cells
@@ -25,6 +26,7 @@ from metgan_dist.tiles.tile_set import TileSet
 
 COUNTS = ("found", "missed", "matched", "false_positives")
 SCORES = ("dice", "precision", "recall", "jaccard", "voxel_dice")
+OF_CLASS = "voxel_dice/"  # before the name of a class: the Dice of its voxels alone
 _GPU_SHARE = 0.25  # matching components is work of the CPU, so several tasks share a GPU
 
 
@@ -41,11 +43,13 @@ class FoldScores:
         lesions: a row for each fold and true component, with the columns fold, place, label (its class), lesion (its
             number in the place), area (pixels), brightness (mean of the real image, in [-1, 1] where tiles are
             clipped), found.
+        classes: names of the foreground classes, in the order of their numbers.
     """
 
     tiles: pd.DataFrame
     places: pd.DataFrame
     lesions: pd.DataFrame
+    classes: tuple[str, ...] = ()
 
     @property
     def folds(self) -> list[int]:
@@ -53,12 +57,15 @@ class FoldScores:
         return sorted(int(fold) for fold in self.places["fold"].unique())
 
     def scores(self, fold: int) -> dict[str, float]:
-        """SCORES and COUNTS of a fold, pooled over its places."""
+        """SCORES and COUNTS of a fold, pooled over its places; of several classes also `voxel_dice/NAME` of each."""
         rows = self.places[self.places["fold"] == fold]
         counts = LesionCounts(*(int(rows[name].sum()) for name in COUNTS))
         own = {name: float(getattr(counts, name)) for name in ("dice", "precision", "recall", "jaccard")}
         # As the lesions' scores: 1 where there is nothing to find, and nothing was found.
         own["voxel_dice"] = float(np.nan_to_num(pooled_dice(rows), nan=1.0))
+        if len(self.classes) > 1:
+            dice = np.nan_to_num(class_dice(rows), nan=1.0)
+            own |= {f"{OF_CLASS}{name}": float(value) for name, value in zip(self.classes, dice, strict=True)}
         return {**own, **{name: float(getattr(counts, name)) for name in COUNTS}}
 
     def per_tile(self) -> pd.Series:
@@ -88,7 +95,8 @@ def score_folds(
     places, cells = mosaic(tiles.index, tiles.shape, rows)
     blocks = [ray.put(part) for part in _tasks(cells, block)]
     pending = {
-        fold: [task.remote(uri, tiles.uri, part, tiles.options) for part in blocks] for fold, uri in checkpoints.items()
+        fold: [task.remote(uri, tiles.uri, part, tiles.options, tiles.domain) for part in blocks]
+        for fold, uri in checkpoints.items()
     }
     frames: dict[str, list[pd.DataFrame]] = {"tiles": [], "places": [], "lesions": []}
     for fold, waiting in pending.items():
@@ -96,7 +104,16 @@ def score_folds(
         for name, frame in scored.items():
             frames[name].append(frame.assign(fold=fold))
         report(f"scores: fold {fold}: {len(rows)} tiles")
-    return FoldScores(**{name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()})
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    return FoldScores(**tables, classes=classes_of(tiles))
+
+
+def classes_of(tiles: TileSet) -> tuple[str, ...]:
+    """Names of the foreground classes: those of the data set's `labels`, else "class 1" and so on."""
+    data = tiles.manifest["data"]
+    if data.get("labels"):
+        return class_names(data["labels"])[1:]
+    return tuple(f"class {k}" for k in range(1, data["classes"]))
 
 
 def _remote(work: Callable[..., Any], plan: ResourcePlan) -> Any:
@@ -148,6 +165,6 @@ def predict_tiles(checkpoint: str, tiles: TileSet, rows: Sequence[int], plan: Re
     if not len(rows):
         return {}
     examples: dict[int, Example] = ray.get(
-        _remote(predict_block, plan).remote(checkpoint, tiles.uri, list(rows), tiles.options)
+        _remote(predict_block, plan).remote(checkpoint, tiles.uri, list(rows), tiles.options, tiles.domain)
     )
     return examples

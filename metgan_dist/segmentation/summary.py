@@ -10,7 +10,7 @@ import pandas as pd
 
 from metgan_dist.evaluation.tables import aligned
 from metgan_dist.scores.lesions import strata
-from metgan_dist.segmentation.scoring import COUNTS, SCORES, FoldScores
+from metgan_dist.segmentation.scoring import COUNTS, OF_CLASS, FoldScores
 
 TITLES = {
     "dice": "Dice",
@@ -68,7 +68,8 @@ def summarise(scored: FoldScores, count: int, independent: str) -> dict[str, Any
 
     tiles; places, in which they were joined; unit, what a place is; independent (places, in words); lesions; for each
     of SCORES and COUNTS {mean, min, max}; folds: {fold: {score: value}}; strata: {area, brightness}: {1 (lowest) ...
-    `count`: {low, high, lesions, recall: {mean, min, max}}}.
+    `count`: {low, high, lesions, recall: {mean, min, max}}}. Where there are several classes, the voxels' Dice of each
+    is a further score, `voxel_dice/NAME`.
     """
     folds = {fold: scored.scores(fold) for fold in scored.folds}
     lesions = scored.lesions[scored.lesions["fold"] == scored.folds[0]]
@@ -78,7 +79,7 @@ def summarise(scored: FoldScores, count: int, independent: str) -> dict[str, Any
         "unit": str(scored.places["unit"].iloc[0]),
         "independent": independent,
         "lesions": len(lesions),
-        **{name: over_folds([scores[name] for scores in folds.values()]) for name in (*SCORES, *COUNTS)},
+        **{name: over_folds([scores[name] for scores in folds.values()]) for name in folds[scored.folds[0]]},
         "strata": {name: _recalls(scored, lesions[name].to_numpy(), count) for name in STRATA},
         "folds": {str(fold): scores for fold, scores in folds.items()},
     }
@@ -103,10 +104,11 @@ def markdown(title: str, summary: dict[str, Any]) -> str:
     """Scores over folds and recall by stratum as two Markdown tables, and how lesions are counted."""
     folds = summary["folds"]
     rows = [["Score", "mean", "min", "max", *(f"fold {fold}" for fold in folds)]]
-    for name in (*SCORES, *COUNTS):
+    for name in next(iter(folds.values())):
         ours = [summary[name][part] for part in ("mean", "min", "max")] + [folds[fold][name] for fold in folds]
-        shown = "{:.3f}" if name in SCORES else "{:.4g}"
-        rows.append([TITLES[name], *(shown.format(value) for value in ours)])
+        shown = "{:.4g}" if name in COUNTS else "{:.3f}"
+        title = TITLES.get(name) or f"{TITLES['voxel_dice']}, {name.removeprefix(OF_CLASS)}"
+        rows.append([title, *(shown.format(value) for value in ours)])
     recall = [["Recall of the", "lesions", "from", "to", "mean", "min", "max"]]
     for name, ends in STRATA.items():
         groups = summary["strata"][name]
@@ -144,7 +146,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Unrounded: a row for each split and score, with mean, min, max and every fold."""
     rows = []
     for split, summary in summaries.items():
-        for name in (*SCORES, *COUNTS):
+        for name in next(iter(summary["folds"].values())):
             folds = {f"fold_{fold}": scores[name] for fold, scores in summary["folds"].items()}
             rows.append({"split": split, "score": name, **summary[name], **folds})
     return pd.DataFrame(rows)

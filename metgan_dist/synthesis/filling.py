@@ -17,22 +17,22 @@ import itertools
 import math
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
 
 import numpy as np
 
-from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.recipe import Tiles
 from metgan_dist.storage import Options
 from metgan_dist.synthesis.blending import reflected
 from metgan_dist.synthesis.replica import LEVELS, Replica
 from metgan_dist.synthesis.slabs import Layout, projected
 from metgan_dist.synthesis.source_volume import SourceVolume
+from metgan_dist.synthesis.target_range import as_stored
 from metgan_dist.tiles.cut import resample
-from metgan_dist.tiles.intensity import invert, normalise
+from metgan_dist.tiles.intensity import normalise
 from metgan_dist.volumes.labelled import VolumeRef
 from metgan_dist.volumes.layers import layers_of
 from metgan_dist.volumes.ome_zarr_writer import write_block
@@ -119,7 +119,7 @@ class Filler:
         out, imposed = np.empty((len(filling.tumour), *shape), self._dtype), np.empty(shape, np.uint8)
         for plane, where, canvas in self._canvases(region):
             blended, imposed[where] = self._blended(canvas, plane, spans)
-            out[:, *where] = self._intensities(blended)
+            out[:, *where] = as_stored(blended, filling.tumour, self._dtype)
         for channel, voxels in enumerate(out):
             write_block(filling.target, "s0", region, voxels, filling.options, channel)
         write_block(filling.target, f"labels/{filling.label}/s0", region, imposed, filling.options)
@@ -211,14 +211,6 @@ class Filler:
         # Weights of all tiles over a voxel sum to 1, also across blocks, so no sum of weights has to be kept.
         blended[tuple(into)] += reduce(np.multiply.outer, weights) * image[tuple(part)]
 
-    def _intensities(self, image: np.ndarray) -> np.ndarray:
-        """From [-1, 1] to the intensities of the training data's tumour channels (C, [z,] y, x), in their type."""
-        values = np.stack([invert(own, *ends) for own, ends in zip(image, self._filling.tumour, strict=True)])
-        if self._dtype.kind == "f":
-            return values.astype(self._dtype)
-        limits = np.iinfo(self._dtype)
-        return np.rint(values).clip(limits.min, limits.max).astype(self._dtype)
-
 
 @dataclass(frozen=True)
 class _Canvas:
@@ -250,16 +242,10 @@ def _replica(filling: Filling) -> Replica:
         threads=filling.threads,
         options=filling.options,
     )
-    _keep_what_generates(replica)
+    replica.keep(replica.method.inference)
     return replica
 
 
-def _keep_what_generates(replica: Replica) -> None:
-    """Let go of discriminators and judges, and of what tells a tile from the next: noise and statistics of its own."""
-    method = replica.method
-    method.statistics = "running"
-    for name in [name for name in method.networks if name not in method.inference]:
-        del method.networks[name]
-    for module in method.modules():
-        if isinstance(module, UNet256):
-            module.stochastic = False
+def filler(filling: Filling) -> Callable[[Region], dict[str, Any]]:
+    """`Filler.fill` with a generator that is loaded once."""
+    return Filler(filling).fill

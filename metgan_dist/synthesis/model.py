@@ -14,7 +14,7 @@ from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.recipe.methods.terms import organs_of
 from metgan_dist.storage import Options, absolute, exists, join
-from metgan_dist.tiles.tile_set import TileSet, check_pairs
+from metgan_dist.tiles.tile_set import MANIFEST, TileSet, check_pairs
 from metgan_dist.trained import (
     check_segmentor,
     checkpoint_digest,
@@ -49,6 +49,40 @@ class Model:
             )
         return str(self.artefacts["tiles"])
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is put on record of it."""
+        return {"uri": self.uri, "sha256": self.sha256, "method": self.recipe.method.name, "run": self.run_id}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """For the MLflow run: the generator, and the run that trained it."""
+        return tags_of(self.facts)
+
+    def check_domains(self, tiles: TileSet) -> None:
+        """UserError unless these are tiles cut from volumes of two domains, alike those that the model learned from."""
+        place, manifest = f"synthesis.tiles: {tiles.uri}", tiles.manifest
+        if "synthesis" in manifest or "parts" in manifest:
+            raise UserError(f"{place}: synthetic or mixed tiles; give tiles cut from volumes")
+        if not method_class(self.recipe.method.name).unpaired(self.recipe):
+            raise UserError(
+                f"{place}: images of two domains ({', '.join(tiles.domains)}) are no pairs, and {self.uri} is of "
+                f"{self.recipe.method.name}, which is trained on pairs; use a generator trained on them, as by cyclegan"
+            )
+        uri = str(self.artefacts.get("tiles", tiles.uri))
+        known = exists(join(uri, MANIFEST), self.options)
+        own = TileSet.open(uri, self.options) if known and absolute(uri) != tiles.uri else tiles
+        for what, ours, theirs in (
+            ("domains", list(own.domains), list(tiles.domains)),
+            ("tile shape", list(self.recipe.tiles.shape), list(tiles.shape)),
+            ("data.classes", self.recipe.data.classes, manifest["data"]["classes"]),
+            *((f"data.{role}", own.manifest["data"][role], manifest["data"][role]) for role in ("anatomy", "tumour")),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"{place}: {what} {theirs!r}, the generator was trained with {ours!r}; use tiles cut alike"
+                )
+
     def check_tiles(self, tiles: TileSet) -> None:
         """UserError unless these are tiles cut from volumes, of the model's channels, classes and size."""
         manifest = tiles.manifest
@@ -75,7 +109,7 @@ class Model:
     def check_held_out(self, tiles: TileSet, rows: np.ndarray, options: Options) -> None:
         """UserError when a volume that gives anatomy or labels is held out, as a whole, in the generator's tiles."""
         own = self.artefacts.get("tiles")
-        if own is None or absolute(str(own)) == tiles.uri or not exists(join(str(own), "manifest.json"), options):
+        if own is None or absolute(str(own)) == tiles.uri or not exists(join(str(own), MANIFEST), options):
             return
         trained = TileSet.open(str(own), options).index
         for volume in dict.fromkeys(tiles.index["volume"].iloc[rows]):
@@ -130,6 +164,12 @@ class Model:
                 f"synthesis.model: {self.uri}: {self.recipe.method.name} makes the same image whatever the label; "
                 "use a generator that is conditioned on it, such as metgan"
             )
+
+
+def tags_of(facts: dict[str, Any]) -> dict[str, str]:
+    """Tags of an MLflow run that generated, by the facts of its generator."""
+    run = {"generator.run": facts["run"]} if facts["run"] else {}
+    return {"generator": facts["uri"], "generator.sha256": facts["sha256"], **run}
 
 
 def find_model(settings: Synthesis, options: Options) -> Model:

@@ -19,19 +19,22 @@ from metgan_dist.cluster.progress import Progress, quiet
 from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, entries, exists, filesystem, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
-from metgan_dist.synthesis.filling import Filler, Filling
 
 Work = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass over blocks: `title` for progress; `markers`, the folder of their markers, or None to keep none."""
+    """A pass over blocks: `title` for progress; `markers`, the folder of their markers, or None to keep none.
+
+    unit: what messages call blocks.
+    """
 
     title: str
     markers: str | None
     options: Options
     report: Callable[[str], None]
+    unit: str = "blocks"
 
     def tasks(self, work: Work, jobs: Mapping[str, Any]) -> Iterator[Any]:
         """The answers of `work(job)`, of the jobs in their order; with markers, JSON-able, those known first."""
@@ -51,8 +54,8 @@ class Pass:
             )
             yield from self._answers(dataset, len(jobs), len(known))
 
-    def fill(self, filling: Filling, jobs: Mapping[str, Any], crew: Crew) -> Iterator[dict[str, Any]]:
-        """The answers of `Filler.fill(region)`, by actors that hold a replica of the generator each."""
+    def crewed(self, make: Callable[[], Work], jobs: Mapping[str, Any], crew: Crew) -> Iterator[dict[str, Any]]:
+        """The answers of `make()(job)`, by actors that make it once each: it holds a replica of the generator."""
         known, todo = self._known(jobs)
         yield from known
         if not todo:
@@ -60,7 +63,7 @@ class Pass:
         share: dict[str, Any] = {"num_gpus": crew.gpus} if crew.gpus else {"num_cpus": crew.cpus}
         dataset = _blocks(todo).map(
             _Actor,
-            fn_constructor_args=(filling, self.markers, self.options),
+            fn_constructor_args=(make, self.markers, self.options),
             compute=ray.data.ActorPoolStrategy(size=min(len(todo), crew.replicas)),
             **share,
         )
@@ -73,7 +76,7 @@ class Pass:
         there = {file.removesuffix(".json") for file in entries(self.markers, self.options)[0]}
         known = [json.loads(read_bytes(_marker(self.markers, name), self.options)) for name in jobs if name in there]
         if known:
-            self.report(f"{self.title}: {len(known)} of {len(jobs)} blocks are there already")
+            self.report(f"{self.title}: {len(known)} of {len(jobs)} {self.unit} are there already")
         return known, {name: job for name, job in jobs.items() if name not in there}
 
     def _marked(self, name: str, answer: Any) -> Any:
@@ -84,7 +87,7 @@ class Pass:
     def _answers(self, dataset: ray.data.Dataset, total: int, done: int) -> Iterator[Any]:
         quiet(dataset)
         dataset.context.execution_options.preserve_order = True
-        progress = Progress(self.report, self.title, total, done=done, unit="blocks")
+        progress = Progress(self.report, self.title, total, done=done, unit=self.unit)
         for count, row in enumerate(dataset.iter_rows(), done + 1):
             answer = pickle.loads(row["answer"])
             if row["mistake"]:
@@ -124,7 +127,7 @@ class _Task:
 
 
 class _Actor(_Task):
-    """The same with a generator that is loaded once."""
+    """The same with what is made once."""
 
-    def __init__(self, filling: Filling, markers: str | None, options: Options) -> None:
-        super().__init__(Filler(filling).fill, markers, options)
+    def __init__(self, make: Callable[[], Work], markers: str | None, options: Options) -> None:
+        super().__init__(make(), markers, options)

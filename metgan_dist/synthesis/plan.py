@@ -60,7 +60,7 @@ class Sources:
         """
         index = tiles.index
         training = (index["split"] == "train").to_numpy()
-        _check_anatomies(tiles, settings, training)
+        check_anatomies(tiles, settings, training)
         chosen = training & (index["volume"].isin(settings.anatomies).to_numpy() if settings.anatomies else True)
         if not chosen.any():
             raise UserError(f"synthesis.tiles: {tiles.uri}: no training tiles to take anatomy from")
@@ -86,7 +86,8 @@ class Sources:
         return Sources(anatomies, labels)
 
 
-def _check_anatomies(tiles: TileSet, settings: Synthesis, training: np.ndarray) -> None:
+def check_anatomies(tiles: TileSet, settings: Synthesis, training: np.ndarray) -> None:
+    """UserError for a volume in `synthesis.anatomies` that is unknown, or of which no tile is `training` (rows,)."""
     volumes = tiles.index["volume"]
     for name in settings.anatomies:
         of_volume = (volumes == name).to_numpy()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metgan_dist.methods.windows import translate_in_windows
+from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.synthesis.gate import label_dice
 from metgan_dist.tiles.organs import organ_numbers
 from metgan_dist.trained import load_method
@@ -56,6 +58,18 @@ class Replica:
         self.segmentor = None if segmentor is None else load_method(segmentor, options)[0].to(self.device)
         self._one_at_a_time = threading.Lock()
 
+    def keep(self, networks: Collection[str]) -> None:
+        """Let go of the other networks, and of what tells a tile from the next: noise and statistics of its own.
+
+        For volumes, whose tiles have to fit together.
+        """
+        self.method.statistics = "running"
+        for name in [name for name in self.method.networks if name not in networks]:
+            del self.method.networks[name]
+        for module in self.method.modules():
+            if isinstance(module, UNet256):
+                module.stochastic = False
+
     @torch.no_grad()
     def generate(
         self,
@@ -95,10 +109,48 @@ class Replica:
                 dice = label_dice(found, batch["label"], self.classes)
             return levels.to(torch.int32).cpu().numpy().astype(np.uint16), dice
 
+    @torch.no_grad()
+    def translate(
+        self,
+        image: np.ndarray,
+        label: np.ndarray | None,
+        window: Sequence[int],
+        *,
+        back: bool,
+        overlap: float,
+        at_once: int,
+        seed: int,
+    ) -> np.ndarray:
+        """Images as large as they are, translated window by window.
+
+        Args:
+            image: float32 (N, C, [D,] H, W) in [-1, 1], of the domain that is translated.
+            label: uint8 (N, [D,] H, W), or None where there is none.
+            window: edges of the tiles that the method was trained on.
+            back: from the target to the source.
+            overlap, at_once: of `translate_in_windows`.
+            seed: of whatever the method draws.
+
+        Returns float32 (N, C, [D,] H, W) in [-1, 1], of the other domain.
+        """
+        with self._one_at_a_time:
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            names = ("tumour", "tumour_label") if back else ("anatomy", "label")
+            batch = {names[0]: torch.from_numpy(image).to(self.device)}
+            if label is not None:
+                batch[names[1]] = torch.from_numpy(label).to(self.device).long()
+            torch.manual_seed(seed)
+            with self._half():
+                made = translate_in_windows(self.method, batch, window, overlap=overlap, at_once=at_once, back=back)
+            return made.float().clamp(-1, 1).cpu().numpy()
+
+    def _half(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
     def _images(self, batch: dict[str, Tensor], seed: int, sampled: bool) -> Tensor:
         torch.manual_seed(seed)
-        half = torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
-        with half:
+        with self._half():
             if not sampled:
                 return self.method.translate(batch)
             source = torch.Generator().manual_seed(seed)

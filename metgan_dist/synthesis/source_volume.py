@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Recipe, Tiles, VolumeEntry, channel_names, class_names
 from metgan_dist.storage import Options, absolute, basename
 from metgan_dist.synthesis.model import find_model
 from metgan_dist.synthesis.slabs import Layout
+from metgan_dist.synthesis.target_range import joint_type, median_ranges
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
 from metgan_dist.volumes.layers import Layer, layers_of
@@ -66,8 +65,7 @@ class SourceVolume:
         model.check_tiles(training)
         if "tumour" not in training.manifest["roles"]:
             raise UserError(f"synthesis.tiles: {training.uri}: no tumour channel, whose intensities are to be written")
-        known = {"uri": model.uri, "sha256": model.sha256, "method": model.recipe.method.name, "run": model.run_id}
-        return SourceVolume(recipe, known, tiles, channel_names(data.tumour), training, ref, volume, layout)
+        return SourceVolume(recipe, model.facts, tiles, channel_names(data.tumour), training, ref, volume, layout)
 
     @property
     def options(self) -> Options:
@@ -98,15 +96,12 @@ class SourceVolume:
     @property
     def tumour_ranges(self) -> list[tuple[float, float]]:
         """Intensities that -1 and 1 of each channel become: the median low and high of the training tiles."""
-        training = self.training.index[self.training.index["split"] == "train"]
-        ends = [[f"{layer}_low", f"{layer}_high"] for layer in self.training.layers("tumour")]
-        return [(float(training[low].median()), float(training[high].median())) for low, high in ends]
+        return median_ranges(self.training)
 
     @property
     def tumour_dtype(self) -> str:
         """Type of the training volumes' tumour channels; one that holds them all where they differ."""
-        volumes, layers = self.training.manifest["volumes"], self.training.layers("tumour")
-        return str(np.result_type(*(volume["dtypes"][layer] for volume in volumes for layer in layers)))
+        return joint_type(self.training)
 
     @property
     def provenance(self) -> dict[str, Any]:

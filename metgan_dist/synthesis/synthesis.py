@@ -26,24 +26,42 @@ from metgan_dist.synthesis.generate import Work, generate, part_bytes
 from metgan_dist.synthesis.model import Model, check_gate, find_model
 from metgan_dist.synthesis.plan import Sources, plan_tiles
 from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, summarise, synthetic_lesions
+from metgan_dist.synthesis.translation import VolumeTranslation
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis
 from metgan_dist.tiles.tile_set import TileSet, begin_set, finished_fingerprint
 from metgan_dist.trained import checkpoint_digest
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
-OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap", "format"}
+OF_TRANSLATION = ("direction", "region")
+OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap", "format", *OF_TRANSLATION}
 NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures"} | OF_VOLUMES
 MOST_PART_BYTES = 2**30
 
 
 def synthesize(command: Command) -> str:
-    """The job: tiles, or a whole volume where the recipe names one."""
+    """The job: tiles, or whole volumes: one that the recipe names, or those of a generator of two domains."""
     if not command.debug:
         # Ray's core warns on standard error of each pool of actors that Ray Data starts.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    whole = command.recipe.synthesis.volume is not None
-    planned = VolumeSynthesis.planned(command.recipe) if whole else TileSynthesis.planned(command.recipe)
+    planned = planned_synthesis(command)
     return run_recipe(command, "synthesize", planned.carry_out, planned.tags)
+
+
+def planned_synthesis(command: Command) -> TileSynthesis | VolumeSynthesis | VolumeTranslation:
+    """What is to be made, which the recipe and the tiles of its generator say."""
+    recipe, settings, options = command.recipe, command.recipe.synthesis, command.recipe.storage.options
+    if settings.volume is None:
+        model = find_model(settings, options)
+        tiles = TileSet.open(settings.tiles or model.own_tiles(), options)
+        if tiles.domains:
+            return VolumeTranslation.planned(command, model, tiles)
+    for name in OF_TRANSLATION:
+        if getattr(settings, name) != Synthesis.model_fields[name].default:
+            raise UserError(
+                f"synthesis.{name}: {getattr(settings, name)} is for volumes of one domain that a generator trained on "
+                "two translates into the other; leave it out"
+            )
+    return VolumeSynthesis.planned(recipe) if settings.volume is not None else TileSynthesis.planned(recipe)
 
 
 @dataclass(frozen=True)
@@ -89,23 +107,14 @@ class TileSynthesis:
     @property
     def tags(self) -> dict[str, str]:
         """For the MLflow run: the generator, and the run that trained it."""
-        return {
-            "generator": self.model.uri,
-            "generator.sha256": self.model.sha256,
-            **({"generator.run": self.model.run_id} if self.model.run_id else {}),
-        }
+        return self.model.tags
 
     @property
     def facts(self) -> dict[str, Any]:
         """The manifest's section `synthesis`: what the pixels follow from."""
         return {
             "settings": self.settings.model_dump(mode="json", exclude=NOT_CONTENT),
-            "model": {
-                "uri": self.model.uri,
-                "sha256": self.model.sha256,
-                "method": self.model.recipe.method.name,
-                "run": self.model.run_id,
-            },
+            "model": self.model.facts,
             "tiles": {"uri": self.tiles.uri, "digest": self.tiles.digest},
             "segmentor": None if self.segmentor is None else {"uri": self.segmentor, "sha256": self.segmentor_digest},
         }

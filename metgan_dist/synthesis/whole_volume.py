@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import exists, join, read_bytes, write_whole
 from metgan_dist.synthesis.crew import Crew
-from metgan_dist.synthesis.filling import Filling
+from metgan_dist.synthesis.filling import Filling, filler
+from metgan_dist.synthesis.model import tags_of
 from metgan_dist.synthesis.passes import Pass, remove_markers
 from metgan_dist.synthesis.seams import SeamJob, SeamSums, measure_seams, seam_scores
 from metgan_dist.synthesis.slabs import Survey, SurveyJob, projected, survey_planes
@@ -40,7 +42,6 @@ from metgan_dist.volumes.volume import Range, Region
 TARGET, MARKERS, PLAN = "synthetic.ome.zarr", "volume", "plan.json"
 ATTRIBUTE = "metgan_dist"
 PREVIEW_EDGE, PREVIEW_PLANES = 512, 4
-COLOURS = ("FF00FF", "00FF00", "00FFFF", "FFFF00")  # of channels, for viewers
 
 
 def fill_volume(opened: OpenRun) -> None:
@@ -67,9 +68,7 @@ class VolumeSynthesis:
     @property
     def tags(self) -> dict[str, str]:
         """For the MLflow run: the generator, and the run that trained it."""
-        model = self.source.model
-        run = {"generator.run": model["run"]} if model["run"] else {}
-        return {"generator": model["uri"], "generator.sha256": model["sha256"], **run}
+        return tags_of(self.source.model)
 
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; what an earlier start of the run finished is not made again.
@@ -152,7 +151,7 @@ class _Work:
         tiles = planes * math.prod(len(axis.starts) for axis in layout.axes)
         say(f"volume: {source.volume.shape} voxels in {len(regions)} blocks, {tiles} tiles; {crew}")
         filling = Filling.of(source, plan, self.target, crew.device)
-        blocks = list(self._pass("synthesis").fill(filling, regions, crew))
+        blocks = list(self._pass("synthesis").crewed(partial(filler, filling), regions, crew))
         return sorted(blocks, key=lambda block: block["region"])
 
     def coarsened(self) -> None:
@@ -198,7 +197,7 @@ class _Work:
         possible = (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" else None
         channels = [
             ome.channel(name, colour, (low, high), possible or (low, high))
-            for name, colour, (low, high) in zip(source.channels, itertools.cycle(COLOURS), ranges, strict=False)
+            for name, colour, (low, high) in zip(source.channels, itertools.cycle(ome.COLOURS), ranges, strict=False)
         ]
         image = ome.image_metadata(scales["synthetic"], channels)
         anatomy = [_extent(planes) | {"over": plan["over"]} for planes in plan["ranges"]]

@@ -67,6 +67,7 @@ def finish_set(
     manifest = {
         **facts,
         **({"domains": _domain_table(recipe, surveys, index)} if data.domains else {}),
+        **({"synthesis": data.synthesis} if data.synthesis else {}),
         "data": data.model_dump(mode="json", exclude={"path", "unpaired"}),
         "tiles": recipe.tiles.model_dump(mode="json"),
         "normalisation": {"clip": recipe.tiles.clip, "over": recipe.tiles.normalise_over},
@@ -82,7 +83,8 @@ def _domain_table(recipe: Recipe, surveys: Sequence[Survey], index: pd.DataFrame
     """Of each domain: which role its image plays, its channels, what its tiles hold, its range rule, its tiles."""
     table: dict[str, Any] = {}
     for role, name in (("anatomy", recipe.data.source), ("tumour", recipe.data.target)):
-        assert name is not None
+        if name is None:  # synthetic volumes may be of the target alone
+            continue
         volume = next(survey.volume for survey in surveys if survey.ref.domain == name)
         own = index["split"][index["domain"] == name]
         rules = recipe.data.rules(recipe.tiles, name).model_dump(mode="json")

@@ -119,7 +119,8 @@ def write_mixture(
             f"{real.uri}: none of the {int(training.sum())} tiles to train on holds a labelled pixel; take more tiles"
         )
     parts = [
-        {"uri": part.uri, "digest": part.digest, "train": len(rows)} for part, rows in zip(sets, taken, strict=True)
+        {"uri": part.uri, "digest": part.digest, "train": len(rows), **({"domain": part.domain} if part.domain else {})}
+        for part, rows in zip(sets, taken, strict=True)
     ]
     chosen = {"parts": parts, "train": [rows.tolist() for rows in taken], "val": np.sort(val_rows).tolist()}
     identity = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()

@@ -22,6 +22,8 @@ from metgan_dist.volumes.phantoms import phantom_description
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "described_at", "resolve_data", "volume_refs"]
 
 DESCRIPTION = "dataset.yaml"
+# Fields of a description that a recipe's section `data` has, too.
+SAID = ("anatomy", "tumour", "labels", "unmapped", "classes", "orientation", "source", "target", "synthesis")
 
 
 class Description(Section):
@@ -36,6 +38,7 @@ class Description(Section):
     source: str | None = Field(None, description="domain of the anatomy images; default for data.source")
     target: str | None = Field(None, description="domain of the images to generate; default for data.target")
     orientation: Orientation | None = Field(None, description="sides towards which axes run; see data.orientation")
+    synthesis: dict[str, Any] | None = Field(None, description="how the volumes were made; see data.synthesis")
     volumes: list[VolumeEntry] = Field(min_length=1, description="the volumes")
 
     @model_validator(mode="before")
@@ -96,7 +99,7 @@ def as_described(data: Data) -> Data:
 def _filled(data: Data, found: Described) -> Data:
     """`data` with what a description says for defaults."""
     update: dict[str, Any] = {"path": found.base, "volumes": found.description.volumes}
-    for name in ("anatomy", "tumour", "labels", "unmapped", "classes", "orientation", "source", "target"):
+    for name in SAID:
         given, wanted = getattr(found.description, name), getattr(data, name)
         if given is None or (name in ("labels", "classes") and data.labels is not None):
             continue

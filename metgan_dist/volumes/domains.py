@@ -14,7 +14,8 @@ def resolve_domains(data: Data) -> Data:
     """`data`, its volumes listed, with source, target and the channels of both filled in; itself without domains.
 
     The domains are in the order of `data.domains`, else in that of the volumes; of more than two, source and target
-    are used. `data.anatomy` and `data.tumour` become the channels of the source and of the target. Applied to its own
+    are used. Synthetic volumes may be of one alone: it is the target, and there is no source.
+    `data.anatomy` and `data.tumour` become the channels of the source and of the target. Applied to its own
     result it changes nothing.
 
     Raises UserError, naming the field or volume, where the volumes, `data.domains`, `data.source`, `data.target` and
@@ -24,13 +25,19 @@ def resolve_domains(data: Data) -> Data:
         _check_none_named(data)
         return data
     order = _domains_of(data)
-    source, target = _source_and_target(data, order)
+    source, target = (None, _only_domain(data, order)) if len(order) == 1 else _source_and_target(data, order)
     domains = {name: data.domains.get(name, Domain()) for name in order}
     update: dict[str, object] = {"source": source, "target": target}
     for role, name in (("anatomy", source), ("tumour", target)):
+        if name is None:
+            continue
         channels = _channels(data, role, name, domains[name].channels)
         domains[name] = domains[name].model_copy(update={"channels": channels})
         update[role] = channels
+    if source is None:
+        own = domains[target].labels
+        named = {} if own is None else {"classes": len(class_names(own))}
+        return data.model_copy(update={**update, "domains": domains, **named})
     return data.model_copy(update={**update, **_labelled(data, domains, source, target)})
 
 
@@ -84,12 +91,24 @@ def _domains_of(data: Data) -> list[str]:
                 f"data.domains: volume {first[name]!r} has the domain {name!r}, which is none of "
                 f"{', '.join(data.domains)}; add it, or correct the volume"
             )
-    if len(there) == 1:
+    if len(there) == 1 and data.synthesis is None:
         raise UserError(
             f"data.volumes: all are of the domain {there[0]!r}, and a source and a target are needed; add volumes of "
             "another, or leave `domain` out where anatomy and tumour images are of one place"
         )
     return list(data.domains) or there
+
+
+def _only_domain(data: Data, order: list[str]) -> str:
+    """The domain of synthetic volumes, which is the target; UserError where a field says else."""
+    for field in ("source", "target"):
+        given = getattr(data, field)
+        if given is not None and (field == "source" or given != order[0]):
+            raise UserError(
+                f"data.{field}: {given!r}, but all volumes are synthetic ones of the domain {order[0]!r}, which is the "
+                f"target; leave {field} out"
+            )
+    return order[0]
 
 
 def _source_and_target(data: Data, order: list[str]) -> tuple[str, str]:

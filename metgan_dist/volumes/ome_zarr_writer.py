@@ -26,6 +26,7 @@ Triplet = tuple[int, int, int]
 # 512 KiB of 16-bit voxels: little enough for a viewer to fetch, enough for one request to object storage.
 CHUNK = (16, 128, 128)
 SHARD = (1, 8, 8)  # chunks in a shard, at most: 32 MiB of 16-bit voxels
+COLOURS = ("FF00FF", "00FF00", "00FFFF", "FFFF00")  # of channels, for viewers
 ARRAY_SETTINGS: dict[str, Any] = {
     # Shuffled, because the upper bytes of neighbours agree; fast, because the lower ones are noise at any level.
     "compressors": BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
@@ -91,13 +92,13 @@ def regions(shape: Sequence[int], unit: Sequence[int]) -> Iterator[Region]:
 
 
 def create_image(
-    uri: str, levels: Sequence[Level], dtype: DTypeLike, label: str, options: Options | None, channels: int = 1
+    uri: str, levels: Sequence[Level], dtype: DTypeLike, label: str | None, options: Options | None, channels: int = 1
 ) -> None:
-    """Empty arrays of an image (axes c, z, y, x) and of its label group (z, y, x; uint8); replaces all."""
+    """Empty arrays of an image (axes c, z, y, x) and of its label group (z, y, x; uint8), if any; replaces all."""
     store = zarr_store(uri, options, read_only=False)
     with storage_errors(uri):
         root = zarr.create_group(store, zarr_format=3, overwrite=True)
-        group = root.create_group(f"labels/{label}")
+        group = None if label is None else root.create_group(f"labels/{label}")
         for level in levels:
             chunks, shards = chunks_and_shards(level.shape)
             root.create_array(
@@ -109,6 +110,8 @@ def create_image(
                 dimension_names=["c", "z", "y", "x"],
                 **ARRAY_SETTINGS,
             )
+            if group is None:
+                continue
             group.create_array(
                 level.path,
                 shape=level.shape,
@@ -160,12 +163,12 @@ def channels_of(array: zarr.Array) -> int:
 class CoarserJob:
     """A region (z, y, x) of a coarser level to be made from the next finer one, of image and label alike.
 
-    uri: the image; label: its label group; finer, coarser: paths of the levels; step: voxels of the finer level that
-    make one, along each axis.
+    uri: the image; label: its label group, if any; finer, coarser: paths of the levels; step: voxels of the finer level
+    that make one, along each axis.
     """
 
     uri: str
-    label: str
+    label: str | None
     finer: str
     coarser: str
     region: Region
@@ -175,7 +178,7 @@ class CoarserJob:
 
 def coarsen_block(job: CoarserJob) -> dict[str, Any]:
     """Average the image; of the label take the largest class, as projections do, so that no lesion vanishes."""
-    for prefix, how in _REDUCTIONS:
+    for prefix, how in _REDUCTIONS if job.label else _REDUCTIONS[:1]:
         prefix = prefix.format(label=job.label)
         source = open_level(job.uri, f"{prefix}{job.finer}", job.options)
         for channel in range(channels_of(source)):
@@ -218,7 +221,7 @@ def _reduced(voxels: np.ndarray, step: Triplet, how: Reduction) -> np.ndarray:
 def finish_image(
     uri: str,
     image: Mapping[str, Any],
-    label: str,
+    label: str | None,
     label_image: Mapping[str, Any],
     more: Mapping[str, Any],
     options: Options | None,
@@ -226,8 +229,9 @@ def finish_image(
     """Write the `ome` attributes, the label's first; `more` are further attributes of the image's group."""
     store = zarr_store(uri, options, read_only=False)
     with storage_errors(uri):
-        zarr.open_group(store, path=f"labels/{label}", mode="r+").attrs.put({"ome": dict(label_image)})
-        zarr.open_group(store, path="labels", mode="r+").attrs.put({"ome": {"version": "0.5", "labels": [label]}})
+        if label is not None:
+            zarr.open_group(store, path=f"labels/{label}", mode="r+").attrs.put({"ome": dict(label_image)})
+            zarr.open_group(store, path="labels", mode="r+").attrs.put({"ome": {"version": "0.5", "labels": [label]}})
         zarr.open_group(store, mode="r+").attrs.put({"ome": dict(image), **more})
 
 

@@ -8,7 +8,7 @@ import yaml
 from killing import LONG, killed_and_continued, same, weights
 from two_domains import SLICES, SLICES_CLASSES, cut_slices, write_two_domains
 from untrained import write_untrained
-from user import refused, run_here
+from user import ROOT, refused, run_here, run_script
 
 from metgan_dist.recipe import Recipe
 from metgan_dist.tiles.tile_set import TileSet
@@ -23,6 +23,7 @@ FIELDS = {
     "tiles__stride": 64,
     "tiles__step": 1,
     "tiles__gap": 0,
+    "tiles__folds": 2,
     "method__name": "cyclegan",
     "method__width": 0.05,
     "method__segmentor_width": 0.05,
@@ -68,7 +69,6 @@ def test_a_training_on_two_domains_is_scored_without_pairs(folder, tmp_path):
         line = refused(run_here("train_metgan", tmp_path / "out", **{**made, **fields}), "method.name")
         assert "images of two domains (ct, mr) are no pairs" in line
     refused(run_here("train_metgan", tmp_path / "out", **made, data__source="mr"), "data.source: 'mr' does not fit")
-    refused(run_here("segment_folds", tmp_path / "out", **made), "images of two domains (ct, mr) are no pairs")
     run = re.search(r"run: (\S+) in", done.out)[1]
     own = {"tiny": False, "scores__missing_weights": "skip", "scaling__workers": 0}
     compared = run_here("evaluate", tmp_path / "out", "--runs", run, **own)
@@ -80,8 +80,37 @@ def test_a_training_on_two_domains_is_scored_without_pairs(folder, tmp_path):
     assert table["label_fidelity"] == pytest.approx(trained["generated"]["label_fidelity"], abs=1e-3)
     mistaken = run_here("evaluate", tmp_path / "out", "--runs", run, **own, scores__names="ssim")
     refused(mistaken, "scores.names: ssim is no score of unpaired tiles; use cycle_mae, fid, kid, label_fidelity")
-    model = {"tiny": False, "synthesis__model": run_folder(result)}
-    refused(run_here("synthesize", tmp_path / "out", **model), f"synthesis.tiles: {tiles.uri}: images of two domains")
+    translated_volumes_are_trained_on(tmp_path / "out", run_folder(result), tiles)
+
+
+def translated_volumes_are_trained_on(storage, run, tiles):
+    """CT in the guise of MR: a data set, tiles of it, and segmentors of MR that train on them; back to the volumes."""
+    line = refused(run_here("synthesize", storage, tiny=False, synthesis__model=run, synthesis__count=3))
+    assert "synthesis.count: the generator was trained on two domains" in line
+    done = run_here("synthesize", storage, tiny=False, synthesis__model=run, synthesis__overlap=0.25)
+    assert done.code == 0, done.out + done.err
+    assert "translation: 4 volume(s) of ct into mr by cyclegan" in done.out
+    assert "left out, because they are held out of the training" in done.out
+    volumes = done.result["artefacts"]["dataset"]
+    made = run_here("make_tiles", storage, **{**FIELDS, "data__path": volumes})
+    assert made.code == 0, made.out + made.err
+    synthetic = TileSet.open(made.result["artefacts"]["tiles"])
+    assert synthetic.name.startswith("synthetic-")
+    assert len(synthetic.positions("train", "tumour", "label")) == len(synthetic.index) == 8
+    folds = {"segmentation__width": 0.05, "segmentation__max_steps": 2, "segmentation__batch_size": 2}
+    fields = {**FIELDS, **folds, "data__path": tiles.uri, "segmentation__synthetic": 4, "tracking__run": "folds"}
+    scored = run_here("segment_folds", storage, **fields, segmentation__datasets=synthetic.uri)
+    assert scored.code == 0, scored.out + scored.err
+    assert scored.result["artefacts"]["samples"]["synthetic"] == 4
+    assert scored.result["scores"]["test"]["tiles"] == 2
+    chain = run_script(ROOT / "jobs/lineage.py", "folds", "--storage.path", str(storage))
+    assert chain.code == 0, chain.out + chain.err
+    assert f"synthetic volumes {volumes}" in chain.out
+    assert "originals: ct-" in chain.out
+    wrong = {**fields, "segmentation__datasets": synthetic.uri, "segmentation__domain": "ct"}
+    refused(
+        run_here("segment_folds", storage, **wrong), "segmentation.datasets: ", "tiles of mr, but 'ct' is segmented"
+    )
 
 
 def run_folder(result):

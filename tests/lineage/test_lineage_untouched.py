@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,3 +241,37 @@ def test_a_run_that_began_with_weights_that_saw_the_test_tiles_is_not_scored_on_
     seen = f"--runs: training data of run gan-2 ({study.ids['gan-2']}), the {what} of run gan, show test tiles of"
     with mistake(seen, "volume 'v3', 16 tiles", "say nothing"):
         check_starts("--runs", study.real, folder, "gan")  # the store is found through the runs' folders
+
+
+def translated(study, name, patient):
+    """Tiles cut from a volume that the GAN translated from v0, which is of a patient."""
+    index = study.index({"v0-as-mr": "train"}).assign(patient=patient)
+    synthesis = {
+        "model": study.made.manifest["synthesis"]["model"],
+        "tiles": {"uri": study.real.uri, "digest": study.real.digest},
+        "settings": {},
+        "volumes": [{"id": "v0-as-mr", "volume": "v0", "patient": patient}],
+        "voxels_sha256": "ab" * 32,
+    }
+    kept = {key: study.real.manifest[key] for key in ("data", "tiles")}
+    volumes = [{"id": "v0-as-mr", "shape": [4, 32, 32]}]
+    return study.write(study.storage / name, index, {**kept, "volumes": volumes, "synthesis": synthesis})
+
+
+def test_a_patient_of_the_test_tiles_is_refused_behind_a_translated_volume(study):
+    """The volume is of another domain, so no voxel is shared: it is the patient who counts."""
+    made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
+    study.run("translate", "synthesize", generated=made)
+    tests = study.real.index["volume"] == "v3"
+    study.real.index["patient"] = np.where(tests, "p3", "")
+    text = refusal(study.real, translated(study, "same", "p3"), study.store)
+    assert "are of patient p3, whom test tiles of" in text
+    (trained_on,) = check_untouched(FIELD, study.real, translated(study, "other", "p0"), study.store)
+    assert trained_on.rows["volume"].unique().tolist() == ["v0", "v1", "v2"]
+
+
+def test_translated_volumes_whose_run_is_not_known_are_refused(study):
+    study.real.index["patient"] = ""
+    assert "no run generated a set of its SHA-256 abababababab" in refusal(
+        study.real, translated(study, "lost", "p0"), study.store
+    )

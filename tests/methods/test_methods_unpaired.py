@@ -113,3 +113,21 @@ def test_methods_say_whether_they_train_unpaired_and_need_labels_for_it():
     needing = [name for name in CYCLES if method_class(name).needs_label(recipe(name))]
     assert needing == ["cyclegan_seg", "metgan_minus", "sifa"]
     assert not method_class("cyclegan_seg").needs_label(recipe("cyclegan_seg", alpha3=0))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_way_back_takes_the_tumour_image_with_the_label_of_its_own_place(labelled):
+    method, data = build("cyclegan").eval(), apart(without=() if labelled else ("tumour_label",))
+    g, label = method.networks["inverse"], data.get("tumour_label", torch.zeros(2, 64, 64, dtype=torch.long))
+    assert torch.equal(method.translate_back(data), g(data["tumour"], g.encode_label(label)))
+
+
+def test_sifa_decodes_what_its_encoder_reads_in_the_tumour_image():
+    method, data = build("sifa").eval(), apart()
+    encoder, decoder = method.networks["encoder"], method.networks["decoder"]
+    assert torch.equal(method.translate_back(data), decoder(encoder(data["tumour"]).deep, data["tumour"]))
+
+
+def test_a_method_of_one_direction_says_so(mistake):
+    with mistake("synthesis.direction: back, but MetGAN translates in one direction alone"):
+        build("pix2pix").translate_back(apart())

@@ -76,3 +76,15 @@ def test_segmentors_average_probabilities_over_windows():
     image[:, :, 8:16, 8:16] = 1
     found = translate_in_windows(method, {"tumour": image}, (16, 16))
     assert torch.equal(found[0] > 0, image[0, 0] > 0)
+
+
+def test_the_way_back_is_windowed_with_the_label_of_the_tumour_image():
+    class Back(Pointwise):
+        def translate_back(self, batch):
+            assert batch["tumour_label"].dtype == torch.int64
+            return batch["tumour"] / 2 + 0.1 * batch["tumour_label"][:, None]
+
+    data = batch(classes=4, edges=(10, 20, 30))
+    data = {"tumour": data["tumour"], "tumour_label": data["label"]}
+    made = translate_in_windows(Back(), data, (8, 8, 16), back=True)
+    torch.testing.assert_close(made, data["tumour"] / 2 + 0.1 * data["tumour_label"][:, None], atol=1e-5, rtol=1e-5)

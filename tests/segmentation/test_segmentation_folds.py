@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 from tile_sets import write_set
+from two_domains import cut_here, recipe_of, write_two_domains
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage import Tissue
+from metgan_dist.lineage import Sources, Tissue
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
-from metgan_dist.segmentation.folds import fold_recipe, planned_folds, seen_by_generators
+from metgan_dist.segmentation.datasets import of_domain
+from metgan_dist.segmentation.folds import _usable, fold_recipe, planned_folds, seen_by_generators
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -143,3 +145,52 @@ def test_tiles_next_to_a_validation_slab_are_left_out(tmp_path):
     (fold,) = planned_folds(TileSet(tiles.uri, tiles.manifest, tiles.digest, slabs, None), [], recipe(folds=[1]))
     assert fold.val.tolist() == list(range(6, 12))
     assert fold.train.tolist() == [0, 1, 2, 3, *range(14, 24)]
+
+
+@pytest.fixture
+def apart(tmp_path):
+    """CT and MR of the same six patients, and MR that was translated from the CT of each."""
+    settings = {"size": 64, "split_by": "volume", "folds": 2, "test": 0.2, "val": 0.2}
+    real = write_two_domains(tmp_path / "real", shape=(2, 64, 64), shared=6)
+    volumes = [{"id": f"ct-{k}-as-mr", "volume": f"ct-{k}", "patient": f"p{k}"} for k in range(6)]
+    made = {"model": {}, "tiles": {}, "settings": {}, "volumes": volumes, "voxels_sha256": "0"}
+    changes = {f"mr-{k}": {"id": f"ct-{k}-as-mr", "patient": f"p{k}", "split": "train"} for k in range(6)}
+    synthetic = write_two_domains(tmp_path / "synthetic", {"mr": 6}, shape=(2, 64, 64), changes=changes, synthesis=made)
+    return [
+        cut_here(recipe_of(folder, tiles=settings), tmp_path / f"{folder.name}-set") for folder in (real, synthetic)
+    ]
+
+
+def two_domains(**segmentation):
+    return Recipe.model_validate({"segmentation": segmentation, "tiles": {"kind": "slice", "size": [64], "folds": 2}})
+
+
+def test_a_patient_who_validates_a_fold_does_not_come_back_as_a_translated_volume(apart):
+    real, synthetic = apart
+    assert synthetic.name.startswith("synthetic-")
+    asked = two_domains(synthetic=1)
+    tiles, datasets = of_domain(real, [synthetic], asked)
+    folds = planned_folds(tiles, datasets, asked)
+    assert len(folds) == 2
+    for fold in folds:
+        validates = set(tiles.index["patient"].iloc[fold.val])
+        assert validates
+        usable, left_out = _usable(datasets, [Sources(one) for one in datasets], Tissue.of(tiles, fold.val))
+        assert not validates & set(datasets[0].index["patient"].iloc[usable[0]])
+        assert len(usable[0]) + left_out == 12
+        assert fold.left_out == left_out == 2 * len(validates)
+
+
+def test_either_domain_is_segmented_alone(apart, mistake):
+    real, synthetic = apart
+    assert [of_domain(real, [], two_domains(**fields))[0].domain for fields in ({}, {"domain": "ct"})] == ["mr", "ct"]
+    for name in ("ct", "mr"):
+        tiles, _ = of_domain(real, [], two_domains(domain=name))
+        assert set(tiles.index["volume"].str[:2]) == {name}
+        assert planned_folds(tiles, [], two_domains(domain=name))
+    with mistake("segmentation.domain: 'pet' is no domain of the tiles", "they have ct, mr"):
+        of_domain(real, [], two_domains(domain="pet"))
+    with mistake("segmentation.datasets: ", "tiles of mr, but 'ct' is segmented"):
+        of_domain(real, [synthetic], two_domains(domain="ct"))
+    with mistake("segmentation.domain: 'mr', but the tiles", "have no domains; leave it out"):
+        of_domain(real.of_domain("mr"), [], two_domains(domain="mr"))

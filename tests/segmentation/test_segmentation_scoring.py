@@ -168,3 +168,23 @@ def test_no_lesions_at_all_is_told_and_not_divided_by():
     assert summary["strata"] == {"area": {}, "brightness": {}}
     assert summary["dice"]["mean"] == summary["voxel_dice"]["mean"] == 1
     assert "nan" not in markdown("T", summary)
+
+
+def test_of_several_classes_each_has_its_own_dice_by_name():
+    counts = {"found": 1, "missed": 0, "matched": 1, "false_positives": 0, "unit": "volume", "tiles": 1}
+    pixels = {"overlap_1": 6, "size_1": 16, "overlap_2": 1, "size_2": 10, "overlap_3": 0, "size_3": 0}
+    places = pd.DataFrame([{"place": 0, "fold": 0, **counts, **pixels}] * 2)
+    lesions = pd.DataFrame({"fold": [0], "area": [3], "brightness": [0.5], "found": [True]})
+    tiles = pd.DataFrame({"fold": [0], "tile": [0]})
+    scored = FoldScores(tiles, places, lesions, ("left ventricle", "myocardium", "vein"))
+    found = scored.scores(0)
+    assert found["voxel_dice/left ventricle"] == pytest.approx(12 / 16)
+    assert found["voxel_dice/myocardium"] == pytest.approx(2 / 10)
+    assert found["voxel_dice/vein"] == 1.0  # there was nothing to find, and nothing was found
+    assert found["voxel_dice"] == pytest.approx((12 / 16 + 2 / 10) / 2)
+    summary = summarise(scored, 1, "2 volumes")
+    assert summary["voxel_dice/myocardium"] == {name: pytest.approx(0.2) for name in ("mean", "min", "max")}
+    assert "| Voxel Dice, left ventricle | 0.750 |" in markdown("t", summary)
+    assert "voxel_dice/vein" in table({"test": summary})["score"].tolist()
+    alone = FoldScores(tiles, places, lesions, ("lesion",)).scores(0)
+    assert not [name for name in alone if name.startswith("voxel_dice/")]

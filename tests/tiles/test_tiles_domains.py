@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from two_domains import cut_here, recipe_of, write_two_domains
 
+from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import TileSet
@@ -213,3 +214,31 @@ def test_rays_tasks_cut_the_same_set_and_say_how_many_tiles_each_domain_has(tmp_
     np.testing.assert_array_equal(made.load(30)["tumour"], alone.load(30)["tumour"])
     assert make_tiles(recipe, str(tmp_path / "set"), lines.append).digest == made.digest
     assert "already holds this set" in lines[-1]
+
+
+@pytest.mark.parametrize(("name", "role"), [("ct", "anatomy"), ("mr", "tumour")])
+def test_a_domain_alone_is_a_set_whose_image_is_the_tumour(tiles, tmp_path, name, role):
+    own, rows = tiles.of_domain(name), np.flatnonzero(tiles.index["domain"] == name)
+    assert (own.domain, own.domains, own.held) == (name, {}, {"": ["tumour", "label"]})
+    assert (own.uri, own.digest, len(own.index)) == (tiles.uri, tiles.digest, len(rows))
+    assert {volume["id"] for volume in own.manifest["volumes"]} == set(own.index["volume"])
+    for split in ("train", "test"):
+        assert rows[own.positions(split, "tumour", "label")].tolist() == tiles.positions(split, role).tolist()
+    # A mixture of it, read again from disk, has the very tiles.
+    train, val = own.positions("train"), own.positions("val")
+    mixture = TileSet.open(write_mixture(str(tmp_path / "mixed"), own, train, val, [], [], None).uri)
+    for row in (0, len(rows) - 1):
+        whole = tiles.load(int(rows[row]))
+        for alone in (own.load(row), mixture.load(row)):
+            assert list(alone) == ["tumour", "label"]
+            np.testing.assert_array_equal(alone["tumour"], whole[role])
+            np.testing.assert_array_equal(alone["label"], whole["label"])
+
+
+def test_shuffled_labels_stay_with_their_rows_in_a_domain_alone(tmp_path):
+    folder = write_two_domains(tmp_path / "data")
+    tiles = cut_here(recipe_of(folder, data={"shuffled_labels": 0.5}), tmp_path / "set")
+    for name in tiles.domains:
+        own, rows = tiles.of_domain(name), np.flatnonzero(tiles.index["domain"] == name)
+        assert rows[own.index["label_row"]].tolist() == tiles.index["label_row"].iloc[rows].tolist()
+        assert (own.index["label_row"] != np.arange(len(rows))).any()

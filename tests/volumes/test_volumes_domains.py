@@ -161,3 +161,28 @@ def test_fields_of_a_domain_have_ranges_and_names():
     with pytest.raises(ValueError, match="domain"):
         VolumeEntry(id="a", path="a", domain="")
     assert Domain(modality="cardiac-ct").rules(Recipe().tiles).modality == "cardiac-ct"
+
+
+WRITTEN = {"model": {}, "tiles": {}, "settings": {}, "volumes": [], "voxels_sha256": "0"}
+
+
+def test_synthetic_volumes_may_be_of_one_domain_which_is_the_target(mistake):
+    alone = resolve_data(changed(listed("mr", "mr"), synthesis=WRITTEN))
+    assert (alone.source, alone.target, list(alone.domains)) == (None, "mr", ["mr"])
+    assert resolve_data(alone) == alone
+    named = resolve_data(changed(listed("mr"), synthesis=WRITTEN, domains={"mr": {"labels": {7: "a", 9: "b"}}}))
+    assert named.classes == 3
+    with mistake("data.volumes: all are of the domain 'mr'"):
+        resolve_data(listed("mr", "mr"))
+    with mistake("data.source: 'mr', but all volumes are synthetic ones of the domain 'mr'"):
+        resolve_data(changed(listed("mr"), synthesis=WRITTEN, source="mr"))
+    with mistake("data.target: 'ct', but all volumes are synthetic ones of the domain 'mr'"):
+        resolve_data(changed(listed("mr"), synthesis=WRITTEN, target="ct"))
+
+
+def test_how_synthetic_volumes_were_made_is_told_whole_or_not_at_all():
+    lacking = {name: value for name, value in WRITTEN.items() if name != "tiles"}
+    with pytest.raises(ValueError, match="says nothing of 'tiles': synthesize"):
+        Data.model_validate({"synthesis": lacking})
+    assert "synthesis" not in Data().told()
+    assert Data(synthesis=WRITTEN).told()["synthesis"] == WRITTEN
