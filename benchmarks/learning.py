@@ -30,13 +30,14 @@ from torch import nn
 from metgan_dist.methods import METHODS, build_method, method_class
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe, recipe_tree
+from metgan_dist.tasks import task_of
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.loop import rate_factor
 from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.step import Stepper
-from metgan_dist.training.validation import Validator, chosen_rows
+from metgan_dist.training.validation import Validator
 from metgan_dist.volumes.phantoms import write_phantom
 
 ERROR_FALLS_TO, FIDELITY_RISES_BY = 0.6, 0.2
@@ -119,7 +120,7 @@ def _learns(
     recipe: Recipe, tiles: TileSet, segmentor: nn.Module | None, judge: Stepper, args: argparse.Namespace
 ) -> tuple[str, bool]:
     name, began = recipe.method.name, time.monotonic()
-    validator = Validator(tiles, chosen_rows(tiles.positions("test"), 64), judge.method, DEVICE)
+    validator = Validator(task_of(method_class(name), tiles, {"judge": judge.method}), DEVICE, split="test")
     criterion, order = method_class(name).criterion(recipe)
     runs = [
         [scores[criterion] for scores in _trained(recipe, seed, precision, tiles, segmentor, validator)]

@@ -19,17 +19,20 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.fidelity import unlearned
 from metgan_dist.storage import absolute, join
+from metgan_dist.tasks import task_class, task_of
+from metgan_dist.tasks.held_out import score_held_out
+from metgan_dist.tasks.pictures import picture_rows
+from metgan_dist.tasks.segmentation import PARTS, Part, segmentor_rows
+from metgan_dist.tasks.unpaired import check_apart
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, check_pairs, lacking_role
 from metgan_dist.trained import check_segmentor, find_stages, find_start, load_method, read_result, run_of
-from metgan_dist.training.assignment import PARTS, Assignment, Part
+from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
-from metgan_dist.training.rows import check_apart, segmentor_rows
 from metgan_dist.training.schedule import check_stages
-from metgan_dist.training.validation import evaluate_splits, grid, picture_rows
 from metgan_dist.volumes.dataset import as_described
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
@@ -76,22 +79,12 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     check_stages(recipe)
     find_start(recipe)
     find_stages(recipe)
-    check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, data.apart)])
+    check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, bool(data.domains), data.apart)])
 
 
-def _needs(recipe: Recipe, apart: bool) -> Needs:
+def _needs(recipe: Recipe, domains: bool, apart: bool) -> Needs:
     """What the recipe's training asks of the tiles: roles that a tile must have together, one such group a member."""
-    if not apart:
-        return [("anatomy", "tumour", "label")]
-    method, training = method_class(recipe.method.name), recipe.training
-    needs: list[tuple[Role, ...]] = [("anatomy",), ("tumour",)]
-    by_judge = training.keep == "label_fidelity" or training.keep_floor is not None
-    if method.needs_label(recipe) or by_judge:
-        needs.append(("anatomy", "label"))
-    untrained = method.needs_segmentor(recipe) and recipe.method.segmentor is None
-    if untrained or method.needs_target_label(recipe) or (by_judge and recipe.method.judge is None):
-        needs.append(("tumour", "label"))
-    return needs
+    return task_class(method_class(recipe.method.name), domains).needs(recipe, apart)
 
 
 def prepare_tiles(opened: OpenRun) -> TileSet:
@@ -214,11 +207,12 @@ def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     wanted = _named_segmentors(opened.recipe, with_segmentor)
     tiles = prepare_tiles(opened)
     check_apart(opened.recipe, tuple(tiles.domains))  # the recipe of a phantom does not name them
-    _need(tiles, _needs(opened.recipe, opened.recipe.data.unpaired or bool(tiles.domains)))
+    domains = bool(tiles.domains)
+    _need(tiles, _needs(opened.recipe, domains, opened.recipe.data.unpaired or domains))
     for line in (never_trained(with_organs(opened.recipe, tiles), tiles), *_unlabelled(tiles)):
         if line:
             say(line)
-    if wanted["judge"] is None and not tiles.has("tumour", "label"):
+    if wanted.get("judge", "") is None and not tiles.has("tumour", "label"):
         say("judge: left out, and label fidelity with it: no tumour image has a label")
         del wanted["judge"]
     for role in PARTS:
@@ -237,9 +231,9 @@ def _unlabelled(tiles: TileSet) -> Iterator[str]:
 
 def _named_segmentors(recipe: Recipe, with_segmentor: bool) -> dict[str, str | None]:
     """The segmentors that are needed, by role: the recipe's, which must be some, or None for one to be trained."""
-    wanted = {"segmentor": recipe.method.segmentor, "judge": recipe.method.judge}
-    if not with_segmentor:
-        del wanted["segmentor"]
+    judged_by = task_class(method_class(recipe.method.name), False).judged_by
+    wanted = {"segmentor": recipe.method.segmentor} if with_segmentor else {}
+    wanted |= {"judge": recipe.method.judge} if "judge" in judged_by else {}
     return {role: check_segmentor(f"method.{role}", uri, recipe) if uri else None for role, uri in wanted.items()}
 
 
@@ -332,7 +326,7 @@ def _scores_and_grids(
     judge = None if judge_uri is None else load_method(judge_uri, options)[0].to(device)
     tiles = TileSet.open(tiles_uri, options)
     lines: list[str] = []
-    scores = evaluate_splits(method, tiles, judge, device, lines.append)
-    shown = {split: picture_rows(tiles, tiles.positions(split, "anatomy")) for split in scores}
-    grids = {split: grid(method, tiles, rows, device) for split, rows in shown.items()}
+    task = task_of(method, tiles, {"judge": judge})
+    scores = score_held_out(task, method, device, lines.append)
+    grids = {split: task.grid(method, picture_rows(tiles, task.rows(split)), device) for split in scores}
     return scores, grids, lines

@@ -8,9 +8,10 @@ import pytest
 from tile_sets import write_domains, write_set
 
 from metgan_dist import main_job
+from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
+from metgan_dist.tasks import task_of
 from metgan_dist.training.launch import Trained
-from metgan_dist.training.rows import training_rows
 
 UNPAIRED = {"modality": "cardiac-unpaired", "shape": [60, 80, 80]}
 CYCLES = {"name": "cyclegan", "backbone": "resnet-9"}
@@ -37,7 +38,8 @@ def train(monkeypatch, capsys):
         main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part)
         # Nothing stands in for a score that there is none of.
         assert result.scores == ({} if start.dice is None else {role_and_part[0]: {"dice": start.dice}})
-        rows = training_rows(seen[-1].recipe, tiles, seen[-1].part).rows
+        task = task_of(method_class(seen[-1].recipe.method.name), tiles)
+        rows = task.drawn(seen[-1].recipe, seen[-1].part).rows
         return seen[-1].recipe.method.segmentor_network, rows, capsys.readouterr().out
 
     start.dice = None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from metgan_dist.evaluation.scoring import REAL
-from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Value
+from metgan_dist.evaluation.tables import BETTER, WORSE, Value
+from metgan_dist.evaluation.values import values_of
 from metgan_dist.recipe import Scores
+from metgan_dist.scores.column import COLUMNS, Column
 from metgan_dist.scores.fidelity import BLIND, SHARE
-from metgan_dist.scores.labels import mean_dice, pooled_dice, stacked_counts
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored
 from metgan_dist.scores.significance import compare_methods, least_pairs
 from metgan_dist.tiles.independence import Units
@@ -20,6 +21,7 @@ from metgan_dist.tiles.independence import Units
 UNVERIFIED = "_unverified"
 _UP_TO_REAL = "dice_up_to_real"
 _TESTED_AS = {"label_fidelity": _UP_TO_REAL}
+NOTHING = Scored(pd.DataFrame({"tile": np.empty(0, dtype=np.int64)}))
 _SHOWN_TESTS = ("difference", "p_t_holm", "p_wilcoxon_holm", "d_z", "rank_biserial")
 
 
@@ -62,16 +64,23 @@ class Comparison:
         return {f"{row['score']}_{name}": float(row[name]) for row in rows for name in _SHOWN_TESTS}
 
 
-def compare(scored: Mapping[str, Scored], units: Units, reference: str, settings: Scores) -> Comparison:
-    """Put together what `score_methods` gave for the tiles of `units`."""
+def compare(
+    scored: Mapping[str, Scored],
+    units: Units,
+    reference: str,
+    settings: Scores,
+    known: Sequence[Column] = tuple(COLUMNS.values()),
+) -> Comparison:
+    """Put together what `score_methods` gave for the tiles of `units`; `known`: the columns of their task."""
     methods = [label for label in scored if label != REAL]
     per_tile = pd.concat([_labelled(label, scored[label].per_tile, units) for label in methods], ignore_index=True)
-    ceiling = scored[REAL].summary().get("label_fidelity")
+    real = scored.get(REAL, NOTHING)
+    ceiling = real.summary().get("label_fidelity")
     if "dice" in per_tile:
-        per_tile[_UP_TO_REAL] = _up_to_real(per_tile, scored[REAL].per_tile)
+        per_tile[_UP_TO_REAL] = _up_to_real(per_tile, real.per_tile)
     tests = tests_against(per_tile, reference, settings)
-    columns = _columns(settings.names, scored[methods[0]], ceiling)
-    plain = {label: _values(scored[label], units, columns, settings) for label in methods}
+    columns = _columns(settings.names, [scored[label] for label in methods], ceiling, known)
+    plain = {label: values_of(scored[label], units, columns, settings) for label in methods}
     if ceiling is not None and ceiling >= BLIND:
         columns = _with_share(columns, plain, ceiling)
     values = {
@@ -93,7 +102,8 @@ def tests_against(per_tile: pd.DataFrame, reference: str, settings: Scores) -> p
     if per_tile["method"].nunique() < 2:
         return pd.DataFrame()
     per_tile = per_tile[per_tile["alone"]]
-    scores = [name for name in per_tile if name in IMAGE_SCORES or name == _UP_TO_REAL or name.startswith("lpips")]
+    tested = {*IMAGE_SCORES, *settings.names, _UP_TO_REAL}
+    scores = [name for name in per_tile if name in tested or name.startswith("lpips")]
     return compare_methods(
         per_tile,
         reference,
@@ -117,24 +127,32 @@ def _labelled(label: str, per_tile: pd.DataFrame, units: Units) -> pd.DataFrame:
 
 
 def _up_to_real(per_tile: pd.DataFrame, real: pd.DataFrame) -> pd.Series:
-    """Dice of each tile, at most what its real image has: to exceed that makes up for no other tile."""
+    """Dice of each tile, at most what its real image has: to exceed that makes up for no other tile.
+
+    Where the real images are of other tiles, as in two domains, there is none to be held to.
+    """
+    if "dice" not in real:
+        return per_tile["dice"]
     return per_tile["dice"].clip(upper=per_tile["tile"].map(real.set_index("tile")["dice"]))
 
 
-def _columns(names: Sequence[str], scored: Scored, ceiling: float | None) -> list[Column]:
+def _columns(
+    names: Sequence[str], scored: Sequence[Scored], ceiling: float | None, known: Sequence[Column]
+) -> list[Column]:
     """The columns that there are values for; scores of other than the published weights say so in their title.
 
     Label fidelity of `ceiling`, what the real images have, is enough.
     """
-    columns = []
+    columns, of_name = [], {column.name: column for column in known}
+    there = {name for one in scored for name in (*one.per_tile, *one.of_set)}
     for name in names:
-        if f"{name}{UNVERIFIED}" in {*scored.per_tile, *scored.of_set}:
-            title = f"{COLUMNS[name].title} (unverified weights)"
-            columns.append(replace(COLUMNS[name], name=f"{name}{UNVERIFIED}", title=title))
-        elif name == "label_fidelity" and "dice" in scored.per_tile:
-            columns.append(replace(COLUMNS[name], enough=ceiling))
-        elif name in {*scored.per_tile, *scored.of_set}:
-            columns.append(COLUMNS[name])
+        if f"{name}{UNVERIFIED}" in there:
+            title = f"{of_name[name].title} (unverified weights)"
+            columns.append(replace(of_name[name], name=f"{name}{UNVERIFIED}", title=title))
+        elif name == "label_fidelity" and "dice" in there:
+            columns.append(replace(of_name[name], enough=ceiling))
+        elif name in there:
+            columns.append(of_name[name])
     return columns
 
 
@@ -152,49 +170,6 @@ def _tie(column: Column, own: Mapping[str, Value], others: Mapping[str, Value]) 
     """Whether two methods are equally good because both reach what is enough."""
     name = column.name
     return name in own and name in others and column.tie(own[name].value, others[name].value)
-
-
-def _values(scored: Scored, units: Units, columns: Sequence[Column], settings: Scores) -> dict[str, Value]:
-    """A method's values over all tiles; intervals by resampling units. No label fidelity where no class occurs."""
-    unit = units.table["unit"].loc[scored.per_tile["tile"]].to_numpy()
-    values = {}
-    for name in (column.name for column in columns):
-        if name in scored.of_set:
-            values[name] = Value(scored.of_set[name])
-        elif name == "label_fidelity":
-            counts = stacked_counts(scored.per_tile.groupby(unit).sum())
-            if not np.isnan(pooled := pooled_dice(scored.per_tile)):
-                values[name] = Value(pooled, *_interval(counts, mean_dice, settings))
-        else:
-            scores = scored.per_tile[name]
-            sums = scores.groupby(unit).agg(lambda own: own.sum(skipna=False))
-            parts = np.stack([sums, scores.groupby(unit).size()], axis=1)
-            # A tile without a score is not left out: that would flatter the method which failed on it.
-            values[name] = Value(float(scores.mean(skipna=False)), *_interval(parts, _ratio, settings))
-    return values
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    """The mean, of sum and number."""
-    return np.asarray(sums[..., 0] / sums[..., 1])
-
-
-def _interval(
-    parts: np.ndarray, of: Callable[[np.ndarray], np.ndarray], settings: Scores, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of what `of` makes of the sum of the parts (units, ...) that are drawn; none of one unit."""
-    units = len(parts)
-    if units < 2 or not np.isfinite(parts).all():
-        return None, None
-    random = np.random.default_rng(seed)
-    # How often a unit is drawn is multinomial, so nothing is copied.
-    drawn = [
-        of(np.tensordot(random.multinomial(units, np.full(units, 1 / units)), parts, axes=1))
-        for _ in range(settings.resamples)
-    ]
-    tail = 50 * (1 - settings.confidence)
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])  # a draw without any class has no Dice
-    return float(low), float(high)
 
 
 def mark(tests: pd.DataFrame, method: str, column: Column, settings: Scores) -> str:

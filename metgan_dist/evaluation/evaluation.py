@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metgan_dist.errors import UserError
-from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs, write_report
+from metgan_dist.evaluation.report import Entry, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
+from metgan_dist.evaluation.subject import Subject, named_scores
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
@@ -30,10 +31,15 @@ class Evaluation:
         if recipe.data.path is not None:
             raise UserError("data.path: the runs know their test tiles; leave it out")
         runs = find_runs(command.own["runs"], recipe)
-        tiles, rows = shared_test_tiles(runs, recipe)
-        skipped = unusable_scores(recipe.scores.names, recipe.scores.missing_weights, len(tiles.shape))
-        judge = check_segmentor("method.judge", recipe.method.judge or runs[0].judge, runs[0].recipe)
-        subject = Subject(tiles, rows, judge, recipe.scores, skipped)
+        task, rows = shared_test_tiles(runs, recipe)
+        settings = named_scores(task, recipe.scores)
+        skipped = unusable_scores(settings.names, settings.missing_weights, len(task.tiles.shape))
+        judge = recipe.method.judge or runs[0].judge
+        if judge is not None:
+            judge = check_segmentor("method.judge", judge, runs[0].recipe)
+        elif "label_fidelity" in settings.names:
+            skipped["label_fidelity"] = f"{runs[0].name} has no judge, because no tumour image has a label"
+        subject = Subject(task, rows, judge, settings, skipped)
         return Evaluation(runs, subject, _reference(runs, recipe.scores.reference))
 
     @property
@@ -44,14 +50,16 @@ class Evaluation:
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job."""
         subject, artefacts = self.subject, opened.result.artefacts
-        say(f"tiles: {len(subject.rows)} test tiles of {subject.tiles.uri}")
-        say(f"judge of label fidelity: {subject.judge}")
-        artefacts |= {"judge": subject.judge, "tiles": subject.tiles.uri, "reference": self.reference}
+        tiles = subject.task.tiles
+        say(f"tiles: {len(subject.rows)} test tiles of {tiles.uri}")
+        if subject.judge is not None:
+            say(f"judge of label fidelity: {subject.judge}")
+            artefacts["judge"] = subject.judge
+        artefacts |= {"tiles": tiles.uri, "reference": self.reference}
         artefacts["runs"] = {run.label: run.folder for run in self.runs}
         opened.result.tiles = {"test": len(subject.rows)}
         with opened.log() as log:
-            digest = subject.tiles.digest
-            log.dataset(f"tiles-{digest[:8]}", subject.tiles.uri, digest, "test", len(subject.rows))
+            log.dataset(f"tiles-{tiles.digest[:8]}", tiles.uri, tiles.digest, "test", len(subject.rows))
         entries = [Entry(run.label, run) for run in self.runs]
         title = f"Comparison on {len(subject.rows)} test tiles"
         comparison, table, grid = compare_entries(opened, entries, subject, self.reference, title)

@@ -11,22 +11,19 @@ import numpy as np
 
 from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
+from metgan_dist.evaluation.notes import notes_on
 from metgan_dist.evaluation.runs import TrainedRun
-from metgan_dist.evaluation.scoring import REAL, Task, score_methods
-from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Column, Line, Table, aligned
+from metgan_dist.evaluation.scoring import REAL, Scoring, score_methods
+from metgan_dist.evaluation.subject import Subject
+from metgan_dist.evaluation.tables import Line, Table, aligned
 from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.scores.fidelity import doubt
+from metgan_dist.scores.column import Column
 from metgan_dist.scores.scored import Scored
-from metgan_dist.scores.significance import least_pairs
-from metgan_dist.tiles.independence import independent_units
-from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.validation import picture_rows
-
-_TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
-SMALL_FOR_FID = 2048
+from metgan_dist.tasks import GENERATED, Task
+from metgan_dist.tasks.pictures import picture_rows
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,6 @@ class Entry:
     ticks: Mapping[str, bool | str] = field(default_factory=dict)
     paper: Mapping[str, float] = field(default_factory=dict)
     failed: str | None = None
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is scored with what: the test tiles, the one judge of label fidelity, the scores, why some are left out."""
-
-    tiles: TileSet
-    rows: np.ndarray
-    judge: str
-    settings: Scores
-    skipped: Mapping[str, str]
 
 
 def compare_entries(
@@ -64,27 +50,29 @@ def compare_entries(
     `reference` is the label that the others are tested against, `notes` go below the table's own.
     """
     runs = {entry.label: entry.run for entry in entries if entry.run is not None}
-    shown = picture_rows(subject.tiles, subject.rows, subject.settings.pictures)
+    task, tiles, recipe = subject.task, subject.task.tiles, opened.recipe
+    shown = picture_rows(tiles, subject.rows, subject.settings.pictures)
     names = tuple(name for name in subject.settings.names if name not in subject.skipped)
-    task = Task(subject.tiles.uri, subject.judge, names, opened.recipe.storage.options)
+    judges = {} if subject.judge is None else {"judge": subject.judge}
+    scoring = Scoring(tiles.uri, task.name, judges, names, recipe.storage.options, recipe.scaling.in_process)
     with opened.result.phase("scores"):
         scored = score_methods(
             {label: run.checkpoint for label, run in runs.items()},
-            task,
-            subject.rows,
+            scoring,
+            {**task.compared("test"), GENERATED: subject.rows},
             block=subject.settings.block,
             show=shown.tolist(),
             plan=opened.plan,
             report=say,
         )
     with opened.result.phase("tests"):
-        units = independent_units(subject.tiles, subject.rows, subject.settings.group)
-        comparison = compare(scored, units, reference, subject.settings)
-    own = [*_notes(comparison, subject, next(iter(runs.values()))), *notes]
-    columns = [COLUMNS[name] for name in subject.skipped]
-    columns = sorted([*comparison.columns, *columns], key=lambda column: _place(column, subject.settings))
+        units = task.units(subject.rows, subject.settings.group)
+        comparison = compare(scored, units, reference, subject.settings, task.columns)
+    own = [*notes_on(comparison, subject, next(iter(runs.values()))), *notes]
+    left_out = [column for column in task.columns if column.name in subject.skipped]
+    columns = sorted([*comparison.columns, *left_out], key=lambda column: _place(column, subject.settings))
     table = Table(title, columns, [_line(entry, comparison, scored) for entry in entries], own)
-    return comparison, table, _grid(subject.tiles, shown, scored)
+    return comparison, table, _grid(task, shown, scored)
 
 
 def _place(column: Column, settings: Scores) -> int:
@@ -134,71 +122,13 @@ def _line(entry: Entry, comparison: Comparison, scored: Mapping[str, Scored]) ->
     return Line(entry.label, comparison.values[entry.label], entry.ticks, entry.paper, more)
 
 
-def _notes(comparison: Comparison, subject: Subject, first: TrainedRun) -> list[str]:
-    settings, count = subject.settings, len(subject.rows)
-    volumes = subject.tiles.index["volume"].iloc[subject.rows].nunique()
-    notes = [f"{count} test tiles of {volumes} volume(s); images in [-1, 1], so the data range of the scores is 2."]
-    notes += significance_notes(comparison, settings)
-    if comparison.ceiling is not None:
-        notes.append(
-            "Label fidelity: pooled Dice of one judge, a segmentor that no training used, against the imposed labels; "
-            f"on the real images it reaches {comparison.ceiling:.3f}, beyond which all are equally good. The judge: "
-            f"{_shown(subject.judge)}."
-        )
-    if "label_fidelity" in settings.names and (reason := doubt(comparison.ceiling)) is not None:
-        notes.append(f"{reason[0].upper()}{reason[1:]}.")
-    trivial = first.result.get("scores", {}).get("test", {})
-    if "affine" in trivial and "mae" in settings.names:
-        itself = f"{trivial['identity']['mae']:.4f} for the anatomy image itself, " if "identity" in trivial else ""
-        notes.append(
-            f"Trivial predictions: MAE {itself}{trivial['affine']['mae']:.4f} for its best affine intensity map."
-        )
-    if any(column.name.startswith("fid") for column in comparison.columns) and count < SMALL_FOR_FID:
-        notes.append(f"FID of {count} tiles is biased upwards: compare it within this table alone; KID is unbiased.")
-    notes += [f"{name} left out: {reason}." for name, reason in subject.skipped.items()]
-    return notes
-
-
-def significance_notes(comparison: Comparison, settings: Scores) -> list[str]:
-    """On how many independent units marks rest, or why there are none; nothing of a single method."""
-    level, units = 1 - settings.confidence, comparison.units
-    least = least_pairs(level)
-    if len(comparison.values) < 2:
-        return []
-    if units.count < least:
-        return [
-            f"No differences are marked: the tiles are of {units}, and fewer than {least} independent pairs cannot "
-            f"reach p < {level:.2g} (Wilcoxon's signed-rank test). Bold: best. Intervals: table.csv."
-        ]
-    if not len(comparison.tests):
-        return []
-    notes = [
-        f"{WORSE} worse, {BETTER} better than {comparison.reference}: {_TESTS[settings.test]} over {units}, "
-        f"Holm-corrected, p < {level:.2g}. Bold: best. Intervals and effect sizes: table.csv."
-    ]
-    if comparison.labelled_units is not None and comparison.labelled_units < least:
-        notes.append(
-            f"Label fidelity is not marked: labels lie in {comparison.labelled_units} of them alone, too few to tell."
-        )
-    return notes
-
-
-def _shown(checkpoint: str) -> str:
-    """A checkpoint as <run>/train/<role>/<name>: tables are read on other machines."""
-    return "/".join(checkpoint.rstrip("/").split("/")[-4:])
-
-
-def _grid(tiles: TileSet, rows: np.ndarray, scored: Mapping[str, Scored]) -> bytes:
-    """Figure 4 of paper 1: anatomy, imposed label, real image, then every method; a tile a row."""
-    loaded = [tiles.load(int(row)) for row in rows]
-    columns: dict[str, list[np.ndarray]] = {
-        **by_channel("anatomy", [tile["anatomy"] for tile in loaded], tiles.channels("anatomy")),
-        "label": [tile["label"] for tile in loaded],
-        **by_channel("truth", [tile["tumour"] for tile in loaded], tiles.channels("tumour")),
-    }
+def _grid(task: Task, rows: np.ndarray, scored: Mapping[str, Scored]) -> bytes:
+    """What tiles hold (figure 4 of paper 1: anatomy, imposed label, real image), then every method; a tile a row."""
+    columns = task.given(rows)
+    channels = task.tiles.channels(task.shown_as.get(GENERATED, "label"))
     for label, method in scored.items():
         if label != REAL:
-            columns |= by_channel(label, [method.pictures[int(row)] for row in rows], tiles.channels("tumour"))
+            columns |= by_channel(label, [method.pictures[int(row)] for row in rows], channels)
     return image_grid(columns)
 
 

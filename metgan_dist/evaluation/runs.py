@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
+from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.storage import absolute, exists, join
+from metgan_dist.tasks import Task, task_of
 from metgan_dist.tiles.independence import independent_units
-from metgan_dist.tiles.tile_set import TileSet, check_pairs
+from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import read_result
 
 JOB = "train_metgan"
@@ -47,9 +49,9 @@ class TrainedRun:
         return str(self.result["artefacts"]["best_checkpoint"])
 
     @property
-    def judge(self) -> str:
-        """URI of the checkpoint of the segmentor that judges label fidelity."""
-        return str(self.result["artefacts"]["judge"])
+    def judge(self) -> str | None:
+        """URI of the checkpoint of the segmentor that judges label fidelity; None where it had none to learn from."""
+        return self.result["artefacts"].get("judge")
 
     @property
     def tiles(self) -> str:
@@ -109,17 +111,16 @@ def _folder_of(reference: str, recipe: Recipe) -> str:
     return tags["folder"]
 
 
-def shared_test_tiles(runs: Sequence[TrainedRun], recipe: Recipe) -> tuple[TileSet, np.ndarray]:
-    """The tiles of the first run with their test rows, after checking that every run has the same ones.
+def shared_test_tiles(runs: Sequence[TrainedRun], recipe: Recipe) -> tuple[Task, np.ndarray]:
+    """The task of the runs on the first one's tiles, and its test rows, after checking that all have the same ones.
 
     Training tiles and their labels may differ. Raises UserError naming the first run that does not fit: other channels
-    or classes than the tiles', other test tiles; or when there are fewer than two test tiles (volumes, where the scores
-    are grouped so).
+    or classes than the tiles', other test tiles, methods that are scored otherwise; or when there are fewer than two
+    test tiles (volumes, where the scores are grouped so).
     """
     options = recipe.storage.options
     first = runs[0]
     tiles = TileSet.open(first.tiles, options)
-    check_pairs(tiles.domains, f"--runs {first.name}: {tiles.uri}")
     for run in runs:
         _check_channels(run, tiles)
     identity = digest_of_test(tiles)
@@ -129,13 +130,33 @@ def shared_test_tiles(runs: Sequence[TrainedRun], recipe: Recipe) -> tuple[TileS
                 f"--runs: {first.name} and {run.name} were scored on different test tiles "
                 f"({first.tiles}, {run.tiles}); only runs with the same test split can be compared"
             )
-    check_enough(tiles, recipe.scores)
-    return tiles, tiles.positions("test")
+    task = _shared_task(runs, tiles)
+    check_enough(tiles, recipe.scores, task.rows("test"))
+    return task, task.rows("test")
 
 
-def check_enough(tiles: TileSet, settings: Scores) -> None:
-    """UserError when there are fewer than two test tiles (volumes, where the scores are grouped so)."""
-    rows = tiles.positions("test")
+def _shared_task(runs: Sequence[TrainedRun], tiles: TileSet) -> Task:
+    """The task of the first run, whose scores those of all others must be."""
+    tasks = [task_of(method_class(run.method), tiles) for run in runs]
+    for run, task in zip(runs, tasks, strict=True):
+        if task.columns != tasks[0].columns:
+            raise UserError(
+                f"--runs: {runs[0].name} is scored by {_listed(tasks[0])}, {run.name} ({run.method}) by "
+                f"{_listed(task)}; only methods of one task can be compared"
+            )
+    return tasks[0]
+
+
+def _listed(task: Task) -> str:
+    return ", ".join(column.name for column in task.columns)
+
+
+def check_enough(tiles: TileSet, settings: Scores, rows: np.ndarray | None = None) -> None:
+    """UserError when there are fewer than two test tiles (volumes, where the scores are grouped so).
+
+    rows: the test tiles that are scored, where these are not all of them.
+    """
+    rows = tiles.positions("test") if rows is None else rows
     if len(rows) < 2:
         raise UserError(
             f"{tiles.uri}: {len(rows)} test tile(s), but tests need at least two; make tiles with a larger tiles.test"

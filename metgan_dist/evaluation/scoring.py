@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,20 @@ import torch
 
 from metgan_dist.cluster.progress import Progress
 from metgan_dist.cluster.resources import ResourcePlan
+from metgan_dist.scores.column import COLUMNS
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
 from metgan_dist.scores.inception import InceptionFeatures
 from metgan_dist.scores.perceptual import PerceptualDistance
-from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
+from metgan_dist.scores.scored import Scored
+from metgan_dist.tasks import GENERATED, Wanted, task_named
+from metgan_dist.tasks import REAL as REAL_SAMPLE
+from metgan_dist.tasks.pictures import on_device
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import load_method
 from metgan_dist.weights import find_weights, missing
 
 BATCH = 4
-WEIGHTS = {"fid": "inception", "kid": "inception", "lpips": "alexnet"}
 REAL = "real images"
 _GPU_SHARE = 0.25  # scoring is half arithmetic on the CPU, so several tasks share a GPU
 _VARIABLES = ("METGAN_WEIGHTS", "METGAN_WEIGHTS_UNVERIFIED", "METGAN_CACHE")
@@ -44,7 +47,7 @@ def unusable_scores(names: Sequence[str], missing_weights: str, dimensions: int 
     """
     reasons: dict[str, str] = {}
     for name in names:
-        weights = WEIGHTS.get(name)
+        weights = COLUMNS[name].weights if name in COLUMNS else None
         if weights is None:
             continue
         if dimensions == 3:
@@ -57,53 +60,67 @@ def unusable_scores(names: Sequence[str], missing_weights: str, dimensions: int 
 
 
 @dataclass(frozen=True)
-class Task:
-    """What all tasks share: the tiles, the judge of label fidelity, the scores to compute."""
+class Scoring:
+    """What all blocks share: the tiles, the name of their task, its judges' checkpoints by role, the scores to compute.
+
+    Attributes:
+        names: of the task's columns.
+        here: blocks are scored in this process, one after the other, and not on the cluster.
+    """
 
     tiles: str
-    judge: str
+    task: str
+    judges: Mapping[str, str]
     names: tuple[str, ...]
     options: dict[str, Any]
+    here: bool = False
+
+
+Job = tuple[str, str | None, np.ndarray]
 
 
 def score_methods(
     checkpoints: dict[str, str],
-    task: Task,
-    rows: np.ndarray,
+    scoring: Scoring,
+    samples: Mapping[str, np.ndarray],
     *,
     block: int,
     show: Sequence[int],
     plan: ResourcePlan,
     report: Callable[[str], None],
 ) -> dict[str, Scored]:
-    """Score the methods of `checkpoints` (by label) on the tiles `rows`; the result also has REAL, the real images.
+    """Score the methods of `checkpoints` (by label) on tiles; the result also has REAL, the real images.
 
     Args:
-        block: tiles in a task.
+        samples: rows of the tile set that the methods are scored on (`generated`), and of the real images (`real`),
+            which may be others or none, as `Task.compared` gives them.
+        block: tiles in a task of the cluster.
         show: rows whose images are kept.
         plan: of the cluster; a task takes one CPU, and a share of a GPU where trainings use GPUs.
         report: gets a line of progress at a time.
     """
-    blocks = [rows[first : first + block] for first in range(0, len(rows), block)]
-    jobs: list[tuple[str, np.ndarray]] = [(REAL, part) for part in blocks]
-    jobs += [(label, part) for label in checkpoints for part in blocks]
-    submit, at_once = _submitter(checkpoints, task, frozenset(int(row) for row in show), plan)
-    parts = _in_order(jobs, submit, 2 * at_once)
-    progress = Progress(report, "scores", len(rows) * (1 + len(checkpoints)), unit="tiles")
+    rows = dict.fromkeys(checkpoints, samples[GENERATED])
+    if REAL_SAMPLE in samples:
+        rows = {REAL: samples[REAL_SAMPLE], **rows}
+    blocks = {label: [own[first : first + block] for first in range(0, len(own), block)] for label, own in rows.items()}
+    jobs: list[Job] = [(label, checkpoints.get(label), part) for label in rows for part in blocks[label]]
+    shown = frozenset(int(row) for row in show)
+    parts = _here(jobs, scoring, shown) if scoring.here else _on_cluster(jobs, scoring, shown, plan)
+    progress = Progress(report, "scores", sum(map(len, rows.values())), unit="tiles")
     done = 0
 
     def arriving(label: str) -> Iterator[Scored]:
         """The parts of one method, told of as they come."""
         nonlocal done
-        own = 0
-        for part in itertools.islice(parts, len(blocks)):
+        own, all_own = 0, len(rows[label])
+        for part in itertools.islice(parts, len(blocks[label])):
             own, done = own + len(part.per_tile), done + len(part.per_tile)
-            progress.step(done, f"{label}: {own} of {len(rows)} tiles", now=own == len(rows))
+            progress.step(done, f"{label}: {own} of {all_own} tiles", now=own == all_own)
             yield part
 
     results: dict[str, Scored] = {}
     real: FeatureSet | None = None
-    for label in (REAL, *checkpoints):
+    for label in rows:
         scored = Scored.joined(arriving(label))
         of_set = distribution_scores(scored.features, real) if scored.features and real else {}
         real = real or scored.features
@@ -111,25 +128,35 @@ def score_methods(
     return results
 
 
-def _submitter(
-    checkpoints: dict[str, str], task: Task, show: frozenset[int], plan: ResourcePlan
-) -> tuple[Callable[[tuple[str, np.ndarray]], ray.ObjectRef], int]:
+def _here(jobs: Sequence[Job], scoring: Scoring, show: frozenset[int]) -> Iterator[Scored]:
+    """The blocks scored in this process, whose threads and random state stay what they are."""
+    # Loads what a worker loads, which a driver of tasks need not.
+    from metgan_dist.training.in_process import left_as_it_was
+
+    for _, checkpoint, part in jobs:
+        with left_as_it_was():
+            scored = score_block(checkpoint, scoring, part, show)
+        yield scored
+
+
+def _on_cluster(jobs: Sequence[Job], scoring: Scoring, show: frozenset[int], plan: ResourcePlan) -> Iterator[Scored]:
+    """The blocks scored by tasks of the cluster, in the order of the jobs."""
     gpus = min(plan.gpus_per_worker, _GPU_SHARE)
     at_once = max(1, int(min(plan.cluster_cpus, plan.cluster_gpus / gpus if gpus else plan.cluster_cpus)))
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=_environment(task.names))(score_block)
-    common = ray.put(task)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=_environment(scoring.names))(score_block)
+    common = ray.put(scoring)
 
-    def submit(job: tuple[str, np.ndarray]) -> ray.ObjectRef:
-        """Start the task of one block of tiles (rows), of a method by its label."""
-        label, part = job
-        return remote.remote(checkpoints.get(label), common, part, show)
+    def submit(job: Job) -> ray.ObjectRef:
+        """Start the task of one block of tiles (rows), of a method by its checkpoint."""
+        _, checkpoint, part = job
+        return remote.remote(checkpoint, common, part, show)
 
-    return submit, at_once
+    return _in_order(jobs, submit, 2 * at_once)
 
 
 def _environment(names: Sequence[str]) -> dict[str, Any] | None:
     """The driver's settings of weights for the workers of a cluster that was started without them."""
-    if not any(name in WEIGHTS for name in names):
+    if not any(name in COLUMNS and COLUMNS[name].weights for name in names):
         return None
     values = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     for name in ("METGAN_WEIGHTS", "METGAN_CACHE"):
@@ -149,23 +176,22 @@ def _in_order(jobs: Sequence[Any], submit: Callable[[Any], ray.ObjectRef], windo
         yield ray.get(waiting.popleft())
 
 
-def score_block(checkpoint: str | None, task: Task, rows: np.ndarray, show: frozenset[int]) -> Scored:
+def score_block(checkpoint: str | None, scoring: Scoring, rows: np.ndarray, show: frozenset[int]) -> Scored:
     """One task: score a checkpoint, or the real images, on some tiles."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
-    tiles = TileSet.open(task.tiles, task.options)
-    judge = load_method(task.judge, task.options)[0].to(device) if "label_fidelity" in task.names else None
-    method = load_method(checkpoint, task.options)[0].to(device) if checkpoint else None
-    scorer = TileScorer(
-        int(tiles.manifest["data"]["classes"]),
-        judge=judge.translate if judge is not None else None,
-        images=[name for name in task.names if name in IMAGE_SCORES] if method is not None else (),
-        perceptual=PerceptualDistance(device) if method is not None and "lpips" in task.names else None,
-        inception=InceptionFeatures(device) if {"fid", "kid"} & set(task.names) else None,
+    tiles, names = TileSet.open(scoring.tiles, scoring.options), scoring.names
+    judges = {role: load_method(uri, scoring.options)[0].to(device) for role, uri in scoring.judges.items()}
+    method = load_method(checkpoint, scoring.options)[0].to(device) if checkpoint else None
+    task, sample = task_named(scoring.task, tiles, judges), REAL_SAMPLE if method is None else GENERATED
+    wanted = Wanted(
+        names,
+        perceptual=PerceptualDistance(device) if method is not None and "lpips" in names else None,
+        inception=InceptionFeatures(device) if {"fid", "kid"} & set(names) else None,
         show=show,
     )
+    scorer = task.scorer(sample, wanted)
     with torch.no_grad():
         for batch in tile_batches(tiles, rows, BATCH, method.organs if method is not None else ()):
-            batch = {name: value.to(device) for name, value in batch.items()}
-            scorer.add(batch, batch["tumour"] if method is None else method.translate(batch))
+            task.score(sample, scorer, on_device(batch, device), method)
     return scorer.scored()

@@ -10,57 +10,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+
+from metgan_dist.scores.column import Column
 
 ABSENT = "-"
 WORSE, BETTER = "*", "†"
 _TICK = "✓"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A score: its name, title, which direction is better, digits shown.
-
-    `enough`: values that reach it are equally good, such as what real images score themselves.
-    """
-
-    name: str
-    title: str
-    better: Literal["min", "max"]
-    digits: int = 3
-    enough: float | None = None
-
-    def capped(self, value: float) -> float:
-        """A value as far as it counts."""
-        if self.enough is None:
-            return value
-        return max(value, self.enough) if self.better == "min" else min(value, self.enough)
-
-    def tie(self, one: float, other: float) -> bool:
-        """Whether two values count as equal because both reach what is enough."""
-        return self.enough is not None and self.capped(one) == self.capped(other) == self.enough
-
-    @property
-    def arrow(self) -> str:
-        """Shown beside the title: ↓ where lower is better, ↑ where higher is."""
-        return "↓" if self.better == "min" else "↑"
-
-
-COLUMNS = {
-    column.name: column
-    for column in (
-        Column("mae", "MAE", "min", 4),
-        Column("msd", "MSD", "min", 4),
-        Column("ssim", "SSIM", "max"),
-        Column("psnr", "PSNR", "max", 2),
-        Column("correlation", "Cross-correlation", "max"),
-        Column("fid", "FID", "min", 1),
-        Column("kid", "KID", "min", 4),
-        Column("lpips", "LPIPS", "min"),
-        Column("label_fidelity", "Label fidelity", "max"),
-        Column("label_fidelity_of_real", "of real", "max", 2),
-    )
-}
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ class CycleShape(Method):
     Edges of at least 24, of any size.
     """
 
+    task = "unpaired"
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
     # Both translations and both segmentations are what the method is trained for.
     inference = ("generator", "inverse", "segmentor_anatomy", "segmentor_tumour")

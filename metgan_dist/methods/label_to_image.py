@@ -70,6 +70,7 @@ class LabelToImage(Method):
     """
 
     inference: tuple[str, ...] = ("generator",)
+    task = "label_to_image"
 
     def __init__(
         self,

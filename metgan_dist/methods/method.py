@@ -89,13 +89,13 @@ class Method(nn.Module, ABC):
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
             or the running ones of the training.
         makes_ahead: whether `ahead` makes anything.
-        learns_from: what each tile that it trains on must hold.
+        task: what the method is for, and so how it is scored and shown (`metgan_dist/tasks/`).
     """
 
     inference: tuple[str, ...]
     told_of_organs: ClassVar[bool] = False
     dimensions: ClassVar[tuple[int, ...]] = (2,)
-    learns_from: ClassVar[tuple[str, ...]] = ("anatomy", "tumour", "label")
+    task: ClassVar[str] = "paired"
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False

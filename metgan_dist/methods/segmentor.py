@@ -122,7 +122,7 @@ class Segmentor(Method):
 
     inference = ("segmentor",)
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
-    learns_from = ("tumour", "label")
+    task = "segmentation"
 
     def __init__(
         self,

@@ -105,6 +105,7 @@ class SIFA(Method):
     2D, as its release is. Image edges must be multiples of 8.
     """
 
+    task = "unpaired"
     inference = ("generator",)
 
     def __init__(

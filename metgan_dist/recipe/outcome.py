@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from metgan_dist.recipe.section import Section, comma_list
 
-Score = Literal["mae", "msd", "ssim", "psnr", "correlation", "fid", "kid", "lpips", "label_fidelity"]
+Score = Literal["mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "fid", "kid", "lpips", "label_fidelity"]
 
 
 def _not_single_tiles(value: Any) -> Any:
@@ -20,9 +20,9 @@ class Scores(Section):
     """How trained methods are scored and compared (evaluate.py, run_study.py)."""
 
     names: Annotated[tuple[Score, ...], BeforeValidator(comma_list)] = Field(
-        get_args(Score),
-        min_length=1,
-        description="columns of the table, in this order; fid, kid and lpips need METGAN_WEIGHTS",
+        (),
+        description="columns of the table, in this order; empty: those of the methods' task; fid, kid and lpips need "
+        "METGAN_WEIGHTS",
     )
     missing_weights: Literal["error", "skip"] = Field(
         "error", description="without the weights of a score: stop before the work, or leave the score out and say so"

@@ -119,8 +119,8 @@ class Scaling(Section):
     workers: int = Field(
         1,
         ge=0,
-        description="training processes; 0: train in the job's own, which nothing restarts (checkpoints are the same, "
-        "and either continues the other)",
+        description="training processes; 0: train, and score, in the job's own, which nothing restarts (checkpoints "
+        "are the same, and either continues the other)",
     )
     min_workers: int | None = Field(
         None, ge=1, description="go on with as few as this while lost ones are not replaced; none: wait for all"

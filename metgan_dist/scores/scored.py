@@ -2,7 +2,7 @@
 
     scorer = TileScorer(classes, judge=judge.translate)
     for batch in batches:
-        scorer.add(batch, method.translate(batch))
+        scorer.add_images(batch, method.translate(batch))
     Scored.joined([scorer.scored(), *others]).summary()
 
 Trainings validate with it and comparisons score with it; they differ in what they ask of it.
@@ -23,7 +23,8 @@ from metgan_dist.scores.image import image_scores, summarise
 from metgan_dist.scores.inception import InceptionFeatures
 from metgan_dist.scores.labels import count_columns, dice, pooled_dice, tile_counts
 
-IMAGE_SCORES = ("mae", "msd", "ssim", "psnr", "correlation")
+IMAGE_SCORES = ("mae", "msd", "ssim", "psnr", "correlation")  # of an image against the real one of its place
+CYCLE = "cycle_mae"  # of the anatomy that is brought back from an image
 
 
 @dataclass
@@ -82,7 +83,7 @@ class TileScorer:
     Attributes:
         classes: of the label maps, background included.
         judge: finds the labels (N, [D,] H, W) in the images that a batch holds as `tumour`; None leaves it out.
-        images: those of IMAGE_SCORES that are wanted.
+        images: those of IMAGE_SCORES, and `cycle_mae`, that are wanted.
         perceptual: further scores of images against real ones, as `PerceptualDistance` gives them.
         inception: gives the features that FID and KID of the set are made of.
         show: tiles whose images are kept.
@@ -90,7 +91,7 @@ class TileScorer:
 
     classes: int
     judge: Callable[[Mapping[str, Tensor]], Tensor] | None = None
-    images: Sequence[str] = IMAGE_SCORES
+    images: Sequence[str] = (*IMAGE_SCORES, CYCLE)
     perceptual: Callable[[Tensor, Tensor], dict[str, np.ndarray]] | None = None
     inception: InceptionFeatures | None = None
     show: frozenset[int] = frozenset()
@@ -98,26 +99,36 @@ class TileScorer:
     _pictures: dict[int, np.ndarray] = field(default_factory=dict, init=False)
     _features: FeatureSet | None = field(default=None, init=False)
 
-    @torch.no_grad()
-    def add(self, batch: Mapping[str, Tensor], output: Tensor, cycled: Tensor | None = None) -> None:
-        """Score what was made of a batch with `tile` (N,) row numbers, `anatomy`, `tumour` and `label`.
+    def add(self, batch: Mapping[str, Tensor], scores: Mapping[str, np.ndarray], shown: Tensor | None = None) -> None:
+        """Note the scores, (N,) each, of the tiles of a batch, whose row numbers are `tile` (N,), and what is shown.
 
-        Args:
-            output: images (N, C, [D,] H, W) in [-1, 1], scored against `tumour` and, by the judge, against `label`; or
-                label maps (N, [D,] H, W) of integers, compared with `label`.
-            cycled: the anatomy brought back from the output, for `cycle_mae`, the mean absolute difference.
+        shown: images (N, C, [D,] H, W), of which those of the tiles in `show` are kept.
         """
         tiles = batch["tile"].tolist()
-        if output.is_floating_point():
-            output = output.float()
-            scores = self._of_images(batch, output, cycled)
-            self._pictures |= {tile: output[k].cpu().numpy() for k, tile in enumerate(tiles) if tile in self.show}
-            if self.inception is not None:
-                self._features = self._features or FeatureSet(self.inception.weights, output.shape[1])
-                self._features.add(self.inception(output), tiles)
-        else:
-            scores = self._of_labels(output, batch["label"])
         self._frames.append(pd.DataFrame({"tile": tiles, **scores}))
+        if shown is not None:
+            self._pictures |= {tile: shown[k].cpu().numpy() for k, tile in enumerate(tiles) if tile in self.show}
+
+    @torch.no_grad()
+    def add_images(self, batch: Mapping[str, Tensor], output: Tensor, cycled: Tensor | None = None) -> None:
+        """Score images (N, C, [D,] H, W) in [-1, 1] that were made of a batch.
+
+        They are held against its `tumour` and, by the judge, against its `label`.
+
+        Args:
+            cycled: the anatomy brought back from the output, for `cycle_mae`, the mean absolute difference.
+        """
+        output = output.float()
+        scores = self._of_images(batch, output, cycled)
+        if self.inception is not None:
+            self._features = self._features or FeatureSet(self.inception.weights, output.shape[1])
+            self._features.add(self.inception(output), batch["tile"].tolist())
+        self.add(batch, scores, output)
+
+    @torch.no_grad()
+    def add_labels(self, batch: Mapping[str, Tensor], found: Tensor) -> None:
+        """Compare label maps (N, [D,] H, W) of integers with the `label` of a batch."""
+        self.add(batch, self._of_labels(found, batch["label"]))
 
     def scored(self) -> Scored:
         """The scores of all that was added."""
@@ -125,12 +136,12 @@ class TileScorer:
 
     def _of_images(self, batch: Mapping[str, Tensor], output: Tensor, cycled: Tensor | None) -> dict[str, np.ndarray]:
         scores: dict[str, np.ndarray] = {}
-        if self.images:
+        if paired := [name for name in IMAGE_SCORES if name in self.images]:
             every = image_scores(output, batch["tumour"])
-            scores = {name: every[name] for name in IMAGE_SCORES if name in self.images}
-        if cycled is not None:
+            scores = {name: every[name] for name in paired}
+        if cycled is not None and CYCLE in self.images:
             difference = (cycled.float() - batch["anatomy"].float()).abs().flatten(1).mean(dim=1)
-            scores["cycle_mae"] = difference.double().cpu().numpy()
+            scores[CYCLE] = difference.double().cpu().numpy()
         if self.perceptual is not None:
             scores |= self.perceptual(output, batch["tumour"])
         if self.judge is not None:

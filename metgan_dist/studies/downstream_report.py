@@ -8,9 +8,10 @@ from typing import Any
 
 from metgan_dist.cluster.progress import duration
 from metgan_dist.errors import UserError
-from metgan_dist.evaluation.tables import Column, Line, Table, Value, aligned
+from metgan_dist.evaluation.tables import Line, Table, Value, aligned
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.column import Column
 from metgan_dist.segmentation.figures import Point, size_curves
 from metgan_dist.segmentation.summary import STRATA, TITLES, basis, counted, origin_notes, rule
 from metgan_dist.studies.study import Row, Study

@@ -86,8 +86,8 @@ class StudyRun:
         runs = [entry.run for entry in entries if entry.run is not None]
         if not runs:
             return
-        tiles, test_rows = shared_test_tiles(runs, opened.recipe)
-        subject = Subject(tiles, test_rows, prepared.judge, self.scores, self.skipped)
+        task, test_rows = shared_test_tiles(runs, opened.recipe)
+        subject = Subject(task, test_rows, prepared.judge, self.scores, self.skipped)
         reference = self._reference({run.label for run in runs})
         comparison, table, grid = compare_entries(
             opened, entries, subject, reference, self.study.title, self.study.notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from ray.util.queue import Queue
 
@@ -16,8 +16,8 @@ from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whol
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
 
-Part = Literal["segmentor", "judge"]
-PARTS: tuple[Part, ...] = get_args(Part)  # as `tiles.splits.segmentor_and_judge` gives them
+if TYPE_CHECKING:  # Ray Train's controller reads assignments, and needs no torch
+    from metgan_dist.tasks.segmentation import Part
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Literal
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
+from metgan_dist.scores.column import COLUMNS
 from metgan_dist.scores.fidelity import SHARE
 
-HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity", "dice")
 NO_SCORE = 1e30  # worse than any score, yet a number: infinity is none in JSON
 
 
@@ -58,7 +58,7 @@ class Choice:
                     "training.keep: cycle_mae alone would choose a generator that copies its input; set "
                     "training.keep_floor (0.8, say), or use last"
                 )
-        return Choice(keep, "max" if keep in HIGHER_IS_BETTER else "min", floor=training.keep_floor)
+        return Choice(keep, order if keep == own else COLUMNS[keep].better, floor=training.keep_floor)
 
     def score(self, scores: Mapping[str, float]) -> float | None:
         """What a validation gives a checkpoint to be compared by; None where it is not to be chosen for it."""

@@ -15,25 +15,26 @@ from torch import Tensor
 
 from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
-from metgan_dist.methods.method import Method, Stage
+from metgan_dist.methods.method import Stage
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
+from metgan_dist.tasks import Drawn, Task, task_of
+from metgan_dist.tasks.segmentation import PARTS
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import RunLogger
 from metgan_dist.trained import load_method
-from metgan_dist.training.assignment import PARTS, Assignment
+from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.checkpoint import begin_with
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Surroundings, train
 from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.review import Review
-from metgan_dist.training.rows import TrainingRows, scored_rows, training_rows
 from metgan_dist.training.schedule import Length
 from metgan_dist.training.step import Batch, Stepper
 from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.team import Team
-from metgan_dist.training.validation import Validator, chosen_rows
+from metgan_dist.training.validation import Validator
 from metgan_dist.weights import weights_path
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts resident memory in
@@ -69,7 +70,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     stepper = _stepper(assignment, device, rank, world)
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = TileSet.open(assignment.tiles, assignment.options)
-    drawn = training_rows(recipe, tiles, assignment.part)
+    drawn = task_of(stepper.method, tiles).drawn(recipe, assignment.part)
     stages = stepper.method.stages(recipe)
     length = Length.of(recipe.training, drawn.epoch, world, assignment.plan.workers, stages)
     logger = _logger(assignment, say) if rank == 0 else None
@@ -81,7 +82,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
         around = Surroundings(
             rank=rank,
             stream=_stream(assignment, tiles, drawn, rank, world),
-            validate=_validator(assignment, tiles, rank, world, device),
+            validate=Validator(_task(assignment, tiles, stepper), device, rank, world, recipe.training.validate_tiles),
             keep=lambda kept, name, metrics: _keep(assignment, team, review, kept, name, {**metrics, **watch.report()}),
             agree=lambda reason: _agree(reason, world),
             say=say,
@@ -105,7 +106,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
 
 
 def _stream(
-    assignment: Assignment, tiles: TileSet, drawn: TrainingRows, rank: int, world: int
+    assignment: Assignment, tiles: TileSet, drawn: Drawn, rank: int, world: int
 ) -> Callable[[int, int], Iterator[Batch]]:
     return lambda start, stop: tile_stream(
         tiles,
@@ -173,14 +174,12 @@ def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int
     )
 
 
-def _validator(assignment: Assignment, tiles: TileSet, rank: int, world: int, device: torch.device) -> Validator:
-    judge: Method | None = None
-    if assignment.judge:
-        judge = load_method(assignment.judge, assignment.options)[0].to(device)
-    most = assignment.recipe.training.validate_tiles
-    rows = chosen_rows(scored_rows(assignment.recipe, tiles, "val"), most)
-    real = chosen_rows(tiles.positions("val", "tumour", "label"), most)
-    return Validator(tiles, rows, judge, device, rank, world, real)
+def _task(assignment: Assignment, tiles: TileSet, stepper: Stepper) -> Task:
+    """What the method is validated by, with the trained judges where it has any."""
+    named = {"judge": assignment.judge}
+    there = {role: uri for role, uri in named.items() if uri is not None}
+    judges = {role: load_method(uri, assignment.options)[0].to(stepper.device) for role, uri in there.items()}
+    return task_of(stepper.method, tiles, judges)
 
 
 def _keep(

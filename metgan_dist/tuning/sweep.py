@@ -27,13 +27,14 @@ from metgan_dist.runs.child_runs import is_finished
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.scores.column import COLUMNS
 from metgan_dist.scores.scored import IMAGE_SCORES
 from metgan_dist.storage import filesystem, join
+from metgan_dist.tasks import task_of
 from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.launch import ray_storage
 from metgan_dist.training.review import open_desk
-from metgan_dist.training.rows import scored_rows, training_rows
 from metgan_dist.training.schedule import Length
 from metgan_dist.tuning.child_run import JOB
 from metgan_dist.tuning.findings import Findings
@@ -46,7 +47,6 @@ from metgan_dist.tuning.trial import Objective, Sweep
 from metgan_dist.tuning.trial import Trial as Trainable
 from metgan_dist.volumes.dataset import as_described
 
-HIGHER_IS_BETTER = ("ssim", "psnr", "correlation", "label_fidelity")
 # Whoever drives trials sits where nothing is taken away: on the cluster's head, or nodes that offer this.
 DRIVERS, HEAD, ONE_DRIVER = "TRAIN_DRIVER", "node:__internal_head__", 0.001
 _SETTINGS = {
@@ -73,7 +73,7 @@ def objectives_of(recipe: Recipe) -> tuple[Objective, ...]:
     names = recipe.tuning.objectives or ((image, "label_fidelity") if recipe.tuning.search == "pareto" else (own,))
     if "cycle_mae" in names and "alpha2" not in method.loss_weights(recipe):
         raise UserError(f"tuning.objectives: cycle_mae: {recipe.method.name} has no cycle; use mae or label_fidelity")
-    return tuple(Objective(name, "max" if name in HIGHER_IS_BETTER else "min") for name in names)
+    return tuple(Objective(name, COLUMNS[name].better) for name in names)
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class PlannedSweep:
         at_once, plan = layout = _plan_here(opened.recipe)
         say(str(replace(self, layout=layout)))
         prepared = prepare_training(opened, self._needs_segmentor(opened.recipe))
-        if not len(scored_rows(opened.recipe, prepared.tiles, "val")):
+        task = task_of(method_class(opened.recipe.method.name), prepared.tiles)
+        if not len(task.rows("val")):
             raise UserError("tiles.val: no tiles to validate on, by which trials are compared; hold some out")
-        epoch = training_rows(opened.recipe, prepared.tiles).epoch
-        recipe, length, every = _trial_recipe(opened.recipe, epoch)
+        recipe, length, every = _trial_recipe(opened.recipe, task.drawn(opened.recipe).epoch)
         say(f"trials: {recipe.tuning.trials} of {length.total} images, validated every {every}")
         base = _assignment(opened, prepared, recipe, plan)
         with opened.result.phase("trials"), printed_queue(say) as queue:

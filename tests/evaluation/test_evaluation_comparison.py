@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from metgan_dist.evaluation.comparison import compare
-from metgan_dist.evaluation.report import significance_notes
+from metgan_dist.evaluation.notes import significance_notes
 from metgan_dist.evaluation.scoring import REAL
 from metgan_dist.evaluation.tables import BETTER, WORSE, Line, Table
 from metgan_dist.recipe import Scores
@@ -69,6 +69,15 @@ def test_marks_follow_the_direction_of_the_score_and_need_a_difference():
     assert numbers["mae_difference"] == pytest.approx(0.01, abs=1e-4)
     assert numbers["mae_p_t_holm"] < 1e-6
     assert result.test_numbers("a") == {}
+
+
+def test_a_score_that_only_some_methods_have_leaves_the_others_without():
+    cycles = np.random.default_rng(2).uniform(0.1, 0.2, len(TILES))
+    result = compared({"a": scored(), "b": scored(0.1, cycle_mae=cycles)}, names=["mae", "cycle_mae"])
+    assert [column.name for column in result.columns] == ["mae", "cycle_mae"]
+    assert result.values["a"].keys() == {"mae"}
+    assert result.values["b"]["cycle_mae"].value == pytest.approx(cycles.mean())
+    assert set(result.tests["score"]) == {"mae", "dice_up_to_real"}
 
 
 def test_independent_units_are_paired_and_drawn():

@@ -74,8 +74,8 @@ def test_only_runs_with_the_same_test_tiles_are_compared(recipe, write_run, writ
     write_run("clean", write_tiles())
     write_run("shuffled", write_tiles(shuffled=True))
     write_run("smaller", write_tiles(test=4))
-    tiles, rows = shared_test_tiles(find_runs(["clean", "shuffled"], recipe), recipe)
-    assert tiles.manifest["data"]["shuffled_labels"] == 0
+    task, rows = shared_test_tiles(find_runs(["clean", "shuffled"], recipe), recipe)
+    assert task.tiles.manifest["data"]["shuffled_labels"] == 0
     assert rows.tolist() == [2, 3, 4, 5, 6]
     with pytest.raises(UserError, match="clean and smaller were scored on different test tiles"):
         shared_test_tiles(find_runs(["clean", "shuffled", "smaller"], recipe), recipe)
@@ -88,6 +88,16 @@ def test_channels_and_classes_must_be_those_of_the_tiles(recipe, write_run, writ
         shared_test_tiles(find_runs(["channels"], recipe), recipe)
     with pytest.raises(UserError, match=r"data.classes: run classes .*2.*3"):
         shared_test_tiles(find_runs(["classes"], recipe), recipe)
+
+
+def test_only_methods_of_one_task_are_compared(recipe, write_run, write_tiles, mistake):
+    tiles = write_tiles()
+    for name, method in (("pairs", "metgan"), ("labels", "spade"), ("apart", "cyclegan"), ("finder", "segmentor")):
+        write_run(name, tiles, method=method)
+    task, _ = shared_test_tiles(find_runs(["apart", "pairs", "labels"], recipe), recipe)
+    assert task.name == "paired"  # these tiles are pairs, also for a method that trains without
+    with mistake("--runs: pairs is scored by mae,", "finder (segmentor) by dice; only methods of one task"):
+        shared_test_tiles(find_runs(["pairs", "finder"], recipe), recipe)
 
 
 def test_a_test_needs_two_tiles_and_two_volumes_where_these_are_compared(recipe, write_run, write_tiles):

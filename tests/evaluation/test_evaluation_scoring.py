@@ -1,5 +1,7 @@
 """Scores from many tasks are those of one pass, whatever the blocks, and features are joined without lists of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import pytorch_fid.inception
@@ -9,7 +11,7 @@ from torchvision.models import Inception3
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
-from metgan_dist.evaluation.scoring import REAL, Task, score_methods, unusable_scores
+from metgan_dist.evaluation.scoring import REAL, Scoring, score_methods, unusable_scores
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
 from metgan_dist.scores.image import image_scores
 from metgan_dist.scores.inception import InceptionFeatures
@@ -35,13 +37,18 @@ def subject(write_tiles, checkpoint):
 def test_tasks_give_what_one_pass_gives(subject, ray_cluster):
     tiles, rows, judge, checkpoints = subject
     said = []
-    task = Task(tiles.uri, judge, ("mae", "ssim", "label_fidelity"), {})
+    scoring = Scoring(tiles.uri, "paired", {"judge": judge}, ("mae", "ssim", "label_fidelity"), {})
+    samples = {"generated": rows, "real": rows}
     results = [
-        score_methods(checkpoints, task, rows, block=block, show=[4], plan=PLAN, report=said.append) for block in (2, 5)
+        score_methods(
+            checkpoints, replace(scoring, here=here), samples, block=block, show=[4], plan=PLAN, report=said.append
+        )
+        for block, here in ((2, False), (5, False), (5, True))
     ]
     assert list(results[0]) == [REAL, "A", "B"]
     for label, scored in results[0].items():
         assert scored.per_tile.equals(results[1][label].per_tile)
+        assert scored.per_tile.equals(results[2][label].per_tile)
         assert scored.per_tile["tile"].tolist() == rows.tolist()
         assert scored.pictures.keys() == {4}
     (batch,) = tile_batches(tiles, rows, 5)
@@ -76,8 +83,11 @@ def inception_weights(tmp_path, monkeypatch):
 def test_fid_of_joined_blocks_is_that_of_all_images(subject, inception_weights, ray_cluster):
     """The tasks run on workers that were started without METGAN_WEIGHTS."""
     tiles, rows, judge, checkpoints = subject
-    task = Task(tiles.uri, judge, ("fid", "kid"), {})
-    scored = score_methods({"A": checkpoints["A"]}, task, rows, block=3, show=[], plan=PLAN, report=lambda line: None)
+    scoring = Scoring(tiles.uri, "paired", {"judge": judge}, ("fid", "kid"), {})
+    samples = {"generated": rows, "real": rows}
+    scored = score_methods(
+        {"A": checkpoints["A"]}, scoring, samples, block=3, show=[], plan=PLAN, report=lambda line: None
+    )
     network, (batch,) = InceptionFeatures(), tile_batches(tiles, rows, 5)
     real, generated = FeatureSet(network.weights), FeatureSet(network.weights)
     real.add(network(batch["tumour"]), rows.tolist())
@@ -92,9 +102,11 @@ def test_fid_of_joined_blocks_is_that_of_all_images(subject, inception_weights, 
 
 def test_a_failing_task_says_why(subject, ray_cluster):
     tiles, rows, judge, _ = subject
-    task = Task(tiles.uri, judge, ("mae",), {})
+    scoring = Scoring(tiles.uri, "paired", {"judge": judge}, ("mae",), {})
     with pytest.raises((UserError, ray.exceptions.RayTaskError), match="no checkpoint here"):
-        score_methods({"A": "/nowhere"}, task, rows, block=5, show=[], plan=PLAN, report=lambda line: None)
+        score_methods(
+            {"A": "/nowhere"}, scoring, {"generated": rows}, block=5, show=[], plan=PLAN, report=lambda line: None
+        )
 
 
 def test_scores_without_weights_are_refused_or_left_out(monkeypatch, tmp_path):

@@ -5,7 +5,8 @@ import io
 
 import pytest
 
-from metgan_dist.evaluation.tables import BETTER, COLUMNS, WORSE, Line, Table, Value, aligned
+from metgan_dist.evaluation.tables import BETTER, WORSE, Line, Table, Value, aligned
+from metgan_dist.scores.column import COLUMNS
 
 
 @pytest.fixture

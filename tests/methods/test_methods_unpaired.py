@@ -112,4 +112,3 @@ def test_methods_say_whether_they_train_unpaired_and_need_labels_for_it():
     needing = [name for name in CYCLES if method_class(name).needs_label(recipe(name))]
     assert needing == ["cyclegan_seg", "metgan_minus", "sifa"]
     assert not method_class("cyclegan_seg").needs_label(recipe("cyclegan_seg", alpha3=0))
-    assert method_class("segmentor").learns_from == ("tumour", "label")

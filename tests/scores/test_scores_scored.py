@@ -39,7 +39,10 @@ def score(rows, output=OUTPUT, cycled=CYCLED, size=1, **asked):
     scorer = TileScorer(CLASSES, **{"judge": judge, **asked})
     for first in range(0, len(rows), size):
         part = list(rows)[first : first + size]
-        scorer.add(batch_of(part), output[part], cycled[part] if cycled is not None else None)
+        if output.is_floating_point():
+            scorer.add_images(batch_of(part), output[part], None if cycled is None else cycled[part])
+        else:
+            scorer.add_labels(batch_of(part), output[part])
     return scorer.scored()
 
 

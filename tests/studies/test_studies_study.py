@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from metgan_dist.errors import UserError
-from metgan_dist.evaluation.tables import COLUMNS
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.recipe import recipe_names
 from metgan_dist.runs.command_line import JobFlag, parse_command
+from metgan_dist.scores.column import COLUMNS
 from metgan_dist.studies.study import asked_study, load_study, study_names
 
 STUDY_FLAG, ROWS_FLAG = (JobFlag(name, "X", "a flag of run_study.py") for name in ("study", "rows"))

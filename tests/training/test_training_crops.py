@@ -15,11 +15,11 @@ from metgan_dist.figures import most_label
 from metgan_dist.methods import build_method
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
+from metgan_dist.tasks import pictures, task_of
+from metgan_dist.tasks.held_out import score_held_out
 from metgan_dist.tiles.stream import tile_batches, tile_stream
 from metgan_dist.trained import check_segmentor, load_method
-from metgan_dist.training import validation
 from metgan_dist.training.launch import run_training
-from metgan_dist.training.validation import evaluate_splits
 
 CPU = torch.device("cpu")
 SPLITS = ("train",) * 4 + ("val", "val", "test", "test")
@@ -82,15 +82,16 @@ def test_it_goes_on_bit_for_bit_where_it_was_killed_also_when_blocks_are_compute
 def test_crops_are_scored_and_shown_where_they_hold_most_label(tiles, monkeypatch):
     method, judge = (build_method(make(recipe())).eval() for make in (lambda own: own, judge_recipe))
     said = []
-    results = evaluate_splits(method, tiles, judge, CPU, said.append)
+    task = task_of(method, tiles, {"judge": judge})
+    results = score_held_out(task, method, CPU, said.append)
     assert results["test"]["tiles"] == 2
     assert {"mae", "ssim", "psnr", "cycle_mae"} <= results["test"]["generated"].keys()
     assert results["test"]["identity"]["mae"] > 0
     asked = {}
-    drawn = validation.image_grid
-    monkeypatch.setattr(validation, "image_grid", lambda columns, **more: asked.update(more) or drawn(columns, **more))
+    drawn = pictures.image_grid
+    monkeypatch.setattr(pictures, "image_grid", lambda columns, **more: asked.update(more) or drawn(columns, **more))
     rows = tiles.positions("val")
-    picture = np.asarray(Image.open(BytesIO(validation.grid(method, tiles, rows, CPU))))
+    picture = np.asarray(Image.open(BytesIO(task.grid(method, rows, CPU))))
     assert picture.ndim == 3
     labels = [tiles.load(int(row))["label"] for row in rows]
     assert asked["through"] == [most_label(label) for label in labels]

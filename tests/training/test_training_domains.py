@@ -9,10 +9,11 @@ from tile_sets import write_domains, write_set
 from two_domains import SLICES, SLICES_CLASSES, cut_slices
 from untrained import write_untrained
 
+from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
+from metgan_dist.tasks import task_of
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.launch import run_training
-from metgan_dist.training.rows import training_rows
 
 needs_slices = pytest.mark.skipif(
     not (SLICES / "ct-slices").is_dir(), reason="the real slices are not beside the repository"
@@ -123,7 +124,7 @@ def test_pairs_taken_as_none_train_on_other_images_than_pairs(tmp_path, judge):
 def test_a_segmentor_trains_on_the_labelled_target_of_two_domains(tmp_path):
     tiles = write_domains(tmp_path / "tiles", labelled=["mr"])
     one = recipe("segmentor", max_steps=3)
-    assert training_rows(one, TileSet.open(tiles.uri)).epoch == 12
+    assert task_of(method_class(one.method.name), TileSet.open(tiles.uri)).drawn(one).epoch == 12
     trained = run_training(assignment(tmp_path, "run", one, tiles.uri), print)
     assert trained.images == 6
     assert "validation/dice" in trained.last_scores

@@ -8,6 +8,7 @@ from tile_sets import write_set
 from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
+from metgan_dist.tasks import task_of
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.training.organs import never_trained, with_organs
 from metgan_dist.training.step import Stepper
@@ -86,6 +87,6 @@ def test_validation_tells_the_generator_of_each_tiles_organ(tmp_path, monkeypatc
     monkeypatch.setattr(
         type(method), "translate", lambda self, batch: seen.append(batch["organ"]) or translate(self, batch)
     )
-    Validator(tiles, rows, None, torch.device("cpu"))(Stepper(method, torch.device("cpu")))
+    Validator(task_of(method, tiles), torch.device("cpu"))(Stepper(method, torch.device("cpu")))
     names = np.array(method.organs)[torch.cat(seen)[: len(rows)].numpy()]
     assert names.tolist() == tiles.index["organ"].iloc[rows].tolist()

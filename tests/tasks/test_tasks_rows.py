@@ -3,15 +3,25 @@
 import pytest
 from tile_sets import write_domains, write_set
 
-from metgan_dist.methods import METHODS
+from metgan_dist.methods import METHODS, method_class
 from metgan_dist.recipe import Recipe
-from metgan_dist.training.rows import check_apart, scored_rows, segmentor_rows, training_rows
+from metgan_dist.tasks import task_of
+from metgan_dist.tasks.segmentation import segmentor_rows
+from metgan_dist.tasks.unpaired import check_apart
 
 UNPAIRED = ["cyclegan", "cyclegan_seg", "metgan_minus", "sifa", "cycle_shape"]
 
 
 def recipe(name="cyclegan", **sections):
     return Recipe.model_validate({"method": {"name": name, **sections.pop("method", {})}, **sections})
+
+
+def training_rows(recipe, tiles, part=None):
+    return task_of(method_class(recipe.method.name), tiles).drawn(recipe, part)
+
+
+def scored_rows(recipe, tiles, split):
+    return task_of(method_class(recipe.method.name), tiles).rows(split)
 
 
 def test_pairs_are_drawn_as_pairs_unless_the_recipe_takes_them_apart(tmp_path):

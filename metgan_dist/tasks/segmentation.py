@@ -1,0 +1,67 @@
+"""Segmentation: labels are found in tumour images, and compared with those that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from metgan_dist.methods.method import Batch
+from metgan_dist.recipe import Recipe
+from metgan_dist.scores.column import columns
+from metgan_dist.scores.scored import Scored, TileScorer
+from metgan_dist.tasks.pictures import loaded
+from metgan_dist.tasks.task import ALL, GENERATED, Drawn, Maker, Task, Wanted
+from metgan_dist.tiles.splits import segmentor_and_judge
+from metgan_dist.tiles.tile_set import TileSet
+
+Part = Literal["segmentor", "judge"]
+PARTS: tuple[Part, ...] = get_args(Part)  # as `tiles.splits.segmentor_and_judge` gives them
+
+
+class Segmentation(Task):
+    """Scored by the Dice of the label maps, pooled over the tiles; of two domains the target's tiles."""
+
+    name = "segmentation"
+    fields = ("tumour", "label")
+    columns = columns("dice")
+
+    def drawn(self, recipe: Recipe, part: str | None = None) -> Drawn:
+        """All labelled training tiles, or those of a part (`segmentor_rows`)."""
+        return Drawn(segmentor_rows(self.tiles, next((own for own in PARTS if own == part), None)))
+
+    def scorer(self, sample: str, wanted: Wanted = ALL) -> TileScorer:
+        """Of label maps."""
+        return TileScorer(int(self.tiles.manifest["data"]["classes"]))
+
+    def score(self, sample: str, scorer: TileScorer, batch: Batch, maker: Maker | None) -> None:
+        """The labels that `maker` finds."""
+        assert maker is not None, "a segmentor's own images are not segmented by anybody else"
+        scorer.add_labels(batch, maker.translate(batch))
+
+    def summary(self, scored: Mapping[str, Scored]) -> dict[str, float]:
+        """`dice`; nothing where no class occurs, neither labelled nor found."""
+        return scored[GENERATED].summary("dice")
+
+    def summaries(self, scored: Mapping[str, Scored], rows: np.ndarray) -> dict[str, dict[str, float]]:
+        """As `summary`."""
+        return {name: one.of(rows).summary("dice") for name, one in scored.items()}
+
+    def line(self, split: str, scores: Mapping[str, Any]) -> str:
+        """The Dice, where there is any."""
+        dice = scores[GENERATED].get("dice")
+        return f"{split}: {scores['tiles']} tiles; " + ("no class occurs" if dice is None else f"Dice {dice:.3f}")
+
+    def given(self, rows: np.ndarray) -> dict[str, list[np.ndarray]]:
+        """The image, and its label."""
+        return loaded(self.tiles, rows, {"tumour": "tumour", "label": "label"})
+
+
+def segmentor_rows(tiles: TileSet, part: Part | None = None) -> np.ndarray:
+    """Training tiles with a tumour image and its label: all, or the frozen segmentor's part or the judge's."""
+    if part is None:
+        return tiles.positions("train", "tumour", "label")
+    labelled = tiles.with_roles("tumour", "label")
+    index = tiles.index.assign(fold=np.where(labelled, tiles.index["fold"], -1))
+    return segmentor_and_judge(index)[PARTS.index(part)]
