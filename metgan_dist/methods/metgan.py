@@ -126,6 +126,7 @@ class MetGAN(Method):
         super().__init__(networks, frozen=("segmentor",) if judged else (), pools=pools)
         self.row, self.classes, self.weights = row, classes, weights
         self.makes_ahead = row.discriminator_first
+        self.translates_back = row.cycle
         self.adversarial: AdversarialForm = adversarial
         self.segmentation_loss = segmentation_loss
         self.statistics = statistics
@@ -343,6 +344,16 @@ class MetGAN(Method):
         inverse = self.networks["inverse"]
         with self._inference("inverse"):
             return inverse(output, _encode(inverse, self._label(batch)))
+
+    @torch.no_grad()
+    def translate_back(self, batch: Batch) -> Tensor:
+        """G(y, m): anatomy images (N, C, [D,] H, W) in [-1, 1] from `tumour` and `tumour_label`, background without."""
+        if not self.row.cycle:
+            return super().translate_back(batch)
+        label = batch["tumour_label"] if "tumour_label" in batch else _background(batch["tumour"])
+        inverse = self.networks["inverse"]
+        with self._inference("inverse"):
+            return inverse(batch["tumour"], _encode(inverse, label))
 
     def _inference(self, name: str) -> AbstractContextManager[None]:
         return image_statistics(self.networks[name]) if self.statistics == "image" else nullcontext()

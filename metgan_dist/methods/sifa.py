@@ -107,6 +107,7 @@ class SIFA(Method):
 
     task = "unpaired"
     inference = ("generator",)
+    translates_back = True
 
     def __init__(
         self,
@@ -327,6 +328,11 @@ class SIFA(Method):
     def translate(self, batch: Batch) -> Tensor:
         """g_A(x): tumour-like images (N, C, H, W) in [-1, 1] from `anatomy` alone, whatever the label."""
         return self.networks["generator"](batch["anatomy"])
+
+    @torch.no_grad()
+    def translate_back(self, batch: Batch) -> Tensor:
+        """y': anatomy-like images (N, C, H, W) in [-1, 1], decoded from what the encoder reads in `tumour`."""
+        return self._decode(batch["tumour"])
 
     @torch.no_grad()
     def cycle(self, batch: Batch, output: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class TileReader:
     """Reads tiles by what the index says of them; small, so that it travels with every task.
 
     layers: of each role that the set has, one for each of its channels; holds: by domain, the roles of its tiles, where
-    the set has domains. The tiles of a mixed set lie in its parts: each is read by the reader of its own.
+    the set has domains; stored: what a layer is called in the shards, where that is another name. The tiles of a mixed
+    set lie in its parts: each is read by the reader of its own.
     """
 
     folder: str
@@ -43,6 +44,7 @@ class TileReader:
     options: Options | None
     parts: tuple[TileReader, ...] = ()
     holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stored: Mapping[Layer, Layer] = field(default_factory=dict)
 
     def load(self, tile: dict[str, Any], roles: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`. Of `roles` alone, where given."""
@@ -60,7 +62,8 @@ class TileReader:
         return loaded
 
     def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
-        pixels = read_tile(self.folder, tile["shard"], layer, tile["position"], self.digest, self.options)
+        name = self.stored.get(layer, layer)
+        pixels = read_tile(self.folder, tile["shard"], name, tile["position"], self.digest, self.options)
         return normalise(pixels, tile[f"{layer}_low"], tile[f"{layer}_high"], clip=self.clip)
 
 
@@ -77,6 +80,7 @@ class TileSet:
             whose label the tile carries: its own, unless labels were shuffled). Split "gap": left out, too near a
             held-out tile. In a mixed set also part, the number of the set in the manifest's `parts` that has a tile.
         parts: the sets that a mixed set consists of; none for others.
+        domain: the one whose tiles these are, where they are those of a larger set (see `of_domain`).
     """
 
     def __init__(
@@ -87,14 +91,16 @@ class TileSet:
         index: pd.DataFrame,
         options: Options | None,
         parts: Sequence[TileSet] = (),
+        domain: str | None = None,
+        stored: Mapping[Layer, Layer] | None = None,
     ):
         self.uri, self.manifest, self.digest, self.index, self.options = uri, manifest, digest, index, options
-        self.parts = tuple(parts)
+        self.parts, self.domain = tuple(parts), domain
         readers = tuple(part.reader for part in parts)
         clip = manifest["normalisation"]["clip"]
         layers = {role: layers_of(role, max(1, len(self.channels(role)))) for role in manifest["roles"]}
         holds = {name: tuple(domain["holds"]) for name, domain in self.domains.items()}
-        self.reader: TileReader = TileReader(uri, digest, layers, clip, options, readers, holds)
+        self.reader: TileReader = TileReader(uri, digest, layers, clip, options, readers, holds, stored or {})
 
     @staticmethod
     def open(uri: str, options: Options | None = None) -> TileSet:
@@ -195,6 +201,27 @@ class TileSet:
         names = [name for name, own in self.held.items() if set(roles) <= set(own)]
         return self.index["domain"].isin(names).to_numpy() if self.domains else np.full(len(self.index), bool(names))
 
+    def of_domain(self, name: str) -> TileSet:
+        """The tiles of one domain as a set of their own without domains, whose image is the `tumour`.
+
+        Nothing is written: row numbers are its own, uri and digest those of the whole set. For who looks at images of
+        one kind, such as segmentors of either domain.
+        """
+        role, rows = self.domains[name]["role"], np.flatnonzero(self.index["domain"] == name)
+        layers = dict(zip(layers_of("tumour", len(self.layers(role))), self.layers(role), strict=True))
+        index = self.index.iloc[rows].reset_index(drop=True).drop(columns="domain")
+        index["label_row"] = np.searchsorted(rows, index["label_row"])  # labels are shuffled within a domain
+        ends = ("low", "high")
+        others = [f"{layer}_{end}" for kind in IMAGES if kind != role for layer in self.layers(kind) for end in ends]
+        renamed = {f"{stored}_{end}": f"{layer}_{end}" for layer, stored in layers.items() for end in ends}
+        index = index.drop(columns=others).rename(columns=renamed)
+        manifest = {key: value for key, value in self.manifest.items() if key != "domains"} | {
+            "roles": ["tumour" if own == role else own for own in self.domains[name]["holds"]],
+            "data": _data_of(name, self.manifest["data"], role),
+            "volumes": [one for one in self.manifest["volumes"] if one["id"] in set(index["volume"])],
+        }
+        return TileSet(self.uri, manifest, self.digest, index, self.options, domain=name, stored=layers)
+
     def positions(self, split: str, *roles: str) -> np.ndarray:
         """Row numbers of the tiles of a split (train, val, test, unseen) that have `roles`, ascending; may be empty."""
         return np.flatnonzero((self.index["split"] == split).to_numpy() & self.with_roles(*roles))
@@ -255,6 +282,15 @@ def check_pairs(domains: Collection[str], field: str) -> None:
         )
 
 
+def _data_of(domain: str, data: dict[str, Any], role: str) -> dict[str, Any]:
+    """The section `data` of a set with domains as one of them alone would have it, its image being the `tumour`."""
+    own = data["domains"][domain]
+    listed = [entry | {"domain": None} for entry in data["volumes"] if entry["domain"] == domain]
+    without: dict[str, Any] = dict.fromkeys(("source", "target", "synthesis")) | {"anatomy": "", "domains": {}}
+    named = {field: own[field] or data[field] for field in ("labels", "unmapped")}
+    return data | without | named | {"tumour": data[role], "volumes": listed}
+
+
 def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh: Callable[[], None]) -> dict[str, Any]:
     """Note in a folder what is being made there; returns the plan that it was begun with.
 
@@ -282,9 +318,15 @@ def finished_fingerprint(folder: str, options: Options | None) -> str | None:
     return json.loads(read_bytes(uri, options)).get("fingerprint", "") if exists(uri, options) else None
 
 
+def open_part(uri: str, options: Options | None, domain: str | None = None) -> TileSet:
+    """The set at `uri`, or the tiles of one of its domains alone."""
+    tiles = TileSet.open(uri, options)
+    return tiles if domain is None else tiles.of_domain(domain)
+
+
 def _part(mixture: str, entry: dict[str, Any], options: Options | None) -> TileSet:
     """A part of a mixed set, as it was when the sets were mixed."""
-    part = TileSet.open(entry["uri"], options)
+    part = open_part(entry["uri"], options, entry.get("domain"))
     if part.digest != entry["digest"]:
         raise DamagedFile(f"{part.uri}: not the tiles that were mixed into {mixture}; its manifest has changed since")
     return part
