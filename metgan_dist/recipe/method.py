@@ -30,7 +30,7 @@ METHOD_SETTINGS = frozenset(
     {
         *("alpha1", "alpha2", "alpha3", "alpha4", "identity", "feature_matching", "perceptual", "kl", "latent"),
         *("backbone", "adversarial", "segmentation_loss", "pool", "merge_full_resolution", "label_norm", "statistics"),
-        *("shape", "from_scratch"),
+        *("shape", "from_scratch", "synthetic"),
     }
 )
 # Methods that are another one with a part added or left out. They share its settings: rows of an ablation are to differ
@@ -101,6 +101,11 @@ class MethodRecipe(Section):
     from_scratch: bool = Field(
         False, description="train all players of cycle_shape together from the start, for training.epochs"
     )
+    synthetic: Literal["online", "offline", "none"] = Field(
+        "online",
+        description="what cycle_shape's segmentors learn from beside real volumes in its last two stages: what the "
+        "generators make while they learn, too (paper 5); what finished ones make (its baseline ADA); or nothing",
+    )
     global_classes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="classes of RedGAN's global class vector, one an organ [>= 1]; auto: as many as the tiles name",
@@ -128,6 +133,18 @@ class MethodRecipe(Section):
     )
     judge: str | None = Field(
         None, description="checkpoint of a second segmentor that only scores label fidelity; empty: it is trained first"
+    )
+    judge_source: str | None = Field(
+        None,
+        description="checkpoint of a segmentor of the source domain, which scores what is translated back (S-score); "
+        "empty: it is trained first where there are two domains",
+    )
+    judge_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the training patients of each of two domains from which the judges alone learn, where "
+        "there are five or more; 0: judges learn from tiles that the method trains on, too",
     )
 
     @model_validator(mode="before")

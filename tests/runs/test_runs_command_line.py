@@ -22,7 +22,7 @@ def test_every_preset_is_a_valid_recipe_that_survives_yaml(name):
 
 def test_the_named_recipes_are_there():
     lightsheet = {"metastases", "nerves", "cells", "cells-3d", "vessels", "cfos"}
-    assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", *lightsheet} <= set(recipe_names())
+    assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", "cardiac-slices", *lightsheet} <= set(recipe_names())
 
 
 def test_flags_win_over_the_recipe_file_and_the_file_over_defaults(tmp_path):
@@ -80,6 +80,10 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--training.epochs"], "training.epochs"),
         (["--method.shape", "-1"], "method.shape"),
         (["--method.from_scratch", "perhaps"], "method.from_scratch"),
+        (["--method.synthetic", "sometimes"], "method.synthetic"),
+        (["--method.judge_share", "0.7"], "method.judge_share: '0.7'"),
+        (["--training.shares", "target=0"], "training.shares.target: '0'"),
+        (["--training.shares", "mr=0.5"], "training.shares.mr"),
         (["--data.phantom.modality", "cardiac-pet"], "data.phantom.modality"),
         (["--tuning.space", '{"method.alpha1": {'], "tuning.space"),
     ],
