@@ -86,7 +86,7 @@ def _check_field(field: str) -> None:
     section, _, name = field.partition(".")
     if field == "method.name":
         raise UserError("tuning.space: method.name: methods have weights of their own; run_study.py compares them")
-    shared = section in ("data", "tiles") or name.startswith("segmentor") or name == "judge"
+    shared = section in ("data", "tiles") or name.startswith(("segmentor", "judge"))
     if section in ("method", "training") and not shared and name not in (*_BUDGET, *_LOOKS):
         return
     why = "made once for all trials" if shared else "the same for all trials, or does not change a training"
