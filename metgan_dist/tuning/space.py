@@ -20,7 +20,7 @@ from metgan_dist.recipe.tuning import Range
 # A weight's default range reaches this factor to either side of its paper's value.
 DECADE = 10.0
 # Fields that set a trial's length or looks: all trials must have the same for their scores to compare.
-_BUDGET = ("epochs", "max_steps", "stages", "stages_from", "batch_size", "accumulate")
+_BUDGET = ("epochs", "max_steps", "stages", "stages_from", "shares", "batch_size", "accumulate")
 _LOOKS = ("validate_every", "validate_tiles", "checkpoint_every", "log_every", "max_failures")
 
 Space = Mapping[str, Range | list[Any]]
