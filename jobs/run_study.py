@@ -15,12 +15,11 @@ ROWS = JobFlag("rows", "NAME,NAME...", "only these rows of the study; the others
 def work(command: Command) -> str:
     """Checks first, then the study as a run of its own, whose rows are runs of train_metgan.py or segment_folds.py."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.main_job import check_paired_tiles
     from metgan_dist.runs.open_run import run_recipe
     from metgan_dist.studies.runner import planned_study
 
     planned = planned_study(command, Path(__file__).parent)
-    return run_recipe(command, "run_study", planned.carry_out, check=check_paired_tiles)
+    return run_recipe(command, "run_study", planned.carry_out, check=planned.check)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +22,8 @@ from metgan_dist.storage import absolute, join
 from metgan_dist.tasks import task_class, task_of
 from metgan_dist.tasks.held_out import score_held_out
 from metgan_dist.tasks.pictures import picture_rows
-from metgan_dist.tasks.segmentation import PARTS, Part, segmentor_rows
-from metgan_dist.tasks.unpaired import check_apart
+from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, segmentor_rows
+from metgan_dist.tasks.unpaired import check_apart, check_shares
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, check_pairs, lacking_role
@@ -47,6 +47,16 @@ def check_paired_tiles(recipe: Recipe, needed: Needs = ()) -> None:
     check_tiles(recipe, needed)
 
 
+def check_two_domains(recipe: Recipe) -> None:
+    """As `check_tiles`, for what takes labelled tiles of two domains alone."""
+    if not as_described(recipe.data).domains:
+        raise UserError(
+            "data.path: these images are of one place or kind, but the study translates between two domains; say of "
+            "each volume which `domain` it is of, or draw the phantom cardiac-unpaired (--recipe cardiac-small)"
+        )
+    check_tiles(recipe, [("anatomy", "label"), ("tumour", "label")])
+
+
 def check_tiles(recipe: Recipe, needed: Needs = ()) -> None:
     """UserError for what keeps the recipe's tiles from being cut, or has not what is `needed`, before any work."""
     if not is_tile_set(recipe):
@@ -60,6 +70,7 @@ def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     own = _as_segmentor(recipe)
     check_method(own, own.tiles.shape)
+    check_shares(recipe, tuple(as_described(recipe.data).domains))
     check_stages(own)
     find_start(own)
     check_tiles(recipe, [("tumour", "label")])
@@ -76,6 +87,7 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
         check_apart(one, tuple(data.domains))
     Choice.of(recipe)
     _named_segmentors(recipe, "segmentor" in method_class(recipe.method.name).needs(recipe))
+    _check_source_judge(recipe)
     check_stages(recipe)
     find_start(recipe)
     find_stages(recipe)
@@ -148,7 +160,7 @@ def pretrain_segmentor(opened: OpenRun) -> None:
 def _as_segmentor(recipe: Recipe) -> Recipe:
     """The recipe of a run that is for the segmentor itself, which then starts from what the recipe says."""
     own = segmentor_recipe(recipe)
-    said = {field: getattr(recipe.training, field) for field in ("start_from", "stages", "stages_from")}
+    said = {field: getattr(recipe.training, field) for field in ("start_from", "stages", "stages_from", "shares")}
     return own.model_copy(update={"training": own.training.model_copy(update=said)})
 
 
@@ -165,14 +177,15 @@ def train_segmentor(
 
     Without a `part` it learns from all of them. The frozen segmentor and the judge of a method learn each from a part
     of their own, that label fidelity may not be what one network says of another's work; on places too few to be parted
-    both learn from all, which a line says.
+    both learn from all, which a line says. `tiles` may be those of one domain, as which the source's judge sees them.
     """
     _need(tiles, [("tumour", "label")])
-    own = judge_recipe(opened.recipe) if part == "judge" else segmentor_recipe(opened.recipe)
+    recipe = _on_domain(opened.recipe, tiles)
+    own = judge_recipe(recipe) if part == "judge" else segmentor_recipe(recipe)
     check_method(own, tiles.shape)
     count = len(segmentor_rows(tiles))
     if part is not None:
-        parts = {name: len(segmentor_rows(tiles, name)) for name in PARTS}
+        parts = {name: len(segmentor_rows(tiles, name, recipe.method.judge_share)) for name in PARTS}
         if all(parts.values()):
             count = parts[part]
         else:
@@ -190,16 +203,26 @@ def train_segmentor(
     return trained
 
 
+def _on_domain(recipe: Recipe, tiles: TileSet) -> Recipe:
+    """The recipe of who sees the tiles of one domain, whose image takes the place of the tumour's."""
+    if tiles.domain is None:
+        return recipe
+    names = {role: tiles.manifest["data"][role] for role in ("anatomy", "tumour")}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=names)})
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """What a method is trained with: tiles, the frozen segmentor where it needs one, and the judge that scores it.
+    """What a method is trained with: tiles, the frozen segmentor where it needs one, and the judges that score it.
 
-    There is no judge where no tumour image has a label.
+    There is no judge where no tumour image has a label; one of the source where that is a domain of its own, and
+    labelled.
     """
 
     tiles: TileSet
     segmentor: str | None
     judge: str | None
+    judge_source: str | None = None
 
 
 def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
@@ -215,10 +238,33 @@ def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     if wanted.get("judge", "") is None and not tiles.has("tumour", "label"):
         say("judge: left out, and label fidelity with it: no tumour image has a label")
         del wanted["judge"]
+    _check_source_judge(opened.recipe)
     for role in PARTS:
         if role in wanted and wanted[role] is None:
             wanted[role] = train_segmentor(opened, tiles, role, role).best
-    return Prepared(tiles, wanted.get("segmentor"), wanted.get("judge"))
+    return Prepared(tiles, wanted.get("segmentor"), wanted.get("judge"), source_judge(opened, tiles))
+
+
+def source_judge(opened: OpenRun, tiles: TileSet) -> str | None:
+    """The judge of the source domain: the recipe's, or trained on its tiles; None of pairs, and of unlabelled tiles."""
+    judged_by = task_class(method_class(opened.recipe.method.name), bool(tiles.domains)).judged_by
+    if JUDGE_SOURCE not in judged_by or not tiles.has("anatomy", "label"):
+        return None
+    own, given = tiles.of_domain(next(iter(tiles.domains))), opened.recipe.method.judge_source
+    if given:
+        return check_segmentor("method.judge_source", given, _on_domain(opened.recipe, own))
+    return train_segmentor(opened, own, JUDGE_SOURCE, "judge").best
+
+
+def _check_source_judge(recipe: Recipe) -> None:
+    """UserError for a judge of the source that is none for the recipe's images, or where there is no source."""
+    given, data = recipe.method.judge_source, as_described(recipe.data)
+    if not given:
+        return
+    if not data.domains:
+        raise UserError("method.judge_source: these data have no source domain for it to judge; leave it out")
+    seen = recipe.model_copy(update={"data": data.model_copy(update={"tumour": data.anatomy})})
+    check_segmentor("method.judge_source", given, seen)
 
 
 def _unlabelled(tiles: TileSet) -> Iterator[str]:
@@ -242,19 +288,28 @@ def train_method(opened: OpenRun) -> None:
     recipe, result = opened.recipe, opened.result
     start, stages = opened.start(lambda: find_start(recipe)), opened.stages(lambda: find_stages(recipe))
     prepared = prepare_training(opened, "segmentor" in method_class(recipe.method.name).needs(recipe))
-    tiles, segmentor, judge = prepared.tiles, prepared.segmentor, prepared.judge
+    tiles, segmentor = prepared.tiles, prepared.segmentor
+    named = {"judge": prepared.judge, JUDGE_SOURCE: prepared.judge_source}
+    judges = {role: uri for role, uri in named.items() if uri is not None}
     taken = {"start_from": start, **{f"stages_from.{stage}": uri for stage, uri in stages.items()}}
     for field, uri in taken.items():
         if uri is not None:
             _compare_tiles(f"training.{field}", uri, tiles)
     with result.phase("training"):
         assignment = assign(opened, tiles, recipe.method.name, recipe)
-        assignment = replace(assignment, segmentor=segmentor, judge=judge, weights_from=start, stages_from=stages)
+        assignment = replace(
+            assignment,
+            segmentor=segmentor,
+            judge=prepared.judge,
+            judge_source=prepared.judge_source,
+            weights_from=start,
+            stages_from=stages,
+        )
         trained = run_training(assignment, say)
     result.artefacts |= {
         "stopped_early": trained.stopped_early,
         **({} if segmentor is None else {"segmentor": segmentor}),
-        **({} if judge is None else {"judge": judge}),
+        **judges,
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
         "images": trained.images,
@@ -263,7 +318,7 @@ def train_method(opened: OpenRun) -> None:
     if trained.score is not None:
         result.scores["validation"] = {Choice.of(recipe).shown: trained.score}
     with result.phase("scores"):
-        _score(opened, tiles, trained.best, judge)
+        _score(opened, tiles, trained.best, judges)
 
 
 def _compare_tiles(field: str, start: str, tiles: TileSet) -> None:
@@ -284,6 +339,7 @@ def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assign
         role=role,
         recipe=with_organs(recipe, tiles),
         tiles=tiles.uri,
+        domain=tiles.domain,
         run_folder=opened.run.folder,
         plan=opened.plan,
         tracking_uri=opened.tracking_uri,
@@ -292,10 +348,10 @@ def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assign
     )
 
 
-def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str | None) -> None:
+def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judges: Mapping[str, str]) -> None:
     """Score the best checkpoint where the training ran, on the test and unseen tiles."""
     plan, options = opened.plan, opened.recipe.storage.options
-    arguments = checkpoint, judge, tiles.uri, options, plan.threads_per_worker * plan.workers
+    arguments = checkpoint, judges, tiles.uri, options, plan.threads_per_worker * plan.workers
     if opened.recipe.scaling.in_process:
         # Loads what a worker loads, which a driver of Ray's workers need not.
         from metgan_dist.training.in_process import left_as_it_was
@@ -318,15 +374,15 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judge: str | None) 
 
 
 def _scores_and_grids(
-    checkpoint: str, judge_uri: str | None, tiles_uri: str, options: dict[str, Any], threads: int
+    checkpoint: str, judge_uris: Mapping[str, str], tiles_uri: str, options: dict[str, Any], threads: int
 ) -> tuple[dict[str, Any], dict[str, bytes], list[str]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads)
     method = load_method(checkpoint, options)[0].to(device)
-    judge = None if judge_uri is None else load_method(judge_uri, options)[0].to(device)
+    judges = {role: load_method(uri, options)[0].to(device) for role, uri in judge_uris.items()}
     tiles = TileSet.open(tiles_uri, options)
     lines: list[str] = []
-    task = task_of(method, tiles, {"judge": judge})
+    task = task_of(method, tiles, judges)
     scores = score_held_out(task, method, device, lines.append)
     grids = {split: task.grid(method, picture_rows(tiles, task.rows(split)), device) for split in scores}
     return scores, grids, lines

@@ -42,7 +42,7 @@ def train(monkeypatch, capsys):
         rows = task.drawn(seen[-1].recipe, seen[-1].part).rows
         return seen[-1].recipe.method.segmentor_network, rows, capsys.readouterr().out
 
-    start.dice = None
+    start.dice, start.seen = None, seen
     return start
 
 
@@ -100,6 +100,32 @@ def test_of_two_domains_the_segmentors_learn_from_the_labelled_target_alone(tmp_
     assert np.array_equal(train(tiles, "segmentor")[1], target)
 
 
+def test_the_judge_of_the_source_learns_from_labelled_source_tiles_as_from_tumour_images(tmp_path, train):
+    tiles = write_domains(tmp_path)
+    own = tiles.of_domain("ct")
+    network, rows, said = train(own, "judge_source", "judge")
+    assert network == "dynunet"
+    assert "judge_source: training a segmentor (dynunet) on 3 tiles" in said
+    assert set(own.index["volume"][rows]) == {"ct1"}
+    assert train.seen[-1].recipe.data.tumour == "ct"
+
+
+def test_shares_of_domains_that_there_are_not_are_told(mistake):
+    shares = {"tiles": {"size": [128]}, "training": {"shares": {"target": 0.5}}}
+    for check in (main_job.check_training, main_job.check_segmentor_training):
+        with mistake("training.shares: shares are of the patients of two domains, which these data do not have"):
+            check(Recipe.model_validate(shares))
+
+
+def test_a_judge_of_the_source_where_there_is_none_is_told(mistake):
+    own = {"tiles": {"size": [128]}, "method": {"judge_source": "runs/other"}}
+    with mistake("method.judge_source: these data have no source domain for it to judge; leave it out"):
+        main_job.check_training(Recipe.model_validate(own))
+    own = {"tiles": {"size": [128]}, "method": {**CYCLES, "judge_source": "no/run"}, "data": {"phantom": UNPAIRED}}
+    with mistake("no/run: no checkpoint here"):
+        main_job.check_training(Recipe.model_validate(own))
+
+
 def opened_with(tiles, **sections):
     """What `prepare_training` reads of an open run on these tiles."""
     recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": {"batch_size": 2}, **sections})
@@ -107,7 +133,7 @@ def opened_with(tiles, **sections):
     return SimpleNamespace(recipe=recipe.model_copy(update={"data": data}), result=None)
 
 
-@pytest.mark.parametrize("labelled", [["ct"], ["mr"], []])
+@pytest.mark.parametrize("labelled", [["ct"], ["mr"], ["ct", "mr"], []])
 def test_what_a_domain_without_labels_costs_is_said(tmp_path, monkeypatch, capsys, labelled):
     tiles, trained = write_domains(tmp_path, labelled=labelled), []
     monkeypatch.setattr(main_job, "prepare_tiles", lambda opened: tiles)
@@ -120,8 +146,12 @@ def test_what_a_domain_without_labels_costs_is_said(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out
     for name in ("ct", "mr"):
         assert (f"data.label: the domain '{name}' has no labels" in said) == (name not in labelled)
-    judged = "mr" in labelled
-    assert (prepared.judge, trained) == (("judge", ["judge"]) if judged else (None, []))
+    judged, judged_back = "mr" in labelled, "ct" in labelled
+    assert (prepared.judge, prepared.judge_source) == (
+        "judge" if judged else None,
+        "judge_source" if judged_back else None,
+    )
+    assert trained == ["judge"] * judged + ["judge_source"] * judged_back
     assert ("judge: left out, and label fidelity with it" in said) != judged
 
 

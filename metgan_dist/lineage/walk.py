@@ -67,7 +67,8 @@ class Walk:
             return
         written = self._records.folder_of(run, link)
         if written is not None:
-            found.facts |= {name: written["recipe"]["method"].get(name) for name in ("segmentor", "judge")}
+            given = written["recipe"]["method"]
+            found.facts |= {name: given.get(name) for name in ("segmentor", "judge", "judge_source")}
             for stage, model in starts(written):
                 role, what = ("started from", "start") if stage is None else (f"{stage} from", f"stage {stage}")
                 found.sources.append(self._checkpoint(role, model, f"{what} of run {run.name}"))

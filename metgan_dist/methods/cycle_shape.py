@@ -23,6 +23,11 @@ The stages of section 4.2: segmentors on real volumes; generators and discrimina
 all together; all with rates that fall to 0, ended early when the segmentors' loss does not fall any more. Or all from
 scratch (`method.from_scratch`), which the paper finds as good.
 
+What table 2 compares it with differs in the last two stages alone (`method.synthetic`): with `offline` the generators
+stand still, and the segmentors learn from real volumes and from what finished generators make of them, half and half;
+with `none` from real volumes alone. The volumes of `offline` are those that a set synthesised beforehand would hold,
+since generators that stand still make the same of a volume each time; none has to be kept.
+
 The paper leaves open, and we choose: channel numbers (networks/cycle_shape.py); the segmentors' first weights (He et
 al., as in the U-Net that they are; generators and discriminators as in CycleGAN); discriminators of CycleGAN's depth
 and width.
@@ -43,6 +48,7 @@ from metgan_dist.methods.losses import (
     AdversarialForm,
     cross_entropy,
     discriminator_loss,
+    full_precision,
     generator_loss,
     judged_together,
     l1,
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
 
 Modality = Literal["anatomy", "tumour"]
+Synthetic = Literal["online", "offline", "none"]
 
 # For all players: CycleGAN's, which the paper follows closely.
 BETAS = (0.5, 0.999)
@@ -66,6 +73,8 @@ PLAYERS = {
     "segmentors": ("segmentor_anatomy", "segmentor_tumour"),
     "discriminators": ("discriminator_anatomy", "discriminator_tumour"),
 }
+# The stages in which segmentors learn from volumes that the generators make.
+JOINT = ("together", "falling")
 # The other modality of each: the source of what is translated into it.
 SOURCE: Mapping[Modality, Modality] = {"anatomy": "tumour", "tumour": "anatomy"}
 
@@ -89,6 +98,8 @@ class CycleShape(Method):
         width: multiplier of all channel numbers.
         weights: of the generators' terms; with 0 for `shape` the segmentors have no say in what is generated.
         adversarial: form of the adversarial losses.
+        synthetic: what the segmentors learn from beside real volumes in the last two stages: what the generators make
+            while they learn, too, what finished ones make, or nothing.
         pool: past fakes per modality that the discriminators are shown; 0 for none.
 
     Edges of at least 24, of any size.
@@ -98,6 +109,8 @@ class CycleShape(Method):
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
     # Both translations and both segmentations are what the method is trained for.
     inference = ("generator", "inverse", "segmentor_anatomy", "segmentor_tumour")
+    translates_back = True
+    segments = ("anatomy", "tumour")
 
     def __init__(
         self,
@@ -108,6 +121,7 @@ class CycleShape(Method):
         width: float = 1.0,
         weights: CycleShapeLossWeights = CycleShapeLossWeights(),
         adversarial: AdversarialForm = "least-squares",
+        synthetic: Synthetic = "online",
         pool: int = 50,
         learning_rate: float = 2e-4,
     ) -> None:
@@ -124,6 +138,8 @@ class CycleShape(Method):
         super().__init__(networks, pools={modality: ImagePool(pool) for modality in SOURCE})
         self.classes, self.weights, self.learning_rate = classes, weights, learning_rate
         self.adversarial: AdversarialForm = adversarial
+        self.synthetic: Synthetic = synthetic
+        self.joint = False
 
     @classmethod
     def from_recipe(
@@ -139,17 +155,24 @@ class CycleShape(Method):
             width=method.width,
             weights=CycleShapeLossWeights(method.alpha1, method.alpha2, method.shape),
             adversarial=method.adversarial,
+            synthetic=method.synthetic,
             pool=method.pool,
             learning_rate=recipe.training.learning_rate,
         )
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """UserError for generators that nothing draws to the other modality."""
-        if not CycleShapeRecipe.of(recipe.method).alpha1:
+        """UserError for generators that nothing draws to the other modality, or that no stage finishes."""
+        method = CycleShapeRecipe.of(recipe.method)
+        if not method.alpha1:
             raise UserError(
                 "method.alpha1: 0, but it is from the discriminators alone that cycle_shape's generators learn what "
                 "the other modality looks like; set it above 0"
+            )
+        if method.from_scratch and method.synthetic != "online":
+            raise UserError(
+                f"method.synthetic: {method.synthetic} is of the last two stages, and method.from_scratch has "
+                "one alone; leave one of them out"
             )
 
     @classmethod
@@ -188,19 +211,27 @@ class CycleShape(Method):
 
     @classmethod
     def stages(cls, recipe: Recipe) -> tuple[Stage, ...]:
-        """The four of section 4.2; with `method.from_scratch` one of all players, as long as `training` says."""
-        if CycleShapeRecipe.of(recipe.method).from_scratch:
+        """The four of section 4.2; with `method.from_scratch` one of all players, as long as `training` says.
+
+        Segmentors that do not learn online have the last two to themselves.
+        """
+        method = CycleShapeRecipe.of(recipe.method)
+        if method.from_scratch:
             return super().stages(recipe)
-        everybody = tuple(PLAYERS)
+        joint = tuple(PLAYERS) if method.synthetic == "online" else ("segmentors",)
         return (
             Stage("segmentors", ("segmentors",), epochs=100, decay_from=1.0),
             # The segmentors stand still, but their judgement of shapes counts.
             Stage("translation", ("generators", "discriminators"), epochs=60, decay_from=1.0),
-            Stage("together", everybody, epochs=50, decay_from=1.0),
+            Stage("together", joint, epochs=50, decay_from=1.0),
             # "Decrease the learning rates steadily for 50 epochs till 0"; "about 5 epochs" without a lower segmentation
             # loss: all that the segmentors minimise.
-            Stage("falling", everybody, epochs=50, decay_from=0.0, patience=("segmentors", 5)),
+            Stage("falling", joint, epochs=50, decay_from=0.0, patience=("segmentors", 5)),
         )
+
+    def enter(self, stage: Stage) -> None:
+        """Know whether the segmentors are to learn from what the generators make."""
+        self.joint = stage.name in JOINT
 
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
         """The terms of the module's table: `adversarial`, `cycle`, `shape`; `anatomy_real`, `anatomy_translated`,
@@ -243,12 +274,25 @@ class CycleShape(Method):
         }
 
     def _segmentor_losses(self, batch: Batch, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Section 3.5: each segmentor on all volumes of its modality that there are in this step, with their labels."""
+        """Section 3.5: each segmentor on all volumes of its modality that there are in this step, with their labels.
+
+        Of finished generators both volumes together count as much as the real one.
+        """
+        offline = self.joint and self.synthetic == "offline"
+        there = self._made(batch) if offline else made
+        weights = {"translated": 0.5, "reconstructed": 0.5} if offline else {}
         return {
-            f"{modality}_{kind}": self._segmentation(modality, volume, label)
+            f"{modality}_{kind}": weights.get(kind, 1.0) * self._segmentation(modality, volume, label)
             for modality in SOURCE
-            for kind, volume, label in _volumes(modality, batch, made)
+            for kind, volume, label in _volumes(modality, batch, there)
         }
+
+    @torch.no_grad()
+    def _made(self, batch: Batch) -> dict[str, Tensor]:
+        """What the generators make of a batch as they are, as their own turn hands it on."""
+        to_tumour, to_anatomy = self.networks["generator"], self.networks["inverse"]
+        made = {"tumour": to_tumour(batch["anatomy"]), "anatomy": to_anatomy(batch["tumour"])}
+        return {**made, "cycled_anatomy": to_anatomy(made["tumour"]), "cycled_tumour": to_tumour(made["anatomy"])}
 
     def _segmentation(self, modality: Modality, volume: Tensor, label: Tensor) -> Tensor:
         return cross_entropy(self.networks[f"segmentor_{modality}"](volume), label)
@@ -280,7 +324,12 @@ class CycleShape(Method):
     @torch.no_grad()
     def segment(self, volume: Tensor, modality: Modality) -> Tensor:
         """Label map (N, ...) int64 of volumes (N, C, ...) in [-1, 1] of a modality, real or translated into it."""
-        return self.networks[f"segmentor_{modality}"](volume).argmax(dim=1)
+        return self.class_scores(volume, modality).argmax(dim=1)
+
+    @torch.no_grad()
+    def class_scores(self, volume: Tensor, modality: str) -> Tensor:
+        """The probabilities (N, classes, ...) float32 that a modality's segmentor gives; the highest is the label."""
+        return full_precision(self.networks[f"segmentor_{modality}"](volume)).softmax(dim=1)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -127,6 +127,7 @@ class MetGAN(Method):
         super().__init__(networks, frozen=("segmentor",) if judged else (), pools=pools)
         self.row, self.classes, self.weights = row, classes, weights
         self.makes_ahead = row.discriminator_first
+        self.translates_back = row.cycle
         self.adversarial: AdversarialForm = adversarial
         self.segmentation_loss = segmentation_loss
         self.statistics = statistics

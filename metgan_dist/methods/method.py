@@ -89,6 +89,8 @@ class Method(nn.Module, ABC):
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
             or the running ones of the training.
         makes_ahead: whether `ahead` makes anything.
+        translates_back: whether there is `translate_back`.
+        segments: roles whose images the method finds labels in itself (`class_scores`).
         task: what the method is for, and so how it is scored and shown (`metgan_dist/tasks/`).
     """
 
@@ -98,6 +100,8 @@ class Method(nn.Module, ABC):
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False
+    translates_back: bool = False
+    segments: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -260,6 +264,10 @@ class Method(nn.Module, ABC):
             f"synthesis.direction: back, but {type(self).__name__} translates in one direction alone; use a method "
             "with a cycle, such as cyclegan, sifa or cycle_shape, or translate forward"
         )
+
+    def class_scores(self, volume: Tensor, modality: str) -> Tensor:
+        """Of every class (N, classes, ...) what a method that `segments` finds in images; the highest is the label."""
+        raise NotImplementedError
 
     def cycle(self, batch: Batch, output: Tensor) -> Tensor | None:
         """The anatomy (N, C, H, W) brought back from what `translate` made; None without an inverse."""

@@ -125,6 +125,11 @@ class SegmentorNetwork(nn.Module):
         """Of each foreground class, (N, classes - 1, H, W) float32: what overlapping tiles are averaged by."""
         return full_precision(self(image)).sigmoid()
 
+    def class_scores(self, image: Tensor) -> Tensor:
+        """Of every class, (N, classes, H, W) float32, whose highest is the label: background has the threshold."""
+        chances = self.probabilities(image)
+        return torch.cat([torch.full_like(chances[:, :1], self.threshold), chances], dim=1)
+
 
 class Segmentor(Method):
     """Training of the segmentor on real tumour images and their labels.
@@ -292,13 +297,14 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
             "batch_size": max(1, method.segmentor_batch_size // recipe.scaling.processes),
             "learning_rate": method.segmentor_learning_rate,
             # What belongs to the method alone is off: the falling rate, accumulation, averaged weights, its start, its
-            # stages, the choice among its checkpoints.
+            # stages, its share of the data, the choice among its checkpoints.
             "decay_from": 1.0,
             "accumulate": 1,
             "ema_half_life": 0,
             "start_from": None,
             "stages": {},
             "stages_from": {},
+            "shares": {},
             "keep": None,
             "keep_floor": None,
             "seed": recipe.training.seed + seed_offset,

@@ -108,6 +108,7 @@ class SIFA(Method):
 
     task = "unpaired"
     inference = ("generator",)
+    translates_back = True
 
     def __init__(
         self,

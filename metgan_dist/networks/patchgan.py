@@ -59,7 +59,26 @@ class PatchGAN(nn.Module):
         given = 0 if condition is None else condition.shape[1]
         if given != self.condition_channels:
             raise ValueError(f"a condition of {self.condition_channels} channels expected, got {given}")
-        return self.model(image if condition is None else torch.cat([condition, image], dim=1))
+        x = image if condition is None else torch.cat([condition, image], dim=1)
+        for layer in self.model:
+            x = _in_full_precision(layer, x) if _longer_than_edges(layer, x) else layer(x)
+        return x
+
+
+def _longer_than_edges(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a kernel is longer than an edge of what it sees, on a CPU that is to multiply in bfloat16.
+
+    The gradient of its weights is then not that of the loss, often infinite (oneDNN on CPUs with AVX512-BF16).
+    """
+    if not isinstance(layer, nn.Conv2d | nn.Conv3d) or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    return min(x.shape[2:]) < max(layer.kernel_size)
+
+
+def _in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = layer(x.float())
+    return result
 
 
 def shortest_edge(layers: int = 3) -> int:

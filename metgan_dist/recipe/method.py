@@ -54,6 +54,18 @@ class MethodRecipe(Section):
     judge: str | None = Field(
         None, description="checkpoint of a second segmentor that only scores label fidelity; empty: it is trained first"
     )
+    judge_source: str | None = Field(
+        None,
+        description="checkpoint of a segmentor of the source domain, which scores what is translated back (S-score); "
+        "empty: it is trained first where there are two domains",
+    )
+    judge_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the training patients of each of two domains from which the judges alone learn, where "
+        "there are five or more; 0: judges learn from tiles that the method trains on, too",
+    )
 
     @classmethod
     def of(cls, method: MethodRecipe) -> Self:

@@ -45,6 +45,11 @@ class Training(Section):
         description="stages that are not trained, by name: their networks get the weights of another run (its name or "
         "folder, or a checkpoint; averaged ones, where it kept some)",
     )
+    shares: dict[Literal["source", "target"], Annotated[float, Field(gt=0, le=1)]] = Field(
+        {},
+        description="of two domains, share of either's training patients (volumes, where none are known) to train on, "
+        "such as target=0.14: at least one; a smaller share is part of a larger one of the same seed [> 0, <= 1]",
+    )
     batch_size: int = Field(1, ge=1, description="tiles on one worker in one step")
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
     learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate")

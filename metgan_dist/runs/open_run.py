@@ -279,5 +279,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(scores: dict[str, Any]) -> dict[str, float]:
-    flat = {name.replace(".", "/"): value for name, value in _flat(scores).items()}
+    """The scores as metrics; not those of each independent unit, which are named by the data and kept for tests."""
+    flat = {name.replace(".", "/"): value for name, value in _flat(scores).items() if ".per_unit." not in name}
     return {name: float(value) for name, value in flat.items() if isinstance(value, int | float)}

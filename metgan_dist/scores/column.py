@@ -57,6 +57,9 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
             Column("label_fidelity", "Label fidelity", "max"),
             Column("label_fidelity_of_real", "of real", "max", 2),
             Column("dice", "Dice", "max"),
+            Column("s_score", "S-score", "max"),
+            Column("s_score_target", "S-score to the target", "max"),
+            Column("s_score_source", "S-score to the source", "max"),
         )
     }
 )

@@ -66,7 +66,7 @@ def _fill(axis: Axes, mask: np.ndarray, colours: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """A score with its range over folds, at a number of training tiles."""
+    """A score with its range (over folds, or its interval), at a number of training tiles or another amount of data."""
 
     samples: float
     mean: float
@@ -74,19 +74,22 @@ class Point:
     high: float
 
 
-def size_curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], title: str = "") -> bytes:
-    """PNG in the manner of paper 1's figure 7: a panel a score, a line a kind of data, bands from minimum to maximum.
+def size_curves(
+    panels: Mapping[str, Mapping[str, Sequence[Point]]], title: str = "", axes: Mapping[str, str] | None = None
+) -> bytes:
+    """PNG in the manner of paper 1's figure 7: a panel a score, a line a kind of data, bands from `low` to `high`.
 
     Args:
         panels: score -> kind (real, synthetic, ...) -> its points, in any order. A single point is a dot with a bar.
         title: above the panels.
+        axes: what stands below a panel, where it is not the number of training tiles.
 
     Raises ValueError when there is no panel.
     """
     if not panels:
         raise ValueError("curves need at least one score")
-    figure, axes = canvas(3.2 * len(panels), 3.2, 1, len(panels), title, fontsize=10)
-    for axis, (score, kinds) in zip(axes[0], panels.items(), strict=True):
+    figure, grid = canvas(3.2 * len(panels), 3.2, 1, len(panels), title, fontsize=10)
+    for axis, (score, kinds) in zip(grid[0], panels.items(), strict=True):
         for number, (kind, points) in enumerate(kinds.items()):
             ordered = sorted(points, key=lambda point: point.samples)
             x, mean, low, high = (
@@ -99,7 +102,7 @@ def size_curves(panels: Mapping[str, Mapping[str, Sequence[Point]]], title: str 
             else:
                 axis.vlines(x, low, high, color=colour, alpha=0.4, linewidth=3)
         axis.set_title(score, fontsize=10)
-        axis.set_xlabel("training tiles", fontsize=8)
+        axis.set_xlabel((axes or {}).get(score, "training tiles"), fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metgan_dist.errors import UserError
-from metgan_dist.main_job import prepare_tiles
+from metgan_dist.main_job import check_paired_tiles, prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import child_recipe, result_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
@@ -44,6 +44,11 @@ class DownstreamRun:
                     )
         _check_rows(study, recipes, tiles)
         return DownstreamRun(name, study, recipes, script)
+
+    @staticmethod
+    def check(recipe: Recipe) -> None:
+        """UserError for tiles that the study's rows cannot train on, before any work."""
+        check_paired_tiles(recipe)
 
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped at its end when rows failed."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.runs import check_enough, digest_of_test
-from metgan_dist.main_job import prepare_tiles, train_segmentor
+from metgan_dist.main_job import prepare_tiles, source_judge, train_segmentor
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import MethodRecipe, Recipe
 from metgan_dist.runs.job import Result
@@ -22,7 +22,10 @@ _SEGMENTOR = {name for name in MethodRecipe.model_fields if name.startswith("seg
 
 @dataclass(frozen=True)
 class StudyInputs:
-    """Recipes of the rows by name, ready for train_metgan, and the tiles and judge that all are scored with."""
+    """Recipes of the rows by name, ready for train_metgan, and the tiles and judge that all are scored with.
+
+    Of two domains the recipes name the judge of the source, too.
+    """
 
     recipes: dict[str, Recipe]
     tiles: TileSet
@@ -45,10 +48,11 @@ def prepare(opened: OpenRun, recipes: Mapping[str, Recipe]) -> StudyInputs:
     check_enough(base, opened.recipe.scores)
     _check_organs({name: recipe for name, recipe in recipes.items() if _cut(recipe) == _cut(opened.recipe)}, base)
     judge = given or train_segmentor(opened, base, "judge", "judge").best
-    opened.result.artefacts["judge"] = judge
+    source = source_judge(opened, base)
+    opened.result.artefacts |= {"judge": judge, **({"judge_source": source} if source else {})}
     ready: dict[str, Recipe] = {}
     for group in _groups(recipes):
-        ready |= _prepare_group(opened, base, judge, group)
+        ready |= _prepare_group(opened, base, {"judge": judge, "judge_source": source}, group)
     return StudyInputs({name: ready[name] for name in recipes}, base, judge)
 
 
@@ -64,7 +68,9 @@ def _groups(recipes: Mapping[str, Recipe]) -> list[dict[str, Recipe]]:
     return groups
 
 
-def _prepare_group(opened: OpenRun, base: TileSet, judge: str, recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+def _prepare_group(
+    opened: OpenRun, base: TileSet, judges: Mapping[str, str | None], recipes: Mapping[str, Recipe]
+) -> dict[str, Recipe]:
     """Tiles and segmentor of rows with the same data; those of the study's own data have no tail to their names."""
     name, first = next(iter(recipes.items()))
     own = _cut(first) == _cut(opened.recipe)
@@ -91,7 +97,7 @@ def _prepare_group(opened: OpenRun, base: TileSet, judge: str, recipes: Mapping[
             update={
                 "data": recipe.data.model_copy(update=data),
                 "method": recipe.method.model_copy(
-                    update={"judge": judge, **({"segmentor": segmentor} if row in sharing else {})}
+                    update={**judges, **({"segmentor": segmentor} if row in sharing else {})}
                 ),
             }
         )

@@ -12,9 +12,10 @@ from metgan_dist.evaluation.report import Entry, Subject, compare_entries, costs
 from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.evaluation.tables import ABSENT, aligned
-from metgan_dist.methods import check_methods
+from metgan_dist.main_job import check_paired_tiles, check_two_domains
+from metgan_dist.methods import check_methods, method_class
 from metgan_dist.recipe import Recipe, Scores
-from metgan_dist.runs.child_runs import child_recipe, folder_of, trainings_at_once
+from metgan_dist.runs.child_runs import child_recipe, folder_of, result_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, resolved
@@ -22,9 +23,12 @@ from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
 from metgan_dist.studies.study import Row, Study, asked_study, own_settings, unconcerned
+from metgan_dist.studies.whole_volumes import report_volumes
+from metgan_dist.tasks import task_of
+from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import find_stages, find_start
 from metgan_dist.training.choice import Choice
-from metgan_dist.training.schedule import check_stages
+from metgan_dist.training.schedule import Length, check_stages
 
 
 def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
@@ -64,15 +68,25 @@ class StudyRun:
         settings = command.recipe.scores
         given = "names" in {**command.preset.get("scores", {}), **command.given.get("scores", {})}
         scores = settings if given else settings.model_copy(update={"names": study.scores})
+        if study.scored == "volumes":
+            return StudyRun(name, study, recipes, settings, {}, script)
         dimensions = resolved(next(iter(recipes.values()))).tiles.dimensions
         skipped = unusable_scores(scores.names, scores.missing_weights, dimensions)
         return StudyRun(name, study, recipes, scores, skipped, script)
 
+    def check(self, recipe: Recipe) -> None:
+        """UserError for tiles that the study's rows cannot train on, before any work."""
+        if self.study.scored == "volumes":
+            check_two_domains(recipe)
+        else:
+            check_paired_tiles(recipe)
+
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job; raises TrainingStopped at its end when rows failed."""
-        prepared = prepare(opened, self.recipes)
+        prepared = prepare(opened, {name: self._with_sources(name, opened.run.name) for name in self.recipes})
         at_once = min(len(self.recipes), trainings_at_once(opened.plan, opened.recipe.scaling))
         rows = {name: child_recipe(opened, name, recipe, at_once) for name, recipe in prepared.recipes.items()}
+        say(_steps(rows, prepared.tiles))
         failed = carry_out_rows(opened, self.study, rows, self.script, at_once)
         self._report(opened, prepared, rows, failed)
         stop_if_failed(self.study, rows, failed)
@@ -81,6 +95,11 @@ class StudyRun:
         self, opened: OpenRun, prepared: StudyInputs, rows: Mapping[str, Recipe], failed: Mapping[str, str]
     ) -> None:
         """Compare the finished rows, beside the paper's numbers; the table is printed, written and logged."""
+        if self.study.scored == "volumes":
+            results = {name: result_of(recipe) for name, recipe in rows.items() if name not in failed}
+            finished = {name: result for name, result in results.items() if result is not None}
+            report_volumes(opened, self.study, prepared.tiles, finished, failed, self.name)
+            return
         entries = []
         for row in self.study.rows:
             recipe = rows[row.name]
@@ -100,6 +119,11 @@ class StudyRun:
         sections += differences(comparison, against, self.scores)
         write_report(opened, comparison, table, sections, grid, self.name)
 
+    def _with_sources(self, name: str, run: str) -> Recipe:
+        """A row's recipe with the runs, beside that of the study, that it takes stages from."""
+        taken = {stage: f"{run}-{row}" for stage, row in self.study.row(name).stages_from.items()}
+        return with_stages_from(self.recipes[name], taken)
+
     def _reference(self, finished: set[str]) -> str:
         """The label of the row that the others are tested against; another one where that row failed."""
         wanted = self.scores.reference
@@ -110,13 +134,33 @@ class StudyRun:
         return label if label in finished else next(r.label for r in self.study.rows if r.label in finished)
 
 
+def _steps(rows: Mapping[str, Recipe], tiles: TileSet) -> str:
+    """How many optimiser steps each row takes, in words: what a study costs, as far as it is known before."""
+    steps = {}
+    for name, recipe in rows.items():
+        method, workers = method_class(recipe.method.name), recipe.scaling.processes
+        drawn = task_of(method, tiles).drawn(recipe)
+        length = Length.of(recipe.training, drawn.epoch, workers, stages=method.stages(recipe))
+        steps[name] = length.total // length.step
+    each = ", ".join(f"{name} {count}" for name, count in steps.items())
+    return f"steps: {each}; {sum(steps.values())} in all"
+
+
+def with_stages_from(recipe: Recipe, taken: Mapping[str, str]) -> Recipe:
+    """The recipe of a row that takes stages from these runs, beside those that the user names; they have no length."""
+    training = recipe.training
+    own = {name: epochs for name, epochs in training.stages.items() if name not in taken}
+    update = {"stages": own, "stages_from": {**training.stages_from, **taken}}
+    return recipe.model_copy(update={"training": training.model_copy(update=update)})
+
+
 def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
         check_methods(complete, complete.tiles.shape)
         Choice.of(complete)
-        check_stages(complete)
+        check_stages(with_stages_from(complete, row.stages_from))
         find_start(complete)
         find_stages(complete)
     except UserError as error:

@@ -6,25 +6,23 @@ Studies are data, as recipes are: the YAML files beside this module, or a file o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe, Score, Section
+from metgan_dist.recipe import Recipe, Section
 from metgan_dist.recipe.layers import method_named, without_foreign
 from metgan_dist.recipe.methods import foreign_fields, not_its_field
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.runs.command_line import Command
+from metgan_dist.studies.shown import SCORES, AnyScore, Figure, Gap, Panel, TableLine, figure_of, line_of
 
 STUDIES = Path(__file__).parent
-
-LesionScore = Literal["dice", "precision", "recall", "jaccard", "voxel_dice"]
-_SCORES = {"train_metgan": get_args(Score), "segment_folds": get_args(LesionScore)}
 
 
 class Row(Section):
@@ -35,10 +33,14 @@ class Row(Section):
     recipe: dict[str, Any] = Field(
         description="fields of the recipe that this row sets, by section; the command line wins over them"
     )
-    ticks: dict[str, bool | str] = Field({}, description="the table's first columns")
-    paper: dict[Score | LesionScore, float] = Field(
-        {}, description="the scores that the paper printed for this row, as printed"
+    stages_from: dict[str, str] = Field(
+        {}, description="stage of the method -> name of the row that it is taken from, which is trained first"
     )
+    leave_out: list[str] = Field(
+        [], description="stages of the method that this row does not go through, whatever the command line says of them"
+    )
+    ticks: dict[str, bool | str] = Field({}, description="the table's first columns")
+    paper: dict[AnyScore, float] = Field({}, description="the scores that the paper printed for this row, as printed")
     against: str | None = Field(None, description="name of a row; the table of differences shows this row minus that")
 
     @field_validator("name")
@@ -54,27 +56,32 @@ class Study(Section):
 
     title: str = Field(description="above the table")
     job: Literal["train_metgan", "segment_folds"] = Field("train_metgan", description="job that a row is a run of")
-    reference: str = Field(description="name of the row that the others are tested against")
-    scores: tuple[Score | LesionScore, ...] = Field(
+    scored: Literal["tiles", "volumes"] = Field(
+        "tiles", description="what is compared: test tiles, or whole test volumes, which each training scores itself"
+    )
+    reference: str = Field(description="name of the row that the others are tested against, or the label of a line")
+    scores: tuple[AnyScore, ...] = Field(
         description="columns; scores.names on the command line wins where rows are trainings of methods"
     )
-    paper_factor: dict[Score | LesionScore, float] = Field(
-        {}, description="what the paper's numbers are to be multiplied by"
-    )
+    paper_factor: dict[AnyScore, float] = Field({}, description="what the paper's numbers are to be multiplied by")
     notes: list[str] = Field([], description="below the table")
     recipe: dict[str, Any] = Field(
         {}, description="fields of the recipe that all rows set whose methods have them, where they set no other"
     )
     rows: list[Row] = Field(description="lines of the table, in order", min_length=1)
+    lines: list[TableLine] = Field([], description="the table's lines, where they are not the rows (volumes only)")
+    figures: list[Figure] = Field([], description="pictures of scores against amounts of data (volumes only)")
+    gaps: list[Gap] = Field([], description="how near methods come to what real data bring (volumes only)")
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Study:
         names, labels = [row.name for row in self.rows], [row.label for row in self.rows]
-        for listed in (names, labels):
+        for listed in (names, labels, [line.label for line in self.lines]):
             for entry in listed:
                 if listed.count(entry) > 1:
                     raise ValueError(f"two rows are called {entry!r}")
-        for name in (self.reference, *(row.against for row in self.rows if row.against is not None)):
+        reference = [] if self.reference in {line.label for line in self.lines} else [self.reference]
+        for name in (*reference, *self._named()):
             if name not in names:
                 raise ValueError(f"no row is called {name!r}; there are {', '.join(names)}")
         common = _of_method(self.recipe)
@@ -83,34 +90,71 @@ class Study(Section):
             # Where a row names no method, it is the preset's, which is not known yet.
             if all(name is not None and foreign_fields(name, [field]) for name in named):
                 raise ValueError(f"recipe: no row has a method with method.{field}; leave it out")
-        for score in self.scores:
-            if score not in _SCORES[self.job]:
-                raise ValueError(f"{score} is no score of {self.job}; there are {', '.join(_SCORES[self.job])}")
+        for number, row in enumerate(self.rows):
+            if later := [name for name in row.stages_from.values() if name not in names[:number]]:
+                raise ValueError(f"row {row.name!r} takes a stage from {later[0]!r}, which is not above it")
+        known = SCORES.get((self.job, self.scored))
+        if known is None:
+            raise ValueError(f"scored: {self.job} has no scores of whole {self.scored}")
+        for score in (*self.scores, *(score for line in self.lines for score in line.cells)):
+            if score not in known:
+                raise ValueError(f"{score} is no score of {self.job} on {self.scored}; there are {', '.join(known)}")
+        if self.scored == "tiles" and (self.lines or self.figures or self.gaps):
+            raise ValueError("lines, figures and gaps are of studies that are scored on volumes")
         return self
+
+    def _named(self) -> Iterator[str]:
+        """Names of rows that rows, lines, figures and gaps mention."""
+        yield from (row.against for row in self.rows if row.against is not None)
+        yield from (name for line in self.lines for name in line.cells.values())
+        yield from (name for panel in self._panels() for curve in panel.curves.values() for name in curve.values())
+        yield from (name for gap in self.gaps for name in gap.rows)
+
+    def _panels(self) -> Iterator[Panel]:
+        yield from (panel for figure in self.figures for panel in figure.panels)
 
     def row(self, name: str) -> Row:
         """The row of that name."""
         return next(row for row in self.rows if row.name == name)
 
     def restricted(self, names: Sequence[str]) -> Study:
-        """The study with these rows alone, in its own order; differences to a row that is left out are left out too.
+        """The study with these rows alone, in its own order, and those that they take a stage from.
 
-        Raises UserError for a name that no row has.
+        Differences to a row that is left out are left out too, and so are its places in lines, figures and gaps. Raises
+        UserError for a name that no row has.
         """
         known = [row.name for row in self.rows]
         for name in names:
             if name not in known:
                 raise UserError(f"--rows: no row is called {name!r}; there are {', '.join(known)}")
+        names = self._with_sources(names)
         rows = [
             row if row.against in names else row.model_copy(update={"against": None})
             for row in self.rows
             if row.name in names
         ]
-        reference = self.reference if self.reference in names else rows[0].name
-        return self.model_copy(update={"rows": rows, "reference": reference})
+        lines = [line for line in (line_of(line, names) for line in self.lines) if line.cells]
+        of_lines = [line.label for line in lines]
+        reference = self.reference if self.reference in (*names, *of_lines) else (*of_lines, rows[0].name)[0]
+        return self.model_copy(
+            update={
+                "rows": rows,
+                "reference": reference,
+                "lines": lines,
+                "figures": [figure for figure in (figure_of(one, names) for one in self.figures) if figure.panels],
+                "gaps": [gap for gap in self.gaps if set(gap.rows) <= set(names)],
+            }
+        )
 
-    def paper(self, row: Row) -> dict[str, float]:
-        """What the paper printed for a row, on the scale of our scores."""
+    def _with_sources(self, names: Sequence[str]) -> list[str]:
+        """`names` with the rows that they take stages from, and those that these do."""
+        wanted = set(names)
+        for row in reversed(self.rows):  # a row's sources are above it
+            wanted |= set(row.stages_from.values()) if row.name in wanted else set()
+        return [row.name for row in self.rows if row.name in wanted]
+
+    def paper(self, row: Row | TableLine) -> dict[str, float]:
+        """What the paper printed for a row or line, on the scale of our scores."""
         return {str(name): round(value * self.paper_factor.get(name, 1.0), 9) for name, value in row.paper.items()}
 
     def _fields(self, row: Row, command: Command) -> dict[str, Any]:
@@ -131,7 +175,7 @@ class Study(Section):
         recipes = {}
         for row in self.rows:
             try:
-                recipes[row.name] = command.varied(self._fields(row, command))
+                recipes[row.name] = _without_stages(command.varied(self._fields(row, command)), row.leave_out)
             except UserError as error:
                 raise UserError(f"--study: row {row.name}: {error}") from error
         for field, names in _concerned(command, recipes).items():
@@ -164,6 +208,13 @@ def _of_method(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a study or a row sets of the method, which nothing has validated yet."""
     fields = recipe.get("method")
     return fields if isinstance(fields, dict) else {}
+
+
+def _without_stages(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """A recipe in which these stages of the method are left out."""
+    training = recipe.training
+    stages = {**training.stages, **dict.fromkeys(names, 0)}
+    return recipe.model_copy(update={"training": training.model_copy(update={"stages": stages})})
 
 
 def own_settings(recipes: Mapping[str, Recipe], base: Recipe) -> str:

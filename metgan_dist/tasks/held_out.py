@@ -24,7 +24,8 @@ def score_held_out(task: Task, method: Method, device: torch.device, say: Callab
     under `per_volume` where there are several. Of translations that is the method (`generated`), of pairs also the
     trivial predictions (`identity`, `affine`), and what the judge finds in the real images (`real`): `label_fidelity`,
     of which the others have theirs as the share `label_fidelity_of_real`. It is left out where no class occurs. Of two
-    domains the tiles are those of the source, and `real` is of the target's.
+    domains the tiles are those of the source, and `real` is of the target's; beside them stands what is scored of whole
+    places (`Task.whole`).
     """
     beside = task.beside(say)
     results: dict[str, Any] = {}
@@ -34,6 +35,8 @@ def score_held_out(task: Task, method: Method, device: torch.device, say: Callab
             continue
         scored = _score(task, split, {GENERATED: method, **beside}, device)
         results[split] = {"tiles": len(rows), **task.summaries(scored, rows)}
+        for sample, scores in task.whole(method, split, device).items():
+            results[split].setdefault(sample, {}).update(scores)
         volumes = task.tiles.index["volume"].to_numpy()[rows]
         names = sorted(set(volumes))
         if len(names) > 1:
@@ -51,7 +54,7 @@ def _score(task: Task, split: str, makers: Mapping[str, Maker], device: torch.de
     """All samples of a split, and the makers beside the method on its tiles."""
     method = makers[GENERATED]
     scored: dict[str, Scored] = {}
-    for sample, rows in task.samples(split).items():
+    for sample, rows in task.held_out(split).items():
         who: Mapping[str, Maker | None] = makers if sample == GENERATED else {sample: method}
         who = {sample: None} if sample in task.of_real else who
         scorers = {name: task.scorer(sample) for name in who}

@@ -13,11 +13,13 @@ from metgan_dist.scores.column import columns
 from metgan_dist.scores.scored import Scored, TileScorer
 from metgan_dist.tasks.pictures import loaded
 from metgan_dist.tasks.task import ALL, GENERATED, Drawn, Maker, Task, Wanted
+from metgan_dist.tiles.shares import kept_for_judges, share_of
 from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.tile_set import TileSet
 
 Part = Literal["segmentor", "judge"]
 PARTS: tuple[Part, ...] = get_args(Part)  # as `tiles.splits.segmentor_and_judge` gives them
+JUDGE_SOURCE = "judge_source"  # the role of the judge of the source domain, which learns from the judges' part
 
 
 class Segmentation(Task):
@@ -28,8 +30,9 @@ class Segmentation(Task):
     columns = columns("dice")
 
     def drawn(self, recipe: Recipe, part: str | None = None) -> Drawn:
-        """All labelled training tiles, or those of a part (`segmentor_rows`)."""
-        return Drawn(segmentor_rows(self.tiles, next((own for own in PARTS if own == part), None)))
+        """All labelled training tiles, or a part of them (`segmentor_rows`); of two domains a share of the target's."""
+        rows = segmentor_rows(self.tiles, next((own for own in PARTS if own == part), None), recipe.method.judge_share)
+        return Drawn(share_of(self.tiles.index, rows, recipe.training.shares.get("target", 1.0), recipe.training.seed))
 
     def scorer(self, sample: str, wanted: Wanted = ALL) -> TileScorer:
         """Of label maps."""
@@ -58,10 +61,16 @@ class Segmentation(Task):
         return loaded(self.tiles, rows, {"tumour": "tumour", "label": "label"})
 
 
-def segmentor_rows(tiles: TileSet, part: Part | None = None) -> np.ndarray:
-    """Training tiles with a tumour image and its label: all, or the frozen segmentor's part or the judge's."""
+def segmentor_rows(tiles: TileSet, part: Part | None = None, kept: float = 0.0) -> np.ndarray:
+    """Training tiles with a tumour image and its label: all, or the frozen segmentor's part or the judge's.
+
+    `kept`: share of the patients that is the judge's alone, where there are enough of them (`method.judge_share`).
+    """
+    every = tiles.positions("train", "tumour", "label")
     if part is None:
-        return tiles.positions("train", "tumour", "label")
+        return every
+    if (tiles.domains or tiles.domain) and len(own := kept_for_judges(tiles.index, every, kept)):
+        return own if part == "judge" else np.setdiff1d(every, own)
     labelled = tiles.with_roles("tumour", "label")
     index = tiles.index.assign(fold=np.where(labelled, tiles.index["fold"], -1))
     return segmentor_and_judge(index)[PARTS.index(part)]

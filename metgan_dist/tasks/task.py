@@ -142,6 +142,14 @@ class Task(ABC):
         """
         return {GENERATED: self.rows(split)}
 
+    def held_out(self, split: str) -> dict[str, np.ndarray]:
+        """The samples of a split after the training; not those that `whole` scores better than single tiles do."""
+        return self.samples(split)
+
+    def whole(self, method: Method, split: str, device: torch.device) -> dict[str, dict[str, Any]]:
+        """Scores of whole places, joined from their tiles, by sample; nothing where single tiles are what is scored."""
+        return {}
+
     def compared(self, split: str) -> dict[str, np.ndarray]:
         """The samples of a comparison, which also holds distributions (FID, KID) against that of real images."""
         return self.samples(split)

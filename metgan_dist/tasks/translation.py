@@ -32,7 +32,7 @@ class Translation(Task):
     """
 
     error: ClassVar[tuple[str, str]]
-    judged_by = ("judge",)
+    judged_by: ClassVar[tuple[str, ...]] = ("judge",)
 
     @classmethod
     def needs(cls, recipe: Recipe, apart: bool) -> list[tuple[Role, ...]]:

@@ -25,11 +25,12 @@ class Assignment:
     """One training of a run, as its workers need it; `role` names it within the run (segmentor, judge, metgan).
 
     `part`: whose part of the training tiles it learns from (see `tiles.splits.segmentor_and_judge`); without one, from
-    all of them. `start_from`: a checkpoint folder to go on from where the training has none of its own; `weights_from`:
-    one whose weights it begins with; `stages_from`: those whose weights stand for a stage, by its name. `main`: the run
-    is for this training, which may be given more length when it is started again; not so the segmentors that serve it.
-    `keep_last`: so many of the latest checkpoints are kept; without it, the best and the last. `review` sees each
-    report and may end the training. `queue` takes lines for a person; without one, the training opens its own.
+    all of them. `domain`: the one whose tiles it learns from alone, as from tumour images. `start_from`: a checkpoint
+    folder to go on from where the training has none of its own; `weights_from`: one whose weights it begins with;
+    `stages_from`: those whose weights stand for a stage, by its name. `main`: the run is for this training, which may
+    be given more length when it is started again; not so the segmentors that serve it. `keep_last`: so many of the
+    latest checkpoints are kept; without it, the best and the last. `review` sees each report and may end the training.
+    `queue` takes lines for a person; without one, the training opens its own.
     """
 
     role: str
@@ -42,6 +43,8 @@ class Assignment:
     spool: str
     segmentor: str | None = None
     judge: str | None = None
+    judge_source: str | None = None
+    domain: str | None = None
     part: Part | None = None
     start_from: str | None = None
     weights_from: str | None = None

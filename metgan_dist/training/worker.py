@@ -19,9 +19,9 @@ from metgan_dist.methods.method import Stage
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
 from metgan_dist.tasks import Drawn, Task, task_of
-from metgan_dist.tasks.segmentation import PARTS
+from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS
 from metgan_dist.tiles.stream import tile_stream
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, open_part
 from metgan_dist.tracking import RunLogger
 from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import Assignment
@@ -69,7 +69,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     torch.backends.cudnn.benchmark = True
     stepper = _stepper(assignment, device, rank, world)
     torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
-    tiles = TileSet.open(assignment.tiles, assignment.options)
+    tiles = open_part(assignment.tiles, assignment.options, assignment.domain)
     drawn = task_of(stepper.method, tiles).drawn(recipe, assignment.part)
     stages = stepper.method.stages(recipe)
     length = Length.of(recipe.training, drawn.epoch, world, assignment.plan.workers, stages)
@@ -149,7 +149,7 @@ def _logger(assignment: Assignment, say: Callable[[str], None]) -> RunLogger:
 def _log(assignment: Assignment, logger: RunLogger | None) -> Log:
     if logger is None:
         return Log()
-    prefix = f"{assignment.role}/" if assignment.role in PARTS else ""
+    prefix = f"{assignment.role}/" if assignment.role in (*PARTS, JUDGE_SOURCE) else ""
     return RunLog(logger, prefix, assignment.run_folder, assignment.options)
 
 
@@ -176,7 +176,7 @@ def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int
 
 def _task(assignment: Assignment, tiles: TileSet, stepper: Stepper) -> Task:
     """What the method is validated by, with the trained judges where it has any."""
-    named = {"judge": assignment.judge}
+    named = {"judge": assignment.judge, JUDGE_SOURCE: assignment.judge_source}
     there = {role: uri for role, uri in named.items() if uri is not None}
     judges = {role: load_method(uri, assignment.options)[0].to(stepper.device) for role, uri in there.items()}
     return task_of(stepper.method, tiles, judges)

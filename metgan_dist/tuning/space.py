@@ -21,7 +21,7 @@ from metgan_dist.recipe.tuning import Range
 # A weight's default range reaches this factor to either side of its paper's value.
 DECADE = 10.0
 # Fields that set a trial's length or looks: all trials must have the same for their scores to compare.
-_BUDGET = ("epochs", "max_steps", "stages", "stages_from", "batch_size", "accumulate")
+_BUDGET = ("epochs", "max_steps", "stages", "stages_from", "shares", "batch_size", "accumulate")
 _LOOKS = ("validate_every", "validate_tiles", "checkpoint_every", "log_every", "max_failures")
 
 Space = Mapping[str, Range | list[Any]]
@@ -89,7 +89,7 @@ def _check_field(recipe: Recipe, field: str) -> None:
         raise UserError(f"tuning.space: {field}: no such field in a recipe; did you mean {near}?")
     if field == "method.name":
         raise UserError("tuning.space: method.name: methods have weights of their own; run_study.py compares them")
-    shared = section in ("data", "tiles") or name.startswith("segmentor") or name == "judge"
+    shared = section in ("data", "tiles") or name.startswith(("segmentor", "judge"))
     if section in ("method", "training") and not shared and name not in (*_BUDGET, *_LOOKS):
         return
     why = "made once for all trials" if shared else "the same for all trials, or does not change a training"

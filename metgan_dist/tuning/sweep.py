@@ -217,6 +217,7 @@ def _assignment(opened: OpenRun, prepared: Prepared, recipe: Recipe, plan: Resou
         plan=plan,
         segmentor=prepared.segmentor,
         judge=prepared.judge,
+        judge_source=prepared.judge_source,
         weights_from=opened.start(lambda: find_start(opened.recipe)),
         stages_from=opened.stages(lambda: find_stages(opened.recipe)),
     )

@@ -60,7 +60,12 @@ def test_a_training_on_two_domains_is_scored_without_pairs(folder, tmp_path):
     assert "judge: training a segmentor" in done.out
     assert "MAE, identity and affine: left out, images of two domains are no pairs" in done.out
     assert result["scores"]["test"]["tiles"] == 2
-    assert set(result["scores"]["test"]) == {"tiles", "generated", "real"}
+    assert set(result["scores"]["test"]) == {"tiles", "generated", "real", "per_unit"}
+    # Judges of either domain, and whole volumes in both directions.
+    assert "judge_source: training a segmentor (dynunet)" in done.out
+    for sample in ("generated", "real"):
+        assert {"s_score", "s_score_target", "s_score_source"} <= set(result["scores"]["test"][sample])
+    assert Path(result["artefacts"]["judge_source"]).parent.name == "judge_source"
     assert result["recipe"]["data"]["source"] == "ct"
     assert Path(result["artefacts"]["grid_test"]).stat().st_size > 0
     # Pairs are asked for where there are none: jobs that need them, and the same tiles named as they are.
@@ -195,6 +200,7 @@ def test_two_workers_on_real_slices_killed_and_continued_end_with_the_weights_of
     judge = write_untrained(tmp_path / "judge", Recipe.model_validate(segmentor))
     narrow = {name: FIELDS[name] for name in ("method__name", "method__width", "method__segmentor_width")}
     fields = {**LONG, **narrow, "tiny": False, "data__path": cut_slices(tmp_path).uri, "method__judge": judge}
+    fields |= {"method__judge_source": judge}
     fields |= {"training__batch_size": 2, "training__validate_tiles": 2, "tracking__patience": 5}
     for name in ("undisturbed", "disturbed"):
         (tmp_path / name).mkdir()

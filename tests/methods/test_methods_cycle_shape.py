@@ -13,6 +13,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method, check_method
 from metgan_dist.methods.cycle_shape import CycleShape, CycleShapeLossWeights
 from metgan_dist.methods.losses import cross_entropy, l1
+from metgan_dist.methods.segmentor import SegmentorNetwork
 from metgan_dist.recipe import Recipe
 
 EDGES = (24, 24, 32)
@@ -28,6 +29,13 @@ def unpaired(classes=3, n=1, edges=EDGES, channels=1):
     """Two domains' volumes, each with labels and rows of its own."""
     data = batch(n=n, channels=channels, classes=classes, edges=edges)
     return {**data, "tumour_label": torch.randint(0, classes, (n, *edges)), "tumour_tile": torch.arange(n)}
+
+
+class Bright(SegmentorNetwork):
+    """Finds class 1 in what is bright and class 2 in what is dark."""
+
+    def forward(self, image):
+        return torch.cat([2 * image, -2 * image], dim=1)
 
 
 def recipe(method=None, tiles=None, **sections):
@@ -242,6 +250,52 @@ def test_stages_are_those_of_the_paper():
     assert [stage.decay_from for stage in (segmentors, translation, together, falling)] == [1, 1, 1, 0]
     assert [stage.patience for stage in (segmentors, translation, together)] == [None] * 3
     assert falling.patience == (SEGMENTORS, 5)  # the sum of the terms that they minimise
+
+
+@pytest.mark.parametrize("synthetic", ["offline", "none"])
+def test_the_papers_baselines_differ_in_the_last_two_stages_alone(synthetic):
+    online, own = CycleShape.stages(recipe()), CycleShape.stages(recipe({"synthetic": synthetic}))
+    assert own[:2] == online[:2]
+    for stage, other in zip(own[2:], online[2:], strict=True):
+        assert stage.players == (SEGMENTORS,)
+        assert (stage.name, stage.epochs, stage.decay_from, stage.patience) == (
+            *(other.name, other.epochs, other.decay_from, other.patience),
+        )
+
+
+def test_offline_half_of_what_segmentors_learn_from_is_made_by_generators_that_stand_still():
+    method, data = build(synthetic="offline").eval(), unpaired()
+    stages = {stage.name: stage for stage in CycleShape.stages(recipe({"synthetic": "offline"}))}
+    method.enter(stages["segmentors"])
+    alone, _ = method.losses(SEGMENTORS, data, {})
+    assert sorted(alone) == ["anatomy_real", "tumour_real"]
+    method.enter(stages["together"])
+    terms, _ = method.losses(SEGMENTORS, data, {})
+    _, made = method.losses(GENERATORS, data, {})
+    online, _ = build().eval().losses(SEGMENTORS, data, made)
+    for name, value in online.items():
+        torch.testing.assert_close(terms[name], value if name.endswith("real") else value / 2)
+    sum(terms.values()).backward()
+    assert all(p.grad is None for name in ("generator", "inverse") for p in method.networks[name].parameters())
+    method = build(synthetic="none")
+    method.enter(stages["together"])
+    assert sorted(method.losses(SEGMENTORS, data, {})[0]) == ["anatomy_real", "tumour_real"]
+
+
+def test_one_stage_of_all_has_no_finished_generators():
+    for synthetic in ("offline", "none"):
+        with pytest.raises(UserError, match=rf"^method\.synthetic: {synthetic} is of the last two stages"):
+            CycleShape.check(recipe({"from_scratch": True, "synthetic": synthetic}))
+
+
+def test_probabilities_of_both_kinds_of_segmentors_have_the_label_as_their_highest():
+    method, data = build(), unpaired()
+    scores = method.class_scores(data["tumour"], "tumour")
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(1, *EDGES))
+    assert torch.equal(scores.argmax(dim=1), method.segment(data["tumour"], "tumour"))
+    judge, image = Bright(3, width=1 / 16, edges=(16, 16), threshold=0.6), torch.rand(1, 1, 16, 16) * 2 - 1
+    assert torch.equal(judge.class_scores(image).argmax(dim=1), judge.label_map(image))
+    assert judge.label_map(image).unique().tolist() == [0, 1, 2]
 
 
 def test_from_scratch_there_is_one_stage_as_long_as_the_recipe_says():

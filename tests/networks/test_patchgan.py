@@ -78,3 +78,21 @@ def test_batch_of_two_has_the_mean_gradient_of_its_images():
 
 def test_three_dimensional_discriminator_runs():
     assert PatchGAN(width=1 / 16, dimensions=3, layers=2)(torch.randn(1, 1, 32, 32, 32)).shape[:2] == (1, 1)
+
+
+@pytest.mark.parametrize("edges", [(24, 32, 32), (32, 40, 40)])
+def test_in_bfloat16_gradients_of_small_images_are_those_of_the_loss(edges):
+    """A kernel that is longer than what it sees has no gradient of its own in oneDNN's bfloat16."""
+    torch.manual_seed(0)
+    net, image = PatchGAN(width=0.25, dimensions=len(edges)), torch.rand(2, 1, *edges) * 2 - 1
+    gradients = []
+    for enabled in (False, True, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = net(image)
+        logits.float().square().mean().backward()
+        gradients.append([layer.weight.grad.clone() for layer in net.model if hasattr(layer, "kernel_size")])
+    true, *others = gradients
+    for other in others:
+        for one, two in zip(true, other, strict=True):
+            assert (one - two).norm() < 0.5 * one.norm()

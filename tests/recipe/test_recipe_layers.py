@@ -45,7 +45,7 @@ PAPERS = {
     "redgan": {**SPADE, "perceptual": 0, "segmentor_network": "resnet-34"},
     "sifa": {"alpha1": 1, "alpha2": 10, "adversarial": "least-squares", "pool": 50},
     "cycle_shape": {
-        **{"alpha1": 1, "alpha2": 10, "shape": 1, "from_scratch": False},
+        **{"alpha1": 1, "alpha2": 10, "shape": 1, "from_scratch": False, "synthetic": "online"},
         **{"adversarial": "least-squares", "pool": 50},
     },
 }
@@ -59,7 +59,7 @@ PRESETS = {
 }
 PRESET_TRAINING = {
     **{"cells": (4, 1e-3), "cells-3d": (2, 1e-3), "vessels": (2, 2e-3)},
-    **{"quickstart": (2, 1e-3), "cardiac-small": (1, 1e-3)},
+    **{"quickstart": (2, 1e-3), "cardiac-small": (2, 5e-4), "cardiac-slices": (4, 5e-4)},
 }
 
 

@@ -25,7 +25,7 @@ def test_every_preset_is_a_valid_recipe_that_survives_yaml(name):
 
 def test_the_named_recipes_are_there():
     lightsheet = {"metastases", "nerves", "cells", "cells-3d", "vessels", "cfos"}
-    assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", *lightsheet} <= set(recipe_names())
+    assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", "cardiac-slices", *lightsheet} <= set(recipe_names())
 
 
 def test_flags_win_over_the_recipe_file_and_the_file_over_defaults(tmp_path):
@@ -88,6 +88,10 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--method.alpha3", "5", "--method.name", "metgen_cycle"], "method.alpha3: metgen_cycle has no such field"),
         (["--recipe", "cardiac-small", "--method.alpha4", "1"], "method.alpha4: cycle_shape has no such field"),
         (["--method.name", "pix3pix"], "method.name: no method 'pix3pix'; did you mean pix2pix?"),
+        (["--method.name", "cycle_shape", "--method.synthetic", "sometimes"], "method.synthetic"),
+        (["--method.name", "cycle_shape", "--method.judge_share", "0.7"], "method.judge_share: '0.7'"),
+        (["--training.shares", "target=0"], "training.shares.target: '0'"),
+        (["--training.shares", "mr=0.5"], "training.shares.mr"),
         (["--data.phantom.modality", "cardiac-pet"], "data.phantom.modality"),
         (["--tuning.space", '{"method.alpha1": {'], "tuning.space"),
     ],

@@ -57,6 +57,13 @@ def slices(tmp_path_factory):
     return cut_slices(tmp_path_factory.mktemp("slices"))
 
 
+def test_a_segmentor_of_one_domain_learns_from_its_images_as_from_tumour_images(tmp_path):
+    tiles = write_domains(tmp_path / "tiles", labelled=("ct",))  # nothing to learn from in the other
+    own = recipe("segmentor", max_steps=2)
+    trained = run_training(assignment(tmp_path, "one", own, tiles.uri, domain="ct"), print)
+    assert 0 <= trained.score <= 1
+
+
 def killed_and_continued(folder, name, tiles, judge, monkeypatch, capsys):
     """(the training undisturbed, the same one killed before its last checkpoint and continued)."""
     classes = int(tiles.manifest["data"]["classes"])

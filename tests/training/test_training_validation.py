@@ -81,7 +81,9 @@ def test_validation_of_two_domains_holds_the_judge_against_real_images_of_the_ta
     source, target = tiles.positions("val", "anatomy"), tiles.positions("val", "tumour", "label")
     judge = Plain(labels=True)
     scores, picture = Validator(task_of(Plain(), tiles, {"judge": judge}), CPU)(Stepper(Plain(), CPU))
-    assert scores.keys() == {"cycle_mae", "cycle_mae_std", "label_fidelity", "label_fidelity_of_real"}
+    assert scores.keys() == {
+        *("cycle_mae", "cycle_mae_std", "label_fidelity", "label_fidelity_of_real", "s_score_target"),
+    }
     assert judge.seen == [*source, *target]
     assert picture is not None
     dice, _ = Validator(task_of(judge, tiles), CPU)(Stepper(Plain(labels=True), CPU))

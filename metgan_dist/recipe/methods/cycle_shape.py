@@ -24,3 +24,8 @@ class CycleShapeRecipe(MethodRecipe):
     from_scratch: bool = Field(
         False, description="train all players together from the start, for training.epochs, instead of in stages"
     )
+    synthetic: Literal["online", "offline", "none"] = Field(
+        "online",
+        description="what its segmentors learn from beside real volumes in its last two stages: what the generators "
+        "make while they learn, too (its paper); what finished ones make (the paper's baseline ADA); or nothing",
+    )
