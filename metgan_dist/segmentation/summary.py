@@ -107,8 +107,8 @@ def markdown(title: str, summary: dict[str, Any]) -> str:
     for name in next(iter(folds.values())):
         ours = [summary[name][part] for part in ("mean", "min", "max")] + [folds[fold][name] for fold in folds]
         shown = "{:.4g}" if name in COUNTS else "{:.3f}"
-        title = TITLES.get(name) or f"{TITLES['voxel_dice']}, {name.removeprefix(OF_CLASS)}"
-        rows.append([title, *(shown.format(value) for value in ours)])
+        label = TITLES.get(name) or f"{TITLES['voxel_dice']}, {name.removeprefix(OF_CLASS)}"
+        rows.append([label, *(shown.format(value) for value in ours)])
     recall = [["Recall of the", "lesions", "from", "to", "mean", "min", "max"]]
     for name, ends in STRATA.items():
         groups = summary["strata"][name]

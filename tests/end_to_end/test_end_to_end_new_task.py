@@ -14,6 +14,8 @@ from user import run_here
 
 from metgan_dist import methods, tasks
 from metgan_dist.methods.method import Method, Player, Stage
+from metgan_dist.recipe import MethodRecipe
+from metgan_dist.recipe import methods as sections
 from metgan_dist.scores.column import Column
 from metgan_dist.scores.scored import TileScorer
 from metgan_dist.tasks import Task
@@ -87,6 +89,7 @@ class Restoring(Method):
 @pytest.fixture
 def entered(monkeypatch):
     """The line of each in its room."""
+    monkeypatch.setattr(sections, "SECTIONS", {**sections.SECTIONS, "restoring": MethodRecipe})
     monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "restoring": Restoring})
     monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, "restoration": Restoration})
 
