@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from metgan_dist.scores.scored import Scored, TileScorer
 from metgan_dist.tasks.pictures import grid
 from metgan_dist.tiles.independence import Units, independent_units
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import Role
+
+if TYPE_CHECKING:
+    from metgan_dist.volumes.labelled import Role
 
 GENERATED, REAL = "generated", "real"
 # Whose channels the columns of a picture have, where these are no label's.

@@ -7,7 +7,7 @@ it stands what it finds in the real images, and the share that the one is of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from metgan_dist.scores.reference import TRIVIAL
 from metgan_dist.scores.scored import CYCLE, IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tasks.pictures import loaded
 from metgan_dist.tasks.task import ALL, GENERATED, REAL, Maker, Task, Wanted
-from metgan_dist.volumes.labelled import Role
+
+if TYPE_CHECKING:
+    from metgan_dist.volumes.labelled import Role
 
 FIDELITY = "label_fidelity"
 
