@@ -34,6 +34,7 @@ def study(folder, out, *flags, **fields):
     return run_here("run_study", out, *own, data__path=folder, **{**FIELDS, **fields})
 
 
+@pytest.mark.slow
 def test_rows_start_from_each_other_and_a_finished_study_is_only_reported_again(tmp_path):
     folder = write_two_domains(tmp_path / "data", {"ct": 5, "mr": 5}, shape=(1, 24, 24))
     done = study(folder, tmp_path / "out")

@@ -50,6 +50,7 @@ def described(folder, change):
     return folder
 
 
+@pytest.mark.slow
 def test_a_training_on_two_domains_is_scored_without_pairs(folder, tmp_path):
     done = run_here("train_metgan", tmp_path / "out", data__path=folder, **FIELDS)
     assert done.code == 0, done.out + done.err
