@@ -67,11 +67,6 @@ class Table:
         """Headings of the columns of ticks, in the lines' order of first use."""
         return list(dict.fromkeys(name for line in self.lines for name in line.ticks))
 
-    @property
-    def paper_columns(self) -> set[str]:
-        """Names of the scores of which a line has the printed value of a paper."""
-        return {name for line in self.lines for name in line.paper}
-
     def markdown(self) -> str:
         """The table under its title, then its notes; columns aligned, so that a terminal shows it as well."""
         rows = [[_markdown(cell) for cell in row] for row in self._cells()]

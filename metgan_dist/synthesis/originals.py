@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from metgan_dist.errors import UserError
+from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.recipe import Synthesis
 from metgan_dist.synthesis.plan import check_anatomies
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.labelled import VolumeRef
-
-HELD_OUT = ("test", "unseen")
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,8 @@ def chosen_originals(tiles: TileSet, settings: Synthesis) -> tuple[dict[str, tup
             f"synthesis.tiles: {tiles.uri}: no volume of the domain {tiles.domain!r} is wholly free of test tiles, so "
             f"there is none to translate: {'; '.join(why)}; cut the tiles with tiles.split_by volume"
         )
-    return planes, list(_left_out(why))
-
-
-def _left_out(why: list[str]) -> Iterator[str]:
-    if why:
-        yield f"left out, because they are held out of the training: {', '.join(why)}"
+    left_out = f"left out, because they are held out of the training: {', '.join(why)}"
+    return planes, [left_out] if why else []
 
 
 def _separate(rows: pd.DataFrame) -> bool:

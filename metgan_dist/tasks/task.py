@@ -202,6 +202,6 @@ class Task(ABC):
         """PNG of what the method shows of some tiles (`Method.pictures`), a tile a row."""
         return grid(method, self.tiles, rows, device, self.shown_as)
 
+    @abstractmethod
     def given(self, rows: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The columns that stand before the methods' in a picture that compares them: what the tiles hold."""
-        raise NotImplementedError

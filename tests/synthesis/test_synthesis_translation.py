@@ -1,7 +1,6 @@
 """Whole volumes in the other domain: what an identity leaves as it was, on which grid, with which label, of whom."""
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +11,12 @@ import yaml
 from networkless import Networkless
 from PIL import Image
 from two_domains import LOWEST, SPAN, cut_here, recipe_of, write_two_domains
+from untracked import untracked
 from untrained import write_untrained
 
-from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.inspection.describe import describe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.command_line import Command
-from metgan_dist.runs.job import Result
-from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.runs.run_folder import open_run
 from metgan_dist.synthesis.synthesis import planned_synthesis
 from metgan_dist.synthesis.translating import Translator, Windowed
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
@@ -395,26 +391,11 @@ def test_new_fields_take_the_values_that_they_list(field, value):
         Recipe.model_validate({"synthesis": {field: value}})
 
 
-class Untracked(OpenRun):
-    """A run whose records go into a list."""
-
-    @contextmanager
-    def log(self):
-        yield self
-
-    def content(self, content, name):
-        assert content.startswith(b"\x89PNG")
-
-    def dataset(self, name, uri, digest, context, rows):
-        self.result.artefacts.setdefault("logged", []).append((context, digest))
-
-
 def carry_out(command):
     plan = planned_synthesis(command)
-    run = open_run("synthesize", command.recipe, "default")
-    opened = Untracked(command.recipe, run, ResourcePlan(1, 1, 0, 1, 4, 0), "sqlite:///", Result())
-    plan.carry_out(opened)
-    return opened.result
+    run = untracked(command.recipe)
+    plan.carry_out(run)
+    return run
 
 
 def test_a_job_that_goes_on_makes_only_what_is_missing_with_the_same_bytes(tiles, tmp_path, ray_cluster, capsys):
@@ -436,12 +417,13 @@ def test_a_job_that_goes_on_makes_only_what_is_missing_with_the_same_bytes(tiles
     kept = {path: path.stat().st_mtime_ns for path in others}
     first.unlink()
     (run / "volumes/dataset.yaml").unlink()
-    result = carry_out(command)
+    made_again = carry_out(command)
     assert f"{len(others)} of {len(made)} volumes are there already" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in (run / "volumes").rglob("*") if path.is_file()} == files
     assert {path: path.stat().st_mtime_ns for path in others} == kept
-    assert result.artefacts["voxels_sha256"] == digest
-    assert result.artefacts["logged"] == [("source", tiles.digest), ("generated", digest)]
-    assert Path(result.artefacts["preview"]).read_bytes().startswith(b"\x89PNG")
+    artefacts, recorded = made_again.result.artefacts, made_again.recorded
+    assert artefacts["voxels_sha256"] == digest
+    assert [(context, seen) for context, _, seen in recorded] == [("source", tiles.digest), ("generated", digest)]
+    assert Path(artefacts["preview"]).read_bytes().startswith(b"\x89PNG")
     written = open_volume(str(first))
     assert np.unique(written.read(written.channels[0], whole(written))).size > 100

@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -18,14 +17,11 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from scipy import ndimage
 from tile_sets import write_crops
+from untracked import untracked
 from untrained import write_untrained
 
-from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.runs.job import Result
-from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.runs.run_folder import open_run
 from metgan_dist.synthesis.blending import AxisTiles, reflected
 from metgan_dist.synthesis.filling import Filler, Filling
 from metgan_dist.synthesis.replica import LEVELS
@@ -44,21 +40,6 @@ SHAPE = (20, 96, 200)
 EDGE = 64
 SMALL_REDGAN = {"name": "redgan", "width": 1 / 16, "segmentor_width": 1 / 16}
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)
-
-
-class Untracked(OpenRun):
-    """An experiment whose records go nowhere but into `datasets`."""
-
-    @contextmanager
-    def log(self):
-        yield self
-
-    def content(self, content, name):
-        assert content.startswith(b"\x89PNG")
-
-    def dataset(self, name, uri, digest, context, rows):
-        assert (context, rows, len(digest)) == ("generated", SHAPE[0], 64)
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +137,11 @@ def recipe_of(volume):
 
 
 def fill(recipe):
-    experiment = Untracked(recipe, open_run("synthesize", recipe, "test"), PLAN, "", Result())
-    fill_volume(experiment)
-    return experiment.result
+    run = untracked(recipe)
+    fill_volume(run)
+    for context, rows, digest in run.recorded:
+        assert (context, rows, len(digest)) == ("generated", SHAPE[0], 64)
+    return run.result
 
 
 @pytest.fixture(scope="module")
