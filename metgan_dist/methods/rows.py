@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import nn
 
 from metgan_dist.networks.initialise import initialise
@@ -19,6 +20,8 @@ from metgan_dist.networks.unet import LEAST_HALVINGS, centre_values, halvings_of
 from metgan_dist.networks.unet_256 import LEAST_DOWNS, UNet256, downs_of
 
 Backbone = Literal["metgen", "unet-256", "resnet-9"]
+# Where MetGen's last layer begins, before the tanh: -0.76 of [-1, 1].
+DARK = -1.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def build_generator(
     stochastic_inference: bool,
     label_norm: Norm,
 ) -> nn.Module:
-    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`.
+    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`. MetGen begins dark.
 
     `image` is (N, in_channels, *edges), what is made of it (N, out_channels, *edges); two edges or three.
     """
@@ -104,7 +107,8 @@ def build_generator(
             label_norm=label_norm,
             halvings=halvings_of(edges),
         )
-        return initialise(metgen)
+        begin_dark(initialise(metgen).anatomy_path.output)
+        return metgen
     incoming = in_channels + classes - 1
     if backbone == "resnet-9":
         resnet = ResNet9(incoming, out_channels, width=width, dimensions=dimensions)
@@ -118,6 +122,19 @@ def build_generator(
         dimensions=dimensions,
     )
     return initialise(LabelAsImage(unet, classes))
+
+
+def begin_dark(output: nn.modules.conv._ConvNd) -> None:
+    """Let a last layer between a ReLU and a tanh start dark where nothing is active and brighten by what is, in place.
+
+    From signs at random and a bias of 0, the dark background, most of an image, first drives the weights down. A narrow
+    network has six, and most of them, or all, stay negative: then activity is darkness, and tissue, where none is, has
+    the bias everywhere, one flat grey.
+    """
+    assert output.bias is not None
+    with torch.no_grad():
+        output.weight.abs_()
+    nn.init.constant_(output.bias, DARK)
 
 
 def backbone_divisor(backbone: Backbone, dimensions: int) -> int:
