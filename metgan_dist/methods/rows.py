@@ -91,7 +91,7 @@ def build_generator(
     stochastic_inference: bool,
     label_norm: Norm,
 ) -> nn.Module:
-    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`. MetGen begins dark.
+    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`; MetGen is dark.
 
     `image` is (N, in_channels, *edges), what is made of it (N, out_channels, *edges); two edges or three.
     """
