@@ -153,10 +153,20 @@ def _trained(
     return before, validator(stepper)[0]
 
 
+def _of_one_stage() -> list[str]:
+    """The methods that learn from the phantom's tiles, pairs in one plane, and in one stage."""
+    recipes = {name: Recipe.model_validate({"method": {"name": name}}) for name in METHODS if name != "segmentor"}
+    return [
+        name
+        for name, recipe in recipes.items()
+        if 2 in METHODS[name].dimensions and len(METHODS[name].stages(recipe)) == 1
+    ]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, help="where phantom and tiles are written")
-    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "segmentor"])
+    parser.add_argument("--methods", nargs="+", default=_of_one_stage())
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--width", type=float, default=0.125)
