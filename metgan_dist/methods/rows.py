@@ -125,15 +125,17 @@ def build_generator(
 
 
 def begin_dark(output: nn.modules.conv._ConvNd) -> None:
-    """Let a last layer between a ReLU and a tanh start dark where nothing is active and brighten by what is, in place.
+    """Start a last layer between a ReLU and a tanh dark, with as many weights that brighten as that darken, in place.
 
-    From signs at random and a bias of 0, the dark background, most of an image, first drives the weights down. A narrow
-    network has six, and most of them, or all, stay negative: then activity is darkness, and tissue, where none is, has
-    the bias everywhere, one flat grey.
+    Images are mostly background, which is dark: from a bias of 0 and small weights it first drives them all down. A
+    narrow network has six, and where all are negative no image is brighter than tanh(bias): bright tissue is one flat
+    grey; where all are positive, dark tissue is. From here the background asks for little, and weights of torch's own
+    size keep their signs until the tissue is learned.
     """
     assert output.bias is not None
+    nn.init.uniform_(output.weight, 0.0, output.in_channels**-0.5)
     with torch.no_grad():
-        output.weight.abs_()
+        output.weight[:, 1::2].neg_()
     nn.init.constant_(output.bias, DARK)
 
 

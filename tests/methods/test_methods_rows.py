@@ -203,11 +203,11 @@ def tissue_on_black(draws, edge=64):
 
 @pytest.mark.parametrize("seed", [2, 4])
 def test_a_narrow_metgen_learns_bright_and_dark(seed):
-    """From weights of any sign and a bias of 0 the error is 0.29 and 0.32 after as many steps, not 0.17 and 0.16."""
+    """From weights of any sign and a bias of 0 the error is 0.29 and 0.32 after as many steps, here 0.08 both times."""
     torch.manual_seed(seed)
     generator = build_generator("metgen", 1, 1, 2, (64, 64), 0.25, False, False, "pixel")
     untrained = generator(torch.zeros(2, 1, 64, 64), generator.encode_label(torch.zeros(2, 64, 64, dtype=torch.int64)))
-    assert untrained.max() < -0.5
+    assert untrained.mean() < -0.6
     adam = torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.5, 0.999))
     draws = torch.Generator().manual_seed(seed)
     label = torch.zeros(2, 64, 64, dtype=torch.int64)
@@ -218,4 +218,4 @@ def test_a_narrow_metgen_learns_bright_and_dark(seed):
         adam.step()
     image = tissue_on_black(draws)
     with torch.no_grad():
-        assert l1(generator(image, generator.encode_label(label)), image) < 0.24
+        assert l1(generator(image, generator.encode_label(label)), image) < 0.15
