@@ -70,22 +70,21 @@ def inject(
         )
     lesion = np.zeros(tissue.shape, bool)
     left = np.arange(len(masks))
-    laid = []
+    laid: list[Laid] = []
     for number in range(lesions):
-        for draws, index in enumerate(random.permutation(left)[:tries], start=1):
+        order = random.permutation(left)[:tries]
+        for draws, index in enumerate(order, start=1):
             mirrored = mirror and bool(random.integers(2))
             there = _mask(masks, int(index), tissue.shape, name, mirrored) & free
             if (voxels := np.count_nonzero(there)) >= least:
+                laid.append(Laid(int(index), mirrored, draws, int(voxels)))
+                lesion, free, left = lesion | there, free & ~there, left[left != index]
                 break
         else:
             raise UserError(
-                f"{name}: lesion {number + 1} of {lesions} fits nowhere: of {min(tries, len(left))} masks none leaves "
-                f"{least} voxels in the parenchyma; are masks and brain in one space?"
+                f"{name}: lesion {number + 1} of {lesions} fits nowhere: of {len(order)} masks none leaves {least} "
+                "voxels in the parenchyma; are masks and brain in one space?"
             )
-        lesion |= there
-        free &= ~there
-        left = left[left != index]
-        laid.append(Laid(int(index), mirrored, draws, int(voxels)))
     return Injected(lesion, tuple(laid))
 
 
