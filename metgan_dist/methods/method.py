@@ -279,6 +279,13 @@ class Method(nn.Module, ABC):
             f"synthesis.samples: {type(self).__name__} makes one image of a label; use spade_vae or sean_vae"
         )
 
+    def latents(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Latent vectors (count, numbers) from the prior, one for each image that is to be made; None without any.
+
+        `translate` takes them as `latent` of a batch. One for all slices of a volume makes them of one style.
+        """
+        return None
+
     @abstractmethod
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """Images in [-1, 1] for a grid, one column per entry and channel, without gradients.
