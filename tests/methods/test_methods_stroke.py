@@ -135,7 +135,9 @@ def test_they_learn_to_draw_what_the_label_says(build, steps):
 
 def test_the_papers_sizes_follow_from_a_recipe_of_the_name_alone():
     given = {"data": {"classes": 7}, "tiles": {"size": [128]}}
-    recipes = {name: Recipe.model_validate({**given, "method": {"name": name}}) for name in ("pix2pix_stroke", "spade_stroke")}
+    recipes = {
+        name: Recipe.model_validate({**given, "method": {"name": name}}) for name in ("pix2pix_stroke", "spade_stroke")
+    }
     counts = {}
     for name, recipe in recipes.items():
         check_methods(recipe, recipe.tiles.shape)
