@@ -51,6 +51,14 @@ from metgan_dist.volumes.dataset import Description
             "method.pool: pix2pix_stroke has no such field (metgan, metgan_minus, metgen_cycle, metgen_cond and 7 more "
             "have it); its nearest is method.dropout",
         ),
+        (
+            {"method": {"segmentor_loss": "ce-dice", "segmentor_positive": 4}},
+            "method: segmentor_positive 4 weighs the loss wbce alone, not ce-dice; set it to 2",
+        ),
+        (
+            {"segmentation": {"loss": "ce-dice", "negative": 1}},
+            "segmentation: negative 1 weighs the loss wbce alone, not ce-dice; set it to 0.5",
+        ),
         ({"training": {"stages_from": {"joint": 3}}}, "training.stages_from.joint: 3: input should be a valid string"),
         (
             {"method": {"name": "pix2pix", "kl": 3}},
