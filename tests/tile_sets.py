@@ -56,7 +56,7 @@ def write_set(
     source: TileSet | None = None,
     seed: int = 0,
 ) -> TileSet:
-    """A finished set; with `synthesis`, a synthetic one.
+    """A finished set; with `synthesis`, a synthetic one, and where `anatomy` is "" one without.
 
     The training tiles of volume k are fold k % folds, its organ is organs[k], counted round.
 
@@ -67,6 +67,8 @@ def write_set(
     split = np.repeat(list(counts), list(counts.values()))
     rows = np.arange(len(split))
     pixels, label = squares(len(split), edge, seed, classes)
+    if not anatomy:
+        del pixels["anatomy"]
     half = len(rows) // 2
     for name, part in (("a", slice(0, half)), ("b", slice(half, None))):
         tiles = {role: values[part] for role, values in (*pixels.items(), ("label", label))}
@@ -102,6 +104,7 @@ def write_set(
         synthesis = {**(synthesis or {}), "tiles": {"uri": source.uri, "digest": source.digest}}
     data = Data(anatomy=anatomy, tumour="tumour", label="label", classes=classes)
     manifest = {
+        "roles": [*pixels, "label"],
         "tile_shape": [edge, edge],
         "data": data.model_dump(mode="json", exclude={"path"}),
         "tiles": Tiles(size=(edge,), folds=folds).model_dump(mode="json"),

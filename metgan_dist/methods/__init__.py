@@ -16,6 +16,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.methods.cycle_shape import CycleShape
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Method, Player, Stage
+from metgan_dist.methods.pix2pix_stroke import Pix2PixStroke
 from metgan_dist.methods.redgan import RedGan
 from metgan_dist.methods.rows import ROWS
 from metgan_dist.methods.sean import Sean
@@ -29,6 +30,7 @@ from metgan_dist.methods.segmentor import (
 from metgan_dist.methods.sifa import SIFA
 from metgan_dist.methods.sizes import check_dimensions, check_edges_fit
 from metgan_dist.methods.spade import Spade
+from metgan_dist.methods.spade_stroke import SpadeStroke
 from metgan_dist.networks.recompute import recompute_blocks
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods import no_such_method
@@ -58,6 +60,8 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "sifa": SIFA,
         "redgan": RedGan,
         "cycle_shape": CycleShape,
+        "pix2pix_stroke": Pix2PixStroke,
+        "spade_stroke": SpadeStroke,
         "segmentor": Segmentor,
     }
 )

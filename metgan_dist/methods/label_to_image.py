@@ -176,10 +176,15 @@ class LabelToImage(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns anatomy (not an input), label, generated, real."""
-        return {
-            "anatomy": batch["anatomy"],
-            "label": label_picture(batch["label"], self.classes),
-            "generated": self.translate(batch),
-            "real": batch["tumour"],
-        }
+        """The columns anatomy (not an input) where the batch has one, label, generated, real."""
+        return label_columns(batch, self.classes, self.translate(batch))
+
+
+def label_columns(batch: Batch, classes: int, generated: Tensor) -> dict[str, Tensor]:
+    """What a method that draws images from labels shows of a batch: anatomy where there is one, label, both images."""
+    return {
+        **({"anatomy": batch["anatomy"]} if "anatomy" in batch else {}),
+        "label": label_picture(batch["label"], classes),
+        "generated": generated,
+        "real": batch["tumour"],
+    }

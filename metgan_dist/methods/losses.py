@@ -104,15 +104,25 @@ def frequency_weighted_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return functional.cross_entropy(logits, label.long(), weight=1 - frequency, reduction="none").mean()
 
 
-def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
+def cross_entropy_and_dice(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy + soft Dice of the foreground as paper 4's equation 2 has it, of the same as `segmentation_loss`.
+
+    Classes weigh the same in the cross-entropy, and probabilities are not squared in the Dice.
+    """
+    return cross_entropy(logits, label) + dice_loss(logits, label, squares=False, background=False)
+
+
+def dice_loss(logits: Tensor, label: Tensor, *, squares: bool = True, background: bool = True) -> Tensor:
     """1 - mean over classes of 2 sum(p t) / (sum(p^2) + sum(t)), p the softmax, t the label's indicator.
 
-    The sums run over the batch. A class that the batch does not hold has a Dice of 0, and no gradient.
+    The sums run over the batch. A class that the batch does not hold has a Dice of 0, and no gradient. Without
+    `squares` it is sum(p) in place of sum(p^2); without `background` class 0 is left out of the mean.
     """
     probability = full_precision(logits).softmax(dim=1)
     target = functional.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
     axes = (0, *range(2, logits.dim()))
     # Squared probabilities, as in V-Net (Milletari et al. 2016) and SIFA's release.
-    overlap, size = (probability * target).sum(axes), (probability.square() + target).sum(axes)
+    own = probability.square() if squares else probability
+    overlap, size = (probability * target).sum(axes), (own + target).sum(axes)
     # 1e-7 matters only where a class is neither there nor predicted: 0 / 0.
-    return 1 - (2 * overlap / (size + 1e-7)).mean()
+    return 1 - (2 * overlap / (size + 1e-7))[0 if background else 1 :].mean()

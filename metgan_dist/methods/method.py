@@ -276,8 +276,15 @@ class Method(nn.Module, ABC):
     def sample(self, batch: Batch, count: int, generator: torch.Generator | None = None) -> Tensor:
         """`count` different outputs for each label, (N, count, C, H, W); UserError where a method has only one."""
         raise UserError(
-            f"synthesis.samples: {type(self).__name__} makes one image of a label; use spade_vae or sean_vae"
+            f"synthesis.samples: {type(self).__name__} makes one image of a label; use spade_vae, sean_vae or spade_stroke"
         )
+
+    def latents(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Latent vectors (count, numbers) from the prior, one for each image that is to be made; None without any.
+
+        `translate` takes them as `latent` of a batch. One for all slices of a volume makes them of one style.
+        """
+        return None
 
     @abstractmethod
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods.losses import full_precision, weighted_cross_entropy
+from metgan_dist.methods.losses import cross_entropy_and_dice, full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.networks.dynunet import LEAST_EDGE, DynUNet, strides
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import LEAST_HALVINGS, UNet, centre_values, halvings_of
+from metgan_dist.networks.unet_stroke import UNetStroke
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
 
-Architecture = Literal["unet", "resnet-34", "dynunet"]
+Architecture = Literal["unet", "resnet-34", "dynunet", "unet-stroke"]
+SegmentorLoss = Literal["wbce", "ce-dice"]
 
 # Weights of tumour and background pixels with which the authors trained their segmentor, and its threshold.
 POSITIVE, NEGATIVE, THRESHOLD = 2.0, 0.5, 0.5
@@ -57,17 +59,21 @@ def likeliest(scores: Tensor, least: float) -> Tensor:
     return torch.where(highest > least, index + 1, 0)
 
 
-def expect_little(output: nn.modules.conv._ConvNd) -> None:
+def expect_little(output: nn.modules.conv._ConvNd, *, background: bool = False) -> None:
     """Start a last layer, which follows a ReLU, at the probability PRIOR everywhere and at weights near 0, in place.
 
     As RetinaNet's (Lin et al., ICCV 2017, section 4.1), for labels that are rare. From torch's own start all pixels of
     the background first push the weights down. Where all are negative (a narrow U-Net has six), background is what is
     active, and foreground, where nothing is, has the bias as its logit: 0 at best, and falling. From here background
     asks for little, and the foreground chooses the signs. nnU-Net's last layer follows a LeakyReLU, and stays as it is.
+
+    With `background` the first output is that of background, against which the others have this probability each.
     """
     assert output.bias is not None
     nn.init.normal_(output.weight, 0.0, NEAR_ZERO)
     nn.init.constant_(output.bias, math.log(PRIOR / (1 - PRIOR)))
+    if background:
+        nn.init.zeros_(output.bias[:1])
 
 
 class SegmentorNetwork(nn.Module):
@@ -77,8 +83,9 @@ class SegmentorNetwork(nn.Module):
         classes: label classes, background included.
         channels: channels of the tumour images.
         width: multiplier of all channel numbers.
-        network: `unet`, that of Pan et al. (MetGAN's release); `resnet-34`, RedGAN's ResNet34-U-Net (2D only); or
-            `dynunet`, nnU-Net's.
+        network: `unet`, that of Pan et al. (MetGAN's release); `resnet-34`, RedGAN's ResNet34-U-Net (2D only);
+            `dynunet`, nnU-Net's; or `unet-stroke`, paper 4's, whose softmax has an output for background, too: what
+            `forward` gives of it are differences from that, which softmax and, of two classes, sigmoid read alike.
         edges: pixels of a tile, (H, W) or (D, H, W); `dynunet` is as deep as they allow, and `unet` in 3D.
         threshold: probability above which a pixel is foreground.
     """
@@ -96,20 +103,23 @@ class SegmentorNetwork(nn.Module):
         super().__init__()
         # The threshold as a logit, so that no sigmoid is needed for a label.
         self.classes, self.threshold, self.cut = classes, threshold, math.log(threshold / (1 - threshold))
-        self.unet: UNet | ResNetUNet | DynUNet
+        self.unet: UNet | ResNetUNet | DynUNet | UNetStroke
         if network == "resnet-34":
             self.unet = ResNetUNet(channels, classes - 1, width=width)
         elif network == "dynunet":
             self.unet = DynUNet(channels, classes - 1, edges, width=width)
+        elif network == "unet-stroke":
+            self.unet = UNetStroke(channels, classes, width=width, dimensions=len(edges))
         else:
             self.unet = UNet(channels, classes - 1, width=width, dimensions=len(edges), halvings=halvings_of(edges))
         if not isinstance(self.unet, DynUNet):
-            expect_little(self.unet.output)
+            expect_little(self.unet.output, background=isinstance(self.unet, UNetStroke))
         self.divisor: int | tuple[int, ...] = self.unet.divisor
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, classes - 1, H, W), before a sigmoid, of tumour images (N, channels, H, W) in [-1, 1]."""
-        return self.unet(normalise_by_local_maximum(image))
+        logits: Tensor = self.unet(normalise_by_local_maximum(image))
+        return logits[:, 1:] - logits[:, :1] if isinstance(self.unet, UNetStroke) else logits
 
     def supervised(self, image: Tensor) -> list[Tensor]:
         """What is compared with the label in training: the logits, and those of coarser levels where there are any."""
@@ -135,12 +145,13 @@ class Segmentor(Method):
     """Training of the segmentor on real tumour images and their labels.
 
     Adam 1e-4, weighted binary cross-entropy [2, 0.5], threshold 0.5 (MetGAN's release). More than two classes are
-    segmented one versus rest.
+    segmented one versus rest; with the loss `ce-dice` they share a softmax, in which background has the logit 0.
 
     Args:
         network: what is trained.
         learning_rate: Adam's.
-        positive, negative: weights of foreground and background pixels.
+        positive, negative: weights of foreground and background pixels in the loss `wbce`.
+        loss: `wbce`, weighted binary cross-entropy; `ce-dice`, cross-entropy + soft Dice (paper 4).
     """
 
     inference = ("segmentor",)
@@ -154,8 +165,10 @@ class Segmentor(Method):
         learning_rate: float = 1e-4,
         positive: float = POSITIVE,
         negative: float = NEGATIVE,
+        loss: SegmentorLoss = "wbce",
     ) -> None:
         super().__init__({"segmentor": network})
+        self.loss: SegmentorLoss = loss
         self.classes = network.classes
         self.learning_rate = learning_rate
         self.weights = {"positive": positive, "negative": negative}
@@ -183,7 +196,13 @@ class Segmentor(Method):
     def divisor(cls, recipe: Recipe) -> int:
         """That of its network; DynUNet is laid out for the tiles, each of whose edges it halves."""
         of_unet = 2 ** LEAST_HALVINGS[recipe.tiles.dimensions]
-        return {"unet": of_unet, "resnet-34": ResNetUNet.divisor, "dynunet": 2}[recipe.method.segmentor_network]
+        divisors = {
+            "unet": of_unet,
+            "resnet-34": ResNetUNet.divisor,
+            "dynunet": 2,
+            "unet-stroke": UNetStroke.divisor,
+        }
+        return divisors[recipe.method.segmentor_network]
 
     @classmethod
     def least_edge(cls, recipe: Recipe) -> int:
@@ -192,12 +211,17 @@ class Segmentor(Method):
 
     @classmethod
     def fewest_values(cls, recipe: Recipe, edges: Sequence[int]) -> int | None:
-        """Those at the U-Net's centre or after the last stage of ResNet34; DynUNet has no BatchNorm."""
+        """Those at the U-Net's centre, after the last stage of ResNet34 or the first transposed convolution of paper 4.
+
+        DynUNet has no BatchNorm.
+        """
         match recipe.method.segmentor_network:
             case "unet":
                 return centre_values(edges)
             case "resnet-34":
                 return math.prod(edge // ResNetUNet.divisor for edge in edges)
+            case "unet-stroke":
+                return math.prod(2 * edge // UNetStroke.divisor for edge in edges)
         return None
 
     @classmethod
@@ -214,6 +238,7 @@ class Segmentor(Method):
             learning_rate=method.segmentor_learning_rate,
             positive=method.segmentor_positive,
             negative=method.segmentor_negative,
+            loss=method.segmentor_loss,
         )
 
     @property
@@ -230,14 +255,15 @@ class Segmentor(Method):
     def losses(self, player: str, batch: Batch, made: dict[str, Tensor]) -> Losses:
         """The term `segmentation`, coarser outputs included; makes nothing."""
         outputs = self.network.supervised(batch["tumour"])
-        target = one_versus_rest(batch["label"], self.classes, outputs[0].dtype)
         shares = [COARSER**level for level in range(len(outputs))]
-        terms = [
-            share * weighted_cross_entropy(logits, target, **self.weights)
-            for share, logits in zip(shares, outputs, strict=True)
-        ]
+        terms = [share * self._loss(logits, batch["label"]) for share, logits in zip(shares, outputs, strict=True)]
         # By the sum of the shares, so that the term has one scale whatever the number of levels.
         return {"segmentation": torch.stack(terms).sum() / sum(shares)}, {}
+
+    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.loss == "ce-dice":
+            return cross_entropy_and_dice(torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1), label)
+        return weighted_cross_entropy(logits, one_versus_rest(label, self.classes, logits.dtype), **self.weights)
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:

@@ -10,21 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.methods.adversarial_features import kl_divergence
-from metgan_dist.methods.label_to_image import PAPER_FEATURE_WEIGHTS, FeatureWeights, LabelToImage
+from metgan_dist.methods.label_to_image import PAPER_FEATURE_WEIGHTS, FeatureWeights
+from metgan_dist.methods.latent import FromLatent
 from metgan_dist.methods.losses import AdversarialForm, full_precision
-from metgan_dist.methods.method import Batch
 from metgan_dist.recipe.methods.terms import LabelToImageRecipe, VaeRecipe
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
 
 
-class Variational(LabelToImage):
+class Variational(FromLatent):
     """A label-to-image GAN whose generator, with `vae`, also takes a latent vector z.
 
     In training z is drawn from what the network `encoder`, trained with the generator, says of the real image. At
-    inference there is no real image: `translate` takes the mean of z's prior, 0, so that an output depends on its label
-    alone, not on random numbers or on its place in a batch; `sample` draws z from the prior.
+    inference there is no real image, and z is its prior's (`FromLatent`).
 
     A subclass says what its networks are (`build`), how it uses z in training (`generate`) and at inference
     (`from_label`).
@@ -63,7 +62,7 @@ class Variational(LabelToImage):
             adversarial=adversarial,
             learning_rate=learning_rate,
         )
-        self.vae, self.latent, self.kl = vae, latent, kl
+        self.vae, self.latent, self.kl = vae, latent if vae else 0, kl
 
     @classmethod
     @abstractmethod
@@ -111,29 +110,3 @@ class Variational(LabelToImage):
         # logarithm of a standard deviation.
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         return z, {"kl": self.kl * kl_divergence(mean, log_variance)} if self.kl else {}
-
-    @abstractmethod
-    def from_label(self, label: Tensor, z: Tensor | None) -> Tensor:
-        """Tumour images (N, C, H, W) in [-1, 1] of labels (N, H, W), with `vae` at z (N, latent), else None."""
-
-    @torch.no_grad()
-    def translate(self, batch: Batch) -> Tensor:
-        """Tumour images (N, C, H, W) in [-1, 1] from `label` alone; with `vae` at z = 0."""
-        label = batch["label"]
-        z = torch.zeros(len(label), self.latent, device=label.device) if self.vae else None
-        return self.from_label(label, z)
-
-    @torch.no_grad()
-    def sample(self, batch: Batch, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """`count` tumour images for each label, (N, count, C, H, W), each with its own z from the prior N(0, 1).
-
-        z is drawn by `generator`, or from torch's global random state on the CPU; the same seed gives the same images.
-        Raises UserError without `vae`.
-        """
-        if not self.vae:
-            return super().sample(batch, count, generator)
-        label = batch["label"]
-        source = torch.device("cpu") if generator is None else generator.device
-        draws = torch.randn(count, len(label), self.latent, generator=generator, device=source).to(label.device)
-        # A forward pass for each draw: memory stays that of one batch, however many are asked for.
-        return torch.stack([self.from_label(label, z) for z in draws], dim=1)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from metgan_dist.networks.dimensions import scaled
 from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
-from metgan_dist.networks.spade_generator import DIVISOR, WIDEST, SpadeTrunk, coarsest_grid
+from metgan_dist.networks.spade_generator import DIVISOR, PAPER, SpadeTrunk, coarsest_grid
 
 
 class RedGanGenerator(nn.Module):
@@ -42,7 +42,7 @@ class RedGanGenerator(nn.Module):
         self.classes, self.divisor = classes, DIVISOR
         self.grid = coarsest_grid(edges)
         hidden = scaled(HIDDEN, width, least=8)
-        wide = scaled(WIDEST, width)
+        wide = scaled(PAPER.widest, width)
         self.first = nn.Conv2d(classes, wide, kernel_size=3, padding=1)
         self.embedding = nn.Embedding(global_classes, wide)
         self.spread = nn.Linear(wide, wide * math.prod(self.grid))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,28 @@ from torch.nn import functional
 from metgan_dist.networks.dimensions import check_edges, layers_of, scaled
 from metgan_dist.networks.spade import HIDDEN, SpadeBlock, one_hot_label
 
-# Channels at width 1, coarsest first, and the level of each block: level L has 1/2^L of the image's edge.
-WIDEST = 1024
-BLOCKS = (1024, 1024, 1024, 512, 256, 128, 64)
+
+@dataclass(frozen=True)
+class Layout:
+    """Blocks of a trunk, coarsest first: level L has 1/2^L of the image's edge.
+
+    widest: channels of the first features at width 1; blocks, levels: channels of each block at width 1, and its level.
+    """
+
+    widest: int
+    blocks: tuple[int, ...]
+    levels: tuple[int, ...]
+
+
 # As released, two blocks in a row work at 1/16 and one at each other level.
-LEVELS = (5, 4, 4, 3, 2, 1, 0)
-DIVISOR = 2 ** LEVELS[0]
+PAPER = Layout(1024, (1024, 1024, 1024, 512, 256, 128, 64), (5, 4, 4, 3, 2, 1, 0))
+# Paper 4 (appendix A.3) upsamples after each of its blocks: none works at full resolution.
+STROKE = Layout(128, (128, 64, 32, 16, 8), (5, 4, 3, 2, 1))
+DIVISOR = 2**5
 
 
 class SpadeTrunk(nn.Module):
-    """Seven residual blocks from 1/32 of the image's edge up to the image: the part that SEAN and RedGAN share.
+    """Residual blocks from 1/32 of the image's edge up to the image: the part that SEAN and RedGAN share.
 
     Args:
         channels: channels of the image.
@@ -29,6 +42,7 @@ class SpadeTrunk(nn.Module):
             `forward` is given.
         width: multiplier of all channel numbers; 1 is the paper.
         extra: channels that come to the first block beside its 1024.
+        layout: the blocks; seven as published.
     """
 
     def __init__(
@@ -39,11 +53,13 @@ class SpadeTrunk(nn.Module):
         width: float = 1.0,
         extra: int = 0,
         dimensions: int = 2,
+        layout: Layout = PAPER,
     ) -> None:
         super().__init__()
+        self.levels = layout.levels
         self.blocks = nn.ModuleList()
-        incoming = scaled(WIDEST, width) + extra
-        for paper, level in zip(BLOCKS, LEVELS, strict=True):
+        incoming = scaled(layout.widest, width) + extra
+        for paper, level in zip(layout.blocks, layout.levels, strict=True):
             outgoing = scaled(paper, width)
             self.blocks.append(block(incoming, outgoing, level))
             incoming = outgoing
@@ -51,11 +67,13 @@ class SpadeTrunk(nn.Module):
 
     def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Features (N, 1024 + extra, H/32, W/32) at width 1 to an image (N, channels, H, W) in [-1, 1]."""
-        at = LEVELS[0]
-        for block, level in zip(self.blocks, LEVELS, strict=True):
+        at = self.levels[0]
+        for block, level in zip(self.blocks, self.levels, strict=True):
             if level != at:
                 x = functional.interpolate(x, scale_factor=2, mode="nearest")
             x, at = block(x, *conditions), level
+        if at:
+            x = functional.interpolate(x, scale_factor=2, mode="nearest")
         x = self.image(functional.leaky_relu(x, 0.2))
         # tanh in float32: near -1 and 1 bfloat16 has steps of 1/256, coarser than an 8-bit image.
         return torch.tanh(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
@@ -76,6 +94,7 @@ class LabelGenerator(nn.Module):
         edges: edges of the images, needed with `latent` (else ValueError): its linear layer gives each place of the
             coarsest grid weights of its own, so such a generator makes images of this size only. Without, any multiples
             of `divisor` (32) do.
+        layout: the trunk's blocks.
     """
 
     def __init__(
@@ -88,11 +107,12 @@ class LabelGenerator(nn.Module):
         latent: int | None,
         edges: Sequence[int] | None,
         dimensions: int = 2,
+        layout: Layout = PAPER,
     ) -> None:
         super().__init__()
         self.classes, self.latent, self.divisor = classes, latent, DIVISOR
         self.grid: tuple[int, ...] | None = None
-        wide = scaled(WIDEST, width)
+        wide = scaled(layout.widest, width)
         if latent is None:
             self.first: nn.Module = layers_of(dimensions).convolution(classes, wide, kernel_size=3, padding=1)
         else:
@@ -100,7 +120,7 @@ class LabelGenerator(nn.Module):
                 raise ValueError("a generator with a latent vector needs the edges of its images")
             self.grid = coarsest_grid(edges)
             self.first = nn.Linear(latent, wide * math.prod(self.grid))
-        self.trunk = SpadeTrunk(channels, block, width=width, dimensions=dimensions)
+        self.trunk = SpadeTrunk(channels, block, width=width, dimensions=dimensions, layout=layout)
 
     def _image(self, label: Tensor, z: Tensor | None, *conditions: Tensor) -> Tensor:
         """Image (N, channels, H, W) in [-1, 1]; the blocks are given the one-hot label, then `conditions`.
@@ -125,9 +145,12 @@ class LabelGenerator(nn.Module):
 class SpadeGenerator(LabelGenerator):
     """Label map (and, as part of a VAE, latent vector) to image. 92,028,481 parameters at one channel, two classes.
 
+    With `layout` STROKE, 128 numbers of latent vector and 128 x 128 pixels it is paper 4's: 2,725,417 at one channel
+    and two classes.
+
     Args:
         width: multiplier of all channel numbers (at least 2; SPADE's hidden channels at least 8); 1 is the paper.
-        channels, classes, latent, edges: see `LabelGenerator`.
+        channels, classes, latent, edges, layout: see `LabelGenerator`.
     """
 
     def __init__(
@@ -139,6 +162,7 @@ class SpadeGenerator(LabelGenerator):
         latent: int | None = None,
         edges: Sequence[int] | None = None,
         dimensions: int = 2,
+        layout: Layout = PAPER,
     ) -> None:
         hidden = scaled(HIDDEN, width, least=8)
         super().__init__(
@@ -149,6 +173,7 @@ class SpadeGenerator(LabelGenerator):
             latent=latent,
             edges=edges,
             dimensions=dimensions,
+            layout=layout,
         )
 
     def forward(self, label: Tensor, z: Tensor | None = None) -> Tensor:

@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metgan_dist.recipe.section import Section
 
 SegmentorKind = Annotated[
-    Literal["unet", "resnet-34", "dynunet"],
+    Literal["unet", "resnet-34", "dynunet", "unet-stroke"],
     Field(
-        description="network of the segmentor: Pan et al.'s U-Net, ResNet34-U-Net, or MONAI's DynUNet as nnU-Net lays "
-        "it out"
+        description="network of the segmentor: Pan et al.'s U-Net, ResNet34-U-Net, MONAI's DynUNet as nnU-Net lays it "
+        "out, or paper 4's U-Net"
     ),
 ]
+SegmentorLoss = Annotated[
+    Literal["wbce", "ce-dice"],
+    Field(
+        description="loss of the segmentors: binary cross-entropy weighted by positive and negative (MetGAN's code), or "
+        "cross-entropy + soft Dice (paper 4), which has no weights"
+    ),
+]
+
+
+def check_loss_weights(loss: str, weights: Mapping[str, tuple[float, float]]) -> None:
+    """ValueError for weights, by the name of their field as (given, default), where the loss has none."""
+    changed = next((name for name, (given, default) in weights.items() if given != default), None)
+    if loss != "wbce" and changed is not None:
+        given, default = weights[changed]
+        raise ValueError(f"{changed} {given:g} weighs the loss wbce alone, not {loss}; set it to {default:g}")
 
 
 class MethodRecipe(Section):
@@ -44,6 +59,7 @@ class MethodRecipe(Section):
     segmentor_batch_size: int = Field(4, ge=1, description="tiles in a batch of the segmentors")
     segmentor_learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate for the segmentors")
     segmentor_width: float = Field(1.0, gt=0, le=4, description="multiplier of the segmentors' channel numbers")
+    segmentor_loss: SegmentorLoss = "wbce"
     segmentor_positive: float = Field(
         2.0, gt=0, description="weight of labelled pixels in the segmentors' cross-entropy"
     )
@@ -66,6 +82,13 @@ class MethodRecipe(Section):
         description="share of the training patients of each of two domains from which the judges alone learn, where "
         "there are five or more; 0: judges learn from tiles that the method trains on, too",
     )
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        fields = ("segmentor_positive", "segmentor_negative")
+        usual = {name: MethodRecipe.model_fields[name].default for name in fields}
+        check_loss_weights(self.segmentor_loss, {name: (getattr(self, name), usual[name]) for name in fields})
+        return self
 
     @classmethod
     def of(cls, method: MethodRecipe) -> Self:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from metgan_dist.recipe.method import SegmentorLoss, check_loss_weights
 from metgan_dist.recipe.section import Section, comma_list
 
 
 class Segmentation(Section):
     """Segmentors trained fold by fold and scored on one unseen test set (segment_folds.py; paper 1, table 4)."""
 
-    network: Literal["unet", "dynunet"] = Field(
-        "unet", description="Pan et al.'s U-Net, or MONAI's DynUNet as nnU-Net lays it out"
+    network: Literal["unet", "dynunet", "unet-stroke"] = Field(
+        "unet", description="Pan et al.'s U-Net, MONAI's DynUNet as nnU-Net lays it out, or paper 4's U-Net"
     )
     width: float = Field(1.0, gt=0, le=4, description="multiplier of all channel numbers; 1 is the paper")
     domain: str | None = Field(
@@ -44,10 +45,18 @@ class Segmentation(Section):
     )
     batch_size: int = Field(4, ge=1, description="tiles in a batch")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate")
-    positive: float = Field(2.0, gt=0, description="weight of lesion pixels in the cross-entropy")
-    negative: float = Field(0.5, gt=0, description="weight of background pixels in the cross-entropy")
+    loss: SegmentorLoss = "wbce"
+    positive: float = Field(2.0, gt=0, description="weight of lesion pixels in the loss wbce")
+    negative: float = Field(0.5, gt=0, description="weight of background pixels in it")
     threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is lesion")
     strata: int = Field(
         3, ge=1, description="groups of equal size that lesions are sorted into, by area and brightness"
     )
     pictures: int = Field(4, ge=1, le=32, description="worst and median tiles drawn of each")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        fields = ("positive", "negative")
+        usual = {name: Segmentation.model_fields[name].default for name in fields}
+        check_loss_weights(self.loss, {name: (getattr(self, name), usual[name]) for name in fields})
+        return self

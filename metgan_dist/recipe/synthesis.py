@@ -42,7 +42,9 @@ class Synthesis(Section):
         le=1,
         description="smoothed anatomy above this level is tissue, where lesions may lie; none: anywhere",
     )
-    samples: int = Field(1, ge=1, description="images of one label and anatomy (spade_vae and sean_vae make several)")
+    samples: int = Field(
+        1, ge=1, description="images of one label and anatomy (spade_vae, sean_vae and spade_stroke make several)"
+    )
     gate: float = Field(
         0.0, ge=0, le=1, description="keep pairs in which `segmentor` finds the imposed label with this Dice or better"
     )

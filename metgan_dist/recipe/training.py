@@ -15,6 +15,7 @@ _AUGMENT = {
     **dict.fromkeys(("flips", "true", "yes", "on", "1"), True),
     **dict.fromkeys(("none", "false", "no", "off", "0"), False),
     "affine": "affine",
+    "affine-shift": "affine-shift",
 }
 
 
@@ -22,7 +23,7 @@ def _augment(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lower() not in _AUGMENT:
-        raise ValueError("must be flips (or true), affine, or none (or false)")
+        raise ValueError("must be flips (or true), affine, affine-shift, or none (or false)")
     return _AUGMENT[value.lower()]
 
 
@@ -68,10 +69,11 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"
     )
-    augment: Annotated[bool | Literal["affine"], BeforeValidator(_augment)] = Field(
+    augment: Annotated[bool | Literal["affine", "affine-shift"], BeforeValidator(_augment)] = Field(
         True,
         description="flips (or true): random flips and quarter turns in the plane; affine: these, and then random "
-        "rotations (of crops about each axis), scales and shears; none (or false): tiles as they are",
+        "rotations (of crops about each axis), scales and shears; affine-shift: these, and shifts by up to a tenth of "
+        "each edge; none (or false): tiles as they are",
     )
     ema_half_life: int = Field(
         0,

@@ -155,6 +155,7 @@ def _trained(recipe: Recipe) -> Recipe:
         segmentor_max_steps=settings.max_steps,
         segmentor_batch_size=settings.batch_size,
         segmentor_learning_rate=settings.learning_rate,
+        segmentor_loss=settings.loss,
         segmentor_positive=settings.positive,
         segmentor_negative=settings.negative,
         segmentor_threshold=settings.threshold,

@@ -13,6 +13,7 @@ from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import overlays
 from metgan_dist.segmentation.scoring import FoldScores, predict_tiles, score_folds
 from metgan_dist.segmentation.summary import counted, markdown, strata_table, summarise, table
+from metgan_dist.segmentation.volumes import volume_table, voxel_sizes
 from metgan_dist.tiles.independence import independent_units
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -26,7 +27,7 @@ def report_folds(
 
     `samples` says in words what the folds were trained on; `notes` are lines below the tables. Files: report.md,
     scores.csv (over folds), strata.csv (recall by size and brightness), places.parquet (counts by plane or volume),
-    lesions.parquet, tiles.parquet (pixels of single tiles), overlays-test.png (worst and median tiles, each as the fold
+    lesions.parquet, of crops volumes.csv (scores by volume), tiles.parquet (pixels of single tiles), overlays-test.png (worst and median tiles, each as the fold
     sees it alone).
     """
     settings, result = opened.recipe.segmentation, opened.result
@@ -39,7 +40,10 @@ def report_folds(
             block = opened.recipe.scores.block
             scored[split] = score_folds(checkpoints, tiles, rows, block=block, plan=opened.plan, report=say)
     independent = {split: str(independent_units(tiles, tiles.positions(split))) for split in scored}
-    summaries = {split: summarise(one, settings.strata, independent[split]) for split, one in scored.items()}
+    voxels = {split: voxel_sizes(tiles, tiles.positions(split)) for split in scored}
+    summaries = {
+        split: summarise(one, settings.strata, independent[split], voxels[split]) for split, one in scored.items()
+    }
     result.scores |= summaries
     texts = [_text(tiles, split, summary, samples) for split, summary in summaries.items()]
     text = "\n".join([*texts, *(f"{note}\n" for note in notes)])
@@ -51,6 +55,10 @@ def report_folds(
         "places.parquet": _parquet({split: one.places for split, one in scored.items()}),
         "lesions.parquet": _parquet({split: one.lesions for split, one in scored.items()}),
     }
+    volumes = {split: volume_table(one, voxels[split]) for split, one in scored.items()}
+    if any(len(one) for one in volumes.values()):
+        joint = pd.concat([one.assign(split=split) for split, one in volumes.items()], ignore_index=True)
+        files["volumes.csv"] = joint.to_csv(index=False).encode()
     with result.phase("pictures"):
         for split, one in scored.items():
             if picture := _overlays(opened, tiles, one, checkpoints):

@@ -10,7 +10,9 @@ import pandas as pd
 
 from metgan_dist.evaluation.tables import aligned
 from metgan_dist.scores.lesions import strata
+from metgan_dist.scores.volumes import VOLUME_SCORES
 from metgan_dist.segmentation.scoring import COUNTS, OF_CLASS, FoldScores
+from metgan_dist.segmentation.volumes import volume_table
 
 TITLES = {
     "dice": "Dice",
@@ -22,6 +24,13 @@ TITLES = {
     "missed": "Lesions missed",
     "matched": "Predictions that match",
     "false_positives": "False positives",
+}
+VOLUME_TITLES = {
+    "dice": "Dice",
+    "f1": "F1 of lesions",
+    "volume_difference": "Volume difference",
+    "count_difference": "Count difference",
+    "false_positive_volume": "False-positive volume",
 }
 # What lesions are sorted by, and what the lowest and highest of them are called.
 STRATA = {"area": ("smallest", "largest"), "brightness": ("dimmest", "brightest")}
@@ -63,13 +72,17 @@ def over_folds(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "min": float(np.min(values)), "max": float(np.max(values))}
 
 
-def summarise(scored: FoldScores, count: int, independent: str) -> dict[str, Any]:
+def summarise(
+    scored: FoldScores, count: int, independent: str, voxels: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The tree of numbers of a split that `result.json` and MLflow keep.
 
     tiles; places, in which they were joined; unit, what a place is; independent (places, in words); lesions; for each
     of SCORES and COUNTS {mean, min, max}; folds: {fold: {score: value}}; strata: {area, brightness}: {1 (lowest) ...
     `count`: {low, high, lesions, recall: {mean, min, max}}}. Where there are several classes, the voxels' Dice of each
-    is a further score, `voxel_dice/NAME`.
+    is a further score, `voxel_dice/NAME`. Of crops also `volumes`: volumes; without_lesions; unit, of volumes of
+    lesions; and for each of VOLUME_SCORES the mean over volumes {mean, min, max} (the false-positive volume where there
+    are volumes without lesions). `voxels`: millilitres of a voxel by volume, where these are known.
     """
     folds = {fold: scored.scores(fold) for fold in scored.folds}
     lesions = scored.lesions[scored.lesions["fold"] == scored.folds[0]]
@@ -82,6 +95,23 @@ def summarise(scored: FoldScores, count: int, independent: str) -> dict[str, Any
         **{name: over_folds([scores[name] for scores in folds.values()]) for name in folds[scored.folds[0]]},
         "strata": {name: _recalls(scored, lesions[name].to_numpy(), count) for name in STRATA},
         "folds": {str(fold): scores for fold, scores in folds.items()},
+        **_of_volumes(scored, voxels or {}),
+    }
+
+
+def _of_volumes(scored: FoldScores, voxels: Mapping[str, float]) -> dict[str, Any]:
+    table = volume_table(scored, voxels)
+    if not len(table):
+        return {}
+    first = table[table["fold"] == table["fold"].iloc[0]]
+    means = table.groupby("fold")[list(VOLUME_SCORES)].mean().dropna(axis=1, how="all")
+    return {
+        "volumes": {
+            "volumes": len(first),
+            "without_lesions": int((first["voxels"] == 0).sum()),
+            "unit": "ml" if voxels else "voxels",
+            **{str(name): over_folds(values.tolist()) for name, values in means.items()},
+        }
     }
 
 
@@ -116,7 +146,32 @@ def markdown(title: str, summary: dict[str, Any]) -> str:
             cells = [f"{group[end]:.4g}" for end in ("low", "high")]
             cells += [f"{group['recall'][part]:.3f}" for part in ("mean", "min", "max")]
             recall.append([_called(number, len(groups), name, ends), str(group["lesions"]), *cells])
-    return f"**{title}**\n\n{aligned(rows)}\n{aligned(recall)}\n{rule(summary['unit'])}\n\n{basis(summary)}\n"
+    tables = "\n".join(aligned(one) for one in (rows, recall, *_volume_rows(summary)))
+    return f"**{title}**\n\n{tables}\n{rule(summary['unit'])}{_volume_rule(summary)}\n\n{basis(summary)}\n"
+
+
+def _volume_rows(summary: dict[str, Any]) -> list[list[list[str]]]:
+    """The table of scores by volume, where there are any."""
+    own = summary.get("volumes")
+    if own is None:
+        return []
+    rows = [["By volume", "mean", "min", "max"]]
+    for name, title in VOLUME_TITLES.items():
+        if name in own:
+            unit = f" ({own['unit']})" if name.endswith("volume") or name == "volume_difference" else ""
+            rows.append([f"{title}{unit}", *(f"{own[name][part]:.3f}" for part in ("mean", "min", "max"))])
+    return [rows]
+
+
+def _volume_rule(summary: dict[str, Any]) -> str:
+    own = summary.get("volumes")
+    if own is None:
+        return ""
+    return (
+        f" By volume: means over {own['volumes']} volumes, {own['without_lesions']} of them without lesions, as ISLES "
+        "scores them; differences are absolute, and a volume where nothing is to be found and nothing was has Dice and "
+        "F1 1. False-positive volume: what was found in volumes without lesions."
+    )
 
 
 def origin_notes(origins: Sequence[Mapping[str, int]]) -> list[str]:

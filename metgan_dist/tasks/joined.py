@@ -70,13 +70,13 @@ class WholeScores:
     def of(tiles: TileSet, rows: np.ndarray, find: Finder, device: torch.device) -> WholeScores:
         """Let `find` look at the tiles `rows`, which have labels, and join what it finds; a place's labels are held."""
         places, cells = mosaic(tiles.index, tiles.shape, rows)
-        names, unit = region_names(tiles), _unit(tiles, rows)
+        names, unit = region_names(tiles), length_unit(tiles, rows)
         scored = []
         for number, place in places.iterrows():
             own = [cell for cell in cells if cell.place == number]
             found, true = _joined(tiles, own, find, len(names) + 1, device)
             first = tiles.index.iloc[[own[0].rows[0]]]
-            voxel = _voxel(tiles, first, str(place["view"])) if unit == "mm" else None
+            voxel = voxel_edges(tiles, first, str(place["view"])) if unit == "mm" else None
             counts = {name: int(one[0]) for name, one in tile_counts(found, true, len(names) + 1).items()}
             distances = surface_distances(found, true, len(names) + 1, voxel)
             image = str(first["name"].iloc[0]) if "name" in first else ""
@@ -157,7 +157,7 @@ def _joined(
     return predicted, label
 
 
-def _unit(tiles: TileSet, rows: np.ndarray) -> str:
+def length_unit(tiles: TileSet, rows: np.ndarray) -> str:
     """ "mm" where the size of a pixel is known of all these tiles, else "voxels": no mean mixes the two."""
     units = {volume["id"]: volume.get("unit") for volume in tiles.manifest["volumes"]}
     own = tiles.index.iloc[rows]
@@ -166,7 +166,7 @@ def _unit(tiles: TileSet, rows: np.ndarray) -> str:
     return "mm" if known.all() and np.isfinite(sizes.to_numpy()).all() else "voxels"
 
 
-def _voxel(tiles: TileSet, tile: pd.DataFrame, view: str) -> list[float]:
+def voxel_edges(tiles: TileSet, tile: pd.DataFrame, view: str) -> list[float]:
     """Millimetres of a pixel along each axis of a tile."""
     units = {volume["id"]: volume.get("unit") for volume in tiles.manifest["volumes"]}
     scale = MILLIMETRES[str(units[tile["volume"].iloc[0]])]

@@ -30,9 +30,11 @@ class Translation(Task):
     """Images (N, C, [D,] H, W) are made of `anatomy`, `label` or both, like those of `tumour`.
 
     Attributes:
+        made_of: the role that a tile must have for an image to be made of it.
         error: the score that a line begins with, and what it is called there.
     """
 
+    made_of: ClassVar[Role] = "anatomy"
     error: ClassVar[tuple[str, str]]
     judged_by: ClassVar[tuple[str, ...]] = ("judge",)
 
@@ -68,7 +70,7 @@ class Translation(Task):
         """Of translations the errors, and by the judge the labels, where the tiles have them; of real images these."""
         made = sample not in self.of_real
         judge = self.judges.get("judge") if wanted.has(FIDELITY) else None
-        if not self.tiles.has("anatomy" if made else "tumour", "label"):
+        if not self.tiles.has(self.made_of if made else "tumour", "label"):
             judge = None
         known = {column.name for column in self.columns} & {*IMAGE_SCORES, CYCLE}
         return TileScorer(

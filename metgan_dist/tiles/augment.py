@@ -1,4 +1,4 @@
-"""Random flips and quarter turns, and on request affine maps, the same for all channels of a tile."""
+"""Random flips and quarter turns, and on request affine maps and shifts, the same for all channels of a tile."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from itertools import combinations
 
 import numpy as np
 
-# Of an affine map: degrees about each axis, and how far scales and shears along each may be from 1 and 0.
-ANGLE, SCALE, SHEAR = 15.0, 0.1, 0.1
+# Of an affine map: degrees about each axis, and how far scales and shears along each may be from 1 and 0; how far a
+# shift goes, as a share of each edge.
+ANGLE, SCALE, SHEAR, SHIFT = 15.0, 0.1, 0.1, 0.1
 
 
 def augment(
-    tile: Mapping[str, np.ndarray], seed: int, position: int, draw: int = 1, *, affine: bool = False
+    tile: Mapping[str, np.ndarray],
+    seed: int,
+    position: int,
+    draw: int = 1,
+    *,
+    affine: bool = False,
+    shifted: bool = False,
 ) -> dict[str, np.ndarray]:
     """A tile flipped along each axis or not, and turned in its plane by 0 to 3 quarter turns; with `affine` then bent.
 
@@ -28,6 +35,7 @@ def augment(
         position: of the tile in the stream of images.
         draw: another number for each of several tiles at one position.
         affine: whether there is an affine map.
+        shifted: whether it also moves the tile, by up to a tenth of each edge.
     """
     shape = next(pixels.shape if _is_label(role) else pixels.shape[1:] for role, pixels in tile.items())
     dimensions, (height, width) = len(shape), shape[-2:]
@@ -43,8 +51,12 @@ def augment(
     if not affine:
         return turned
     matrix = random_affine(dimensions, random)
+    # Drawn last, so that everything else is as it is without a shift.
+    shift = random.uniform(-SHIFT, SHIFT, dimensions) * shape if shifted else np.zeros(dimensions)
     return {
-        role: moved(pixels, matrix, 0) if _is_label(role) else np.stack([moved(image, matrix, 1) for image in pixels])
+        role: moved(pixels, matrix, 0, shift)
+        if _is_label(role)
+        else np.stack([moved(image, matrix, 1, shift) for image in pixels])
         for role, pixels in turned.items()
     }
 
@@ -63,12 +75,15 @@ def random_affine(dimensions: int, random: np.random.Generator) -> np.ndarray:
     return matrix
 
 
-def moved(pixels: np.ndarray, matrix: np.ndarray, order: int) -> np.ndarray:
-    """`pixels` ([D,] H, W) in their own type, each taken from where `matrix` leads from the middle to it."""
+def moved(
+    pixels: np.ndarray, matrix: np.ndarray, order: int, shift: np.ndarray | tuple[float, ...] = (0.0,)
+) -> np.ndarray:
+    """`pixels` ([D,] H, W) in their own type, each taken `shift` pixels beside where `matrix` leads from the middle."""
     import scipy  # not in each process that reads tiles
 
     middle = (np.array(pixels.shape) - 1) / 2
-    return scipy.ndimage.affine_transform(pixels, matrix, offset=middle - matrix @ middle, order=order, mode="reflect")
+    offset = middle - matrix @ middle + shift
+    return scipy.ndimage.affine_transform(pixels, matrix, offset=offset, order=order, mode="reflect")
 
 
 def _is_label(role: str) -> bool:

@@ -24,8 +24,8 @@ SOURCE_DRAW, TARGET_DRAW = 1, 3
 class Load:
     """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
 
-    def __init__(self, reader: TileReader, augment_seed: int | None, affine: bool = False) -> None:
-        self._reader, self._seed, self._affine = reader, augment_seed, affine
+    def __init__(self, reader: TileReader, augment_seed: int | None, affine: bool = False, shifted: bool = False) -> None:
+        self._reader, self._seed, self._affine, self._shifted = reader, augment_seed, affine, shifted
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         count = len(batch["tile"])
@@ -60,4 +60,4 @@ class Load:
     ) -> dict[str, np.ndarray]:
         if self._seed is None:
             return pixels
-        return augment(pixels, self._seed, int(tile["image"]), draw, affine=self._affine)
+        return augment(pixels, self._seed, int(tile["image"]), draw, affine=self._affine, shifted=self._shifted)

@@ -87,7 +87,8 @@ def tile_stream(
     seed = recipe.training.seed
     positions = rank_positions(start, stop, rank, world, batch_size)
     augment = recipe.training.augment
-    load = Load(tiles.reader, seed if augment else None, augment == "affine")
+    affine, shifted = augment in ("affine", "affine-shift"), augment == "affine-shift"
+    load = Load(tiles.reader, seed if augment else None, affine, shifted)
     per_task = _tiles_per_task(tiles, batch_size)
     parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
     if here:

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from metgan_dist.methods.losses import discriminator_loss, generator_loss, l1, weighted_cross_entropy
+from monai.losses import DiceCELoss
+
+from metgan_dist.methods.losses import (
+    cross_entropy_and_dice,
+    dice_loss,
+    discriminator_loss,
+    generator_loss,
+    l1,
+    weighted_cross_entropy,
+)
 
 REAL = torch.tensor([1.0, 3.0, 0.5, 0.0])
 FAKE = torch.tensor([0.0, -2.0, 0.5, 1.0])
@@ -84,3 +93,29 @@ def test_half_precision_logits_lose_nothing_in_the_mean(form):
 def test_double_precision_stays_double():
     value = torch.zeros(2, dtype=torch.float64)
     assert weighted_cross_entropy(value, value, positive=1, negative=1).dtype == torch.float64
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_cross_entropy_and_dice_are_monais_of_the_foreground(classes):
+    torch.manual_seed(0)
+    logits, label = torch.randn(3, classes, 6, 8, 8, dtype=torch.float64), torch.randint(0, classes, (3, 6, 8, 8))
+    monai = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, smooth_nr=0, smooth_dr=0)
+    torch.testing.assert_close(cross_entropy_and_dice(logits, label), monai(logits, label[:, None]))
+
+
+def test_cross_entropy_and_dice_by_hand():
+    # p(foreground) is 0.8, 0.8, 0.2, 0.2 where the label is 1, 0, 1, 0.
+    odds = math.log(4)
+    logits = torch.tensor([[[0.0] * 4, [odds, odds, -odds, -odds]]])
+    label = torch.tensor([[1, 0, 1, 0]])
+    entropy = (-math.log(0.8) - math.log(0.2) - math.log(0.2) - math.log(0.8)) / 4
+    dice = 2 * (0.8 + 0.2) / (2.0 + 2.0)
+    assert cross_entropy_and_dice(logits, label).item() == pytest.approx(entropy + 1 - dice)
+
+
+def test_a_batch_without_lesions_has_a_dice_loss_of_1_and_no_gradient_from_it():
+    logits = torch.randn(2, 2, 8, 8, requires_grad=True)
+    loss = dice_loss(logits, torch.zeros(2, 8, 8, dtype=torch.int64), squares=False, background=False)
+    loss.backward()
+    assert loss.item() == 1
+    assert logits.grad.abs().max() == 0

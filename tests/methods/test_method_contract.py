@@ -285,9 +285,10 @@ def test_a_method_asks_for_what_others_made_by_names_that_are_known(name):
     assert method_class(name).needs(recipe(name)) <= {"segmentor", *PUBLISHED}
 
 
-def test_only_a_vae_has_samples(name, trained):
+def test_only_what_draws_a_latent_vector_has_samples(name, trained):
     data = batch(classes=CLASSES)
-    if not name.endswith("_vae"):
+    if (drawn := trained.latents(2, torch.Generator().manual_seed(4))) is None:
+        assert not name.endswith("_vae")
         with pytest.raises(UserError, match=r"^synthesis\.samples: "):
             trained.sample(data, 2)
         return
@@ -295,6 +296,8 @@ def test_only_a_vae_has_samples(name, trained):
     assert first.shape == (2, 3, 1, 64, 64)
     assert first.abs().max() <= 1
     assert torch.equal(first, again)
+    # A batch may bring its latent vectors: one for all its images, or one for each.
+    assert torch.equal(trained.translate({**data, "latent": drawn}), trained.from_label(data["label"], drawn))
 
 
 # Seeds and state

@@ -6,6 +6,7 @@ import pytest
 import torch
 from turns import batch, dice, optimisers, play_all
 
+from metgan_dist.methods.losses import cross_entropy_and_dice
 from metgan_dist.methods.segmentor import (
     Segmentor,
     SegmentorNetwork,
@@ -14,6 +15,7 @@ from metgan_dist.methods.segmentor import (
     one_versus_rest,
     segmentor_recipe,
 )
+from metgan_dist.networks.unet_stroke import UNetStroke
 from metgan_dist.recipe import Recipe
 
 
@@ -173,6 +175,80 @@ def test_rare_lesions_are_found_from_any_start(kind, seed, steps):
     tumour = label.unsqueeze(1) - 0.6 + 0.2 * torch.rand(4, 1, 64, 64, generator=draws)
     adams = optimisers(method)
     for _ in range(steps):
+        play_all(method, {"label": label, "tumour": tumour}, adams)
+    assert dice(method.eval().translate({"tumour": tumour}), label) > 0.8
+
+
+# Paper 4's
+
+
+def stroke(classes=2, edges=(16, 32, 32), width=1 / 4, **options):
+    torch.manual_seed(0)
+    return SegmentorNetwork(classes, width=width, network="unet-stroke", edges=edges, **options)
+
+
+def test_the_stroke_unet_has_an_output_for_each_class_and_its_papers_count():
+    with torch.device("meta"):
+        segmentor = SegmentorNetwork(network="unet-stroke", edges=(32, 128, 128))
+    assert sum(p.numel() for p in segmentor.parameters()) == 5_646_242
+    assert segmentor.divisor == 16
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_what_the_stroke_unet_finds_is_what_its_softmax_says(classes):
+    segmentor, image = stroke(classes).eval(), torch.rand(2, 1, 16, 32, 32) * 2 - 1
+    torch.nn.init.normal_(segmentor.unet.output.weight)
+    torch.nn.init.zeros_(segmentor.unet.output.bias)
+    scores = segmentor.unet(normalise_by_local_maximum(image))
+    assert segmentor(image).shape == (2, classes - 1, 16, 32, 32)
+    assert torch.equal(segmentor.label_map(image), scores.argmax(dim=1))
+    assert 0 < (segmentor.label_map(image) > 0).float().mean() < 1
+    assert torch.equal(segmentor.class_scores(image).argmax(dim=1), scores.argmax(dim=1))
+    if classes == 2:
+        torch.testing.assert_close(segmentor.probabilities(image)[:, 0], scores.softmax(dim=1)[:, 1])
+
+
+@pytest.mark.parametrize("kind", ["unet-stroke", "unet", "dynunet"])
+def test_cross_entropy_and_dice_is_a_choice_for_every_network(kind):
+    torch.manual_seed(0)
+    segmentor = SegmentorNetwork(3, width=1 / 16, network=kind, edges=(64, 64))
+    method, data = Segmentor(segmentor, loss="ce-dice").eval(), batch(classes=3)
+    (term,) = method.losses("segmentor", data, {})[0].values()
+    logits = segmentor(data["tumour"])
+    shared = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+    torch.testing.assert_close(term, cross_entropy_and_dice(shared, data["label"]))
+    if kind == "unet-stroke":
+        own = segmentor.unet(normalise_by_local_maximum(data["tumour"]))
+        torch.testing.assert_close(term, cross_entropy_and_dice(own, data["label"]))
+
+
+def test_loss_and_network_are_those_of_the_recipe_and_serve_the_judge_too():
+    recipe = Recipe.model_validate(
+        {
+            "method": {"segmentor_network": "unet-stroke", "segmentor_loss": "ce-dice", "segmentor_width": 1 / 8},
+            "tiles": {"kind": "crop", "size": [16, 32, 32]},
+        }
+    )
+    method = Segmentor.from_recipe(segmentor_recipe(recipe))
+    assert method.loss == judge_recipe(recipe).method.segmentor_loss == "ce-dice"
+    assert isinstance(method.network.unet, UNetStroke)
+    assert judge_recipe(recipe).method.segmentor_network == "dynunet"
+    assert Segmentor.divisor(segmentor_recipe(recipe)) == 16
+    assert Segmentor.fewest_values(segmentor_recipe(recipe), (16, 32, 32)) == 2 * 4 * 4
+
+
+def test_untrained_the_stroke_unet_expects_little_and_learns_rare_lesions_of_volumes():
+    draws = torch.Generator().manual_seed(5)
+    label = torch.zeros(4, 16, 32, 32, dtype=torch.int64)
+    for number in (0, 1, 2, 3):
+        z, y, x = (int(torch.randint(3, edge - 3, (), generator=draws)) for edge in (16, 32, 32))
+        label[number, z - 2 : z + 2, y - 3 : y + 3, x - 3 : x + 3] = 1
+    tumour = label.unsqueeze(1) - 0.6 + 0.2 * torch.rand(4, 1, 16, 32, 32, generator=draws)
+    method = Segmentor(stroke(), learning_rate=3e-3, loss="ce-dice")
+    untrained = method.eval().network.probabilities(tumour)
+    torch.testing.assert_close(untrained, torch.full_like(untrained, 0.01), atol=0.02, rtol=0)
+    adams = optimisers(method.train())
+    for _ in range(40):
         play_all(method, {"label": label, "tumour": tumour}, adams)
     assert dice(method.eval().translate({"tumour": tumour}), label) > 0.8
 

@@ -1,5 +1,6 @@
 """SPADE's generator and VAE encoder: parameter count, structure, normalisation by region, sizes, initial weights."""
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn.utils import parametrize
 from metgan_dist.networks.image_encoder import ImageEncoder
 from metgan_dist.networks.initialise import initialise_xavier
 from metgan_dist.networks.spade import SpadeBlock, SpadeNorm
-from metgan_dist.networks.spade_generator import SpadeGenerator, SpadeTrunk
+from metgan_dist.networks.spade_generator import STROKE, SpadeGenerator, SpadeTrunk
 from metgan_dist.networks.spectral import raw_weight, spectral_convolution
 
 NARROW = 1 / 32
@@ -20,11 +21,8 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def counted_by_hand(channels, classes):
-    """Parameters of the paper's generator, from its description."""
-
-    def convolution(incoming, outgoing, kernel=3, bias=True):
-        return incoming * outgoing * kernel**2 + (outgoing if bias else 0)
+def counted_blocks(widths, classes):
+    """Parameters of the residual blocks between these numbers of channels, from their description."""
 
     def spade(features):
         return convolution(classes, 128) + 2 * convolution(128, features)
@@ -35,10 +33,17 @@ def counted_by_hand(channels, classes):
         shortcut = spade(incoming) + convolution(incoming, outgoing, kernel=1, bias=False)
         return count + (shortcut if incoming != outgoing else 0)
 
-    count = convolution(classes, 1024) + 3 * block(1024, 1024)
-    for incoming, outgoing in [(1024, 512), (512, 256), (256, 128), (128, 64)]:
-        count += block(incoming, outgoing)
-    return count + convolution(64, channels)
+    return sum(block(one, other) for one, other in itertools.pairwise(widths))
+
+
+def convolution(incoming, outgoing, kernel=3, bias=True):
+    return incoming * outgoing * kernel**2 + (outgoing if bias else 0)
+
+
+def counted_by_hand(channels, classes):
+    """Parameters of the paper's generator, from its description."""
+    blocks = counted_blocks([1024, 1024, 1024, 1024, 512, 256, 128, 64], classes)
+    return convolution(classes, 1024) + blocks + convolution(64, channels)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,28 @@ def test_paper_generator_has_the_parameters_that_its_description_adds_up_to(chan
     with torch.device("meta"):
         generator = SpadeGenerator(channels, classes)
     assert parameters(generator) == counted_by_hand(channels, classes) == count
+
+
+@pytest.mark.parametrize(("classes", "count"), [(2, 2_725_417), (7, 2_806_057)])
+def test_stroke_generator_has_the_parameters_that_the_appendix_adds_up_to(classes, count):
+    with torch.device("meta"):
+        generator = SpadeGenerator(1, classes, latent=128, edges=(128, 128), layout=STROKE)
+    dense = (128 + 1) * 4 * 4 * 128
+    by_hand = dense + counted_blocks([128, 128, 64, 32, 16, 8], classes) + convolution(8, 1)
+    assert parameters(generator) == by_hand == count
+
+
+def test_stroke_generator_upsamples_after_each_block():
+    torch.manual_seed(0)
+    generator = SpadeGenerator(1, 3, latent=128, edges=(128, 128), layout=STROKE, width=1 / 4)
+    seen = []
+    for block in generator.trunk.blocks:
+        block.register_forward_hook(lambda _, given, made: seen.append((given[0].shape[2], made.shape[1])))
+    generator.trunk.image.register_forward_hook(lambda _, given, made: seen.append((given[0].shape[2], made.shape[1])))
+    image = generator(torch.randint(0, 3, (2, 128, 128)), torch.randn(2, 128))
+    assert image.shape == (2, 1, 128, 128)
+    assert image.abs().max() <= 1
+    assert seen == [(4, 32), (8, 16), (16, 8), (32, 4), (64, 2), (128, 1)]
 
 
 def test_vae_replaces_the_first_convolution_by_a_linear_layer_that_follows_the_tile():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metgan_dist.networks.unet_256 import UNet256, downs_of
+from metgan_dist.networks.unet_256 import EnlargingStage, UNet256, downs_of
 
 
 def build(downs=5, channels=(1, 1), **options):
@@ -126,3 +126,67 @@ def test_tanh_is_float32_under_bfloat16():
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, network(image), atol=0.05, rtol=0.05)
     assert network.double()(image.double()).dtype == torch.float64
+
+
+# Paper 4's form
+
+
+def stroke(channels=(1, 1), downs=5, **options):
+    return build(downs, channels, resizing=True, **options)
+
+
+@pytest.mark.parametrize("further", [0, 1, 11])
+def test_stroke_generator_has_the_count_of_the_appendix_and_1024_for_each_further_channel(further):
+    with torch.device("meta"):
+        network = UNet256(1 + further, 1, downs=downs_of(128, 128), resizing=True)
+    assert sum(p.numel() for p in network.parameters()) == 41_819_521 + 1024 * further
+
+
+def test_stroke_generator_is_laid_out_as_in_the_appendix():
+    with torch.device("meta"):
+        network = UNet256(1, 1, downs=7, resizing=True)
+    assert [one.out_channels for one in network.encoder] == [64, 128, 256, 512, 512, 512, 512]
+    assert {(one.kernel_size, one.stride) for one in network.encoder} == {((4, 4), (2, 2))}
+    ups = [stage.up.convolution for stage in network.decoder]
+    assert [one.out_channels for one in ups] == [512, 512, 512, 256, 128, 64]
+    assert [one.in_channels for one in ups] == [512, 1024, 1024, 1024, 512, 256]
+    assert {(one.kernel_size, one.stride) for one in ups} == {((4, 4), (1, 1))}
+    assert [type(norm).__name__ for norm in network.norms] == ["InstanceNorm2d"] * 6 + ["Identity"]
+    assert all(not stage.norm.affine and stage.dropout == 0.5 for stage in network.decoder)
+    assert not any(isinstance(module, torch.nn.ConvTranspose2d) for module in network.modules())
+
+
+def test_stroke_stage_is_the_appendix_sequence_worked_out_by_itself():
+    torch.manual_seed(0)
+    stage, x = EnlargingStage(3, 4, dropout=0.5), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    stage = stage.double()
+    up = torch.where(x < 0, 0.2 * x, x).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    padded = torch.nn.functional.pad(up, (1, 2, 1, 2))
+    y = torch.nn.functional.conv2d(padded, stage.up.convolution.weight, stage.up.convolution.bias)
+    y = torch.where(y < 0, 0.2 * y, y)
+    expected = (y - y.mean((2, 3), keepdim=True)) / (y.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(stage(x, False), expected)
+    assert not torch.allclose(stage(x, True), expected)
+
+
+def test_stroke_generator_of_one_innermost_pixel_trains_every_parameter_that_a_norm_does_not_take_away():
+    network = stroke(downs=7, channels=(3, 1))
+    image = network(torch.randn(1, 3, 128, 128))
+    assert image.shape == (1, 1, 128, 128)
+    assert image.abs().max() <= 1
+    image.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    # InstanceNorm would have put the single pixel of the innermost features to zero.
+    assert gradients["encoder.6.weight"].abs().max() > 0
+
+
+def test_stroke_dropout_is_noise_in_training_and_at_inference_only_on_request():
+    network, image = stroke(), torch.randn(1, 1, 32, 32)
+    assert not torch.equal(network(image), network(image))
+    network.eval()
+    assert torch.equal(network(image), network(image))
+    network.stochastic = True
+    assert not torch.equal(network(image), network(image))
+    quiet = stroke(dropout=0.0)
+    assert torch.equal(quiet(image), quiet(image))

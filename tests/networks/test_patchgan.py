@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metgan_dist.networks.patchgan import PatchGAN
+from metgan_dist.networks.patchgan import STROKE, PatchGAN, PatchGANFeatures, shortest_edge
 
 
 def receptive_field(discriminator, edge):
@@ -28,6 +28,43 @@ def test_paper_discriminator_has_the_authors_parameter_count():
 def test_one_logit_sees_the_papers_patch(layers, base, field):
     torch.manual_seed(0)
     assert receptive_field(PatchGAN(layers=layers, base=base, width=1 / 8), 160) == (field, field)
+
+
+@pytest.mark.parametrize("condition", [0, 1, 12])
+def test_stroke_discriminator_has_166625_parameters_and_no_condition_gives_the_papers_888898(condition):
+    with torch.device("meta"):
+        count = sum(p.numel() for p in PatchGAN(condition_channels=condition, **STROKE).parameters())
+    assert count == 166_625 + 512 * condition
+    assert (888_898 - 166_625) % 512 != 0
+
+
+def test_stroke_discriminator_is_strided_and_normed_throughout_and_sees_46_pixels():
+    torch.manual_seed(0)
+    assert receptive_field(PatchGAN(width=1 / 8, **STROKE), 160) == (46, 46)
+    discriminator = PatchGAN(width=1 / 8, **STROKE)
+    kinds = [type(layer).__name__ for layer in discriminator.model]
+    assert kinds == ["Conv2d", "InstanceNorm2d", "LeakyReLU"] * 3 + ["Conv2d"]
+    strides = [layer.stride[0] for layer in discriminator.model if isinstance(layer, torch.nn.Conv2d)]
+    assert strides == [2, 2, 2, 1]
+    assert discriminator(torch.randn(2, 1, 128, 128)).shape == (2, 1, 15, 15)
+    least = shortest_edge(STROKE["layers"], STROKE["unstrided"])
+    assert discriminator(torch.randn(1, 1, least, least)).shape == (1, 1, 1, 1)
+
+
+def test_features_are_what_each_layer_hands_on_and_end_with_the_logits():
+    torch.manual_seed(0)
+    plain = PatchGAN(condition_channels=2, width=1 / 8, **STROKE)
+    giving = PatchGANFeatures(condition_channels=2, width=1 / 8, **STROKE)
+    giving.load_state_dict(plain.state_dict())
+    image, condition = torch.randn(2, 1, 64, 64), torch.randn(2, 2, 64, 64)
+    (features,) = giving(image, condition)
+    assert [tuple(one.shape[1:]) for one in features] == [(4, 32, 32), (8, 16, 16), (16, 8, 8), (1, 7, 7)]
+    assert torch.equal(features[-1], plain(image, condition))
+    x = torch.cat([condition, image], dim=1)
+    for number, layer in enumerate(plain.model):
+        x = layer(x)
+        if number in (2, 5, 8):
+            assert torch.equal(features[number // 3], x)
 
 
 def test_paper_256_tile_gives_30_by_30_logits_and_channels_of_the_paper():

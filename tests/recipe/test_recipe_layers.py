@@ -30,7 +30,7 @@ SPADE = {"feature_matching": 10, "perceptual": 10, "adversarial": "hinge"}
 VAE = {**SPADE, "kl": 0.05, "latent": 256}
 # Horvath et al. 2022, section 4.2, for MetGAN and its ablations; Isola et al. 2017; Zhu et al. 2017, with the U-Net of
 # Horvath et al.; Park et al. 2019; Zhu et al. 2020 (SEAN); Qasim et al. 2020 (RedGAN); Chen et al. 2020 (SIFA);
-# Zhang et al. 2018 (cycle_shape).
+# Zhang et al. 2018 (cycle_shape); Platscher et al. 2020 (stroke).
 PAPERS = {
     "metgan": METGAN,
     **{name: {k: v for k, v in METGAN.items() if k not in out} for name, out in ABLATIONS.items()},
@@ -48,9 +48,14 @@ PAPERS = {
         **{"alpha1": 1, "alpha2": 10, "shape": 1, "from_scratch": False, "synthetic": "online"},
         **{"adversarial": "least-squares", "pool": 50},
     },
+    "pix2pix_stroke": {"alpha1": 1, "alpha4": 10, "adversarial": "log"},
+    "spade_stroke": {**SPADE, "perceptual": 0, "latent": 128},
 }
 # SPADE, SEAN and RedGAN: 1e-4 and 4e-4, half and twice this rate (methods/label_to_image.py).
-BATCH_SIZE, LEARNING_RATE = dict.fromkeys(PAPERS, 1) | {"sifa": 8}, 2e-4
+BATCH_SIZE, LEARNING_RATE = (
+    dict.fromkeys(PAPERS, 1) | dict.fromkeys(("sifa", "pix2pix_stroke", "spade_stroke"), 8),
+    2e-4,
+)
 # What presets set for the method that they name, MetGAN where they name none.
 PRESETS = {
     "quickstart": {"alpha3": 30},

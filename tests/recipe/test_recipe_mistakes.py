@@ -38,6 +38,27 @@ from metgan_dist.volumes.dataset import Description
             {"training": {"stages": {"joint": 1}, "stages_from": {"joint": "other"}}},
             "training: stages_from takes 'joint' from another run; leave it out of stages",
         ),
+        (
+            {"method": {"name": "pix2pix_stroke", "dropout": 1}},
+            "method.dropout: 1: input should be less than 1",
+        ),
+        (
+            {"method": {"name": "spade_stroke", "latent": 0}},
+            "method.latent: 0: input should be greater than or equal to 1",
+        ),
+        (
+            {"method": {"name": "pix2pix_stroke", "pool": 3}},
+            "method.pool: pix2pix_stroke has no such field (metgan, metgan_minus, metgen_cycle, metgen_cond and 7 more "
+            "have it); its nearest is method.dropout",
+        ),
+        (
+            {"method": {"segmentor_loss": "ce-dice", "segmentor_positive": 4}},
+            "method: segmentor_positive 4 weighs the loss wbce alone, not ce-dice; set it to 2",
+        ),
+        (
+            {"segmentation": {"loss": "ce-dice", "negative": 1}},
+            "segmentation: negative 1 weighs the loss wbce alone, not ce-dice; set it to 0.5",
+        ),
         ({"training": {"stages_from": {"joint": 3}}}, "training.stages_from.joint: 3: input should be a valid string"),
         (
             {"method": {"name": "pix2pix", "kl": 3}},
@@ -45,7 +66,7 @@ from metgan_dist.volumes.dataset import Description
         ),
         (
             {"method": {"name": "spade", "alpha4": 3, "latent": 8, "width": 9}},
-            "method.alpha4: spade has no such field (metgan, metgen_cycle, metgen_cond, metgen_cond_seg and 2 more "
+            "method.alpha4: spade has no such field (metgan, metgen_cycle, metgen_cond, metgen_cond_seg and 3 more "
             "have it); its nearest is method.perceptual (and 1 more)",
         ),
         (
@@ -56,7 +77,7 @@ from metgan_dist.volumes.dataset import Description
             {"method": {"name": "pix3pix", "alpha1": -1}},
             "method.name: no method 'pix3pix'; did you mean pix2pix? known: metgan, metgan_minus, metgen_cycle, "
             "metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, spade, spade_vae, sean, "
-            "sean_vae, sifa, redgan, cycle_shape, segmentor",
+            "sean_vae, sifa, redgan, cycle_shape, pix2pix_stroke, spade_stroke, segmentor",
         ),
         ({"method": {"name": 3}}, "method.name: 3: input should be a valid string"),
         ({"method": 3}, "method: 3: input should be a valid dictionary or instance of MethodRecipe"),

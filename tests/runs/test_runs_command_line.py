@@ -76,7 +76,7 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--tiles.kind", "cube"], "tiles.kind"),
         (["--tiles.percentiles", "99,1"], "tiles"),
         (["--training.precision", "fp8"], "training.precision"),
-        (["--training.augment", "often"], "training.augment: 'often': must be flips (or true), affine, or none"),
+        (["--training.augment", "often"], "training.augment: 'often': must be flips (or true), affine, affine-shift, or none"),
         (["--training.checkpoint_gradients", "twice"], "training.checkpoint_gradients"),
         (["--training.compile", "true", "--training.checkpoint_gradients", "true"], "checkpoint_gradients does not go"),
         (["--recipe", "nothing"], "nothing"),
@@ -105,7 +105,7 @@ def test_a_mistake_is_one_line_naming_the_culprit(arguments, culprit):
 
 @pytest.mark.parametrize(
     ("text", "kept"),
-    [("flips", True), ("true", True), ("none", False), ("False", False), ("affine", "affine"), ("off", False)],
+    [("flips", True), ("true", True), ("none", False), ("False", False), ("affine", "affine"), ("off", False), ("affine-shift", "affine-shift")],
 )
 def test_what_recipes_said_of_augmentation_before_stays_what_they_say(text, kept):
     assert parse("--training.augment", text).recipe.training.augment == kept

@@ -7,11 +7,14 @@ from tile_sets import HIGH, write_cut
 
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork
 from metgan_dist.recipe import Tiles
+from metgan_dist.scores.volumes import VolumeCounts
 from metgan_dist.segmentation import cells as cells_module
 from metgan_dist.segmentation.cells import score_cells
 from metgan_dist.segmentation.scoring import COUNTS, FoldScores, joined
-from metgan_dist.segmentation.summary import summarise
+from metgan_dist.segmentation.summary import markdown, summarise
+from metgan_dist.segmentation.volumes import volume_table, voxel_sizes
 from metgan_dist.tiles.mosaic import mosaic
+from metgan_dist.tiles.tile_set import TileSet
 
 
 class Brightness(SegmentorNetwork):
@@ -146,3 +149,52 @@ def test_tables_have_their_columns_where_there_is_nothing(tmp_path):
     assert len(found.lesions) == 0
     assert pd.api.types.is_integer_dtype(found.lesions["area"])
     assert found.scores(0)["dice"] == 1
+
+
+def crops(tmp_path, spacing=None, unit=None):
+    """What is found in the volume of `squares(12, depth=6)`, cut into crops that overlap, and its tiles."""
+    tumour, label = squares(12, depth=6)
+    rules = {"kind": "crop", "size": [8, 32, 32], "stride": [4, 16, 16], "edge": "pad"}
+    found = scored(tmp_path, tumour, label, rules, 60_000)
+    tiles = TileSet.open(str(tmp_path))
+    if spacing is not None:
+        for axis, edge in zip("zyx", spacing, strict=True):
+            tiles.index[f"spacing_{axis}"] = edge
+        tiles.manifest["volumes"][0]["unit"] = unit
+    return found, tiles, VolumeCounts.of(tumour > 0, label)
+
+
+@pytest.mark.parametrize(("spacing", "unit", "voxel"), [(None, None, 1), ((2, 0.5, 0.5), "millimeter", 5e-4)])
+def test_scores_by_volume_are_those_of_the_whole_masks_whatever_the_crops(tmp_path, spacing, unit, voxel):
+    found, tiles, whole = crops(tmp_path, spacing, unit)
+    voxels = voxel_sizes(tiles, tiles.positions("test"))
+    assert voxels == ({} if spacing is None else {"v0": pytest.approx(voxel)})
+    (row,) = volume_table(found, voxels).to_dict("records")
+    assert (row["volume"], row["lesions"], row["voxels"]) == ("v0", FOUND + MISSED, whole.true)
+    expected = whole.scores(None if spacing is None else voxel)
+    assert {name: row[name] for name in expected} == pytest.approx(expected, nan_ok=True)
+    summary = summarise(found, 3, "1 volume", voxels)
+    own = summary["volumes"]
+    assert (own["volumes"], own["without_lesions"]) == (1, 0)
+    assert own["unit"] == ("voxels" if spacing is None else "ml")
+    assert own["f1"]["mean"] == pytest.approx(2 * FOUND / (2 * FOUND + FALSE + MISSED))
+    assert "false_positive_volume" not in own
+    text = markdown("t", summary)
+    assert f"Volume difference ({own['unit']})" in text
+    assert "By volume: means over 1 volumes, 0 of them without lesions" in text
+
+
+def test_a_volume_without_lesions_is_told_by_what_is_found_in_it(tmp_path):
+    tumour, label = squares(12, depth=6)
+    rules = {"kind": "crop", "size": [12, 96, 96]}
+    found = scored(tmp_path, tumour, np.zeros_like(label), rules)
+    summary = summarise(found, 3, "1 volume")
+    assert summary["volumes"]["without_lesions"] == 1
+    assert summary["volumes"]["false_positive_volume"]["mean"] == np.count_nonzero(tumour)
+    assert "False-positive volume (voxels)" in markdown("t", summary)
+
+
+def test_planes_have_no_scores_by_volume(tmp_path):
+    found = scored(tmp_path, *squares(4), {"kind": "slice", "size": [48]})
+    assert not len(volume_table(found, {}))
+    assert "volumes" not in summarise(found, 3, "")

@@ -210,6 +210,21 @@ def test_an_affine_map_is_the_matrix_about_the_middle_of_the_tile():
     assert moved(np.pad(np.ones((1, 2, 2)), ((0, 0), (2, 2), (2, 2))), double, 1).sum() > 2.5 * 4
 
 
+def test_a_shift_is_all_that_it_adds_to_an_affine_map_and_stays_within_a_tenth_of_each_edge():
+    grid = np.stack(np.meshgrid(*(np.arange(40.0),) * 2, indexing="ij")).astype(np.float32)
+    middle = np.s_[:, 12:28, 12:28]  # where nothing is reflected
+    shifts = []
+    for position in range(40):
+        bent = augment({"tumour": grid}, 0, position, affine=True)["tumour"]
+        beside = augment({"tumour": grid}, 0, position, affine=True, shifted=True)["tumour"]
+        # Each pixel of the grid tells its place, before flips and turns along y or x.
+        difference = (beside - bent)[middle]
+        assert np.abs(difference - difference.mean(axis=(1, 2), keepdims=True)).max() < 1e-3
+        shifts.append(difference.mean(axis=(1, 2)))
+    assert 3 < np.abs(shifts).max() <= 4 + 1e-3
+    assert (np.std(shifts, axis=0) > 1).all()
+
+
 def test_affine_maps_keep_within_their_limits_and_volumes_turn_about_each_axis():
     for dimensions in (2, 3):
         matrices = np.stack([random_affine(dimensions, np.random.default_rng(seed)) for seed in range(200)])

@@ -25,18 +25,19 @@ from metgan_dist.recipe.methods.metgan import (
     MetGenCondSegRecipe,
     MetGenCycleRecipe,
 )
-from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe, Pix2PixSegRecipe
+from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe, Pix2PixSegRecipe, Pix2PixStrokeRecipe
 from metgan_dist.recipe.methods.redgan import RedGANRecipe
 from metgan_dist.recipe.methods.sean import SeanRecipe, SeanVaeRecipe
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.recipe.methods.sifa import SIFARecipe
-from metgan_dist.recipe.methods.spade import SpadeRecipe, SpadeVaeRecipe
+from metgan_dist.recipe.methods.spade import SpadeRecipe, SpadeStrokeRecipe, SpadeVaeRecipe
 from metgan_dist.recipe.section import TOLD
 
 _ALL: tuple[type[MethodRecipe], ...] = (
     *(MetGANRecipe, MetGANMinusRecipe, MetGenCycleRecipe, MetGenCondRecipe, MetGenCondSegRecipe),
     *(Pix2PixRecipe, Pix2PixSegRecipe, CycleGANRecipe, CycleGANSegRecipe),
     *(SpadeRecipe, SpadeVaeRecipe, SeanRecipe, SeanVaeRecipe, SIFARecipe, RedGANRecipe, CycleShapeRecipe),
+    *(Pix2PixStrokeRecipe, SpadeStrokeRecipe),
     SegmentorRecipe,
 )
 SECTIONS: Mapping[str, type[MethodRecipe]] = MappingProxyType(

@@ -1,11 +1,21 @@
-"""Pix2Pix (Isola et al. 2017), and with MetGAN's segmentor beside it (rows of paper 1's table 2)."""
+"""Pix2Pix (Isola et al. 2017), with MetGAN's segmentor beside it (rows of paper 1's table 2), and that of paper 4."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from metgan_dist.recipe.method import MethodRecipe
 from metgan_dist.recipe.methods.rows import Backbone, PairRecipe, RowRecipe, SegmentationRecipe
-from metgan_dist.recipe.methods.terms import AdversarialForm, PairWeight, Pool
+from metgan_dist.recipe.methods.terms import (
+    AdversarialForm,
+    AdversarialWeight,
+    PairWeight,
+    Pool,
+    StochasticInference,
+)
 
 
 class OwnTerms(PairRecipe, RowRecipe):
@@ -29,3 +39,21 @@ class Pix2PixSegRecipe(SegmentationRecipe, OwnTerms):
     variant_of: ClassVar[str | None] = "pix2pix"
 
     name: Literal["pix2pix_seg"] = "pix2pix_seg"
+
+
+class Pix2PixStrokeRecipe(MethodRecipe):
+    """From the label map alone (Platscher et al. 2020); the paper tries alpha4 10 and 100."""
+
+    paper_training: ClassVar[Mapping[str, Any]] = {"batch_size": 8}
+
+    name: Literal["pix2pix_stroke"] = "pix2pix_stroke"
+    alpha1: AdversarialWeight = 1.0
+    alpha4: PairWeight = 10.0
+    adversarial: AdversarialForm = "log"
+    dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of the features that each stage of the generator's decoder drops (its paper names none)",
+    )
+    stochastic_inference: StochasticInference = False

@@ -15,6 +15,7 @@ from metgan_dist.recipe.methods.terms import (
     PairWeight,
     Pool,
     SegmentationWeight,
+    StochasticInference,
 )
 
 Backbone = Annotated[
@@ -44,7 +45,7 @@ class RowRecipe(MethodRecipe):
         description="what BatchNorm normalises by when images are made: the training's running statistics, the same "
         "for all tiles (for whole volumes always these); or each image's own, as in training on one image a step",
     )
-    stochastic_inference: bool = Field(False, description="keep unet-256's dropout on when images are generated")
+    stochastic_inference: StochasticInference = False
 
 
 class CycleRecipe(MethodRecipe):

@@ -25,6 +25,12 @@ PerceptualWeight = Annotated[
 ]
 
 
+StochasticInference = Annotated[
+    bool, Field(description="keep the dropout of unet-256, and of pix2pix_stroke, on when images are generated")
+]
+LatentNumbers = Annotated[int, Field(ge=1, description="numbers in the latent vector")]
+
+
 class LabelToImageRecipe(MethodRecipe):
     """What SPADE, SEAN and RedGAN have: images from labels, judged at several scales."""
 
@@ -37,7 +43,7 @@ class VaeRecipe(MethodRecipe):
     """What SPADE's variational auto-encoder adds (Park et al. 2019)."""
 
     kl: float = Field(0.05, ge=0, description="weight of the Kullback-Leibler term (summed over the latent)")
-    latent: int = Field(256, ge=1, description="numbers in the latent vector")
+    latent: LatentNumbers = 256
 
 
 def organs_of(method: MethodRecipe) -> tuple[str, ...]:
