@@ -15,6 +15,7 @@ lesion, and a batch norm would tie the samples together, whose gradients the pen
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metgan_dist.networks.dimensions import halvings, layers_of, scaled
+from metgan_dist.networks.recompute import Recomputable
 
 # Of the generator from the coarsest map to the finest, and of the critic's convolutions from the finest; of smaller
 # masks, which take fewer steps, the coarsest are left out.
@@ -48,6 +50,27 @@ def _steps(edges: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(2 if step < own else 1 for own in times) for step in reversed(range(max(times)))]
 
 
+def _coarsest(edges: Sequence[int]) -> tuple[int, ...]:
+    """Voxels of the coarsest map."""
+    return tuple(edge // 2**times for edge, times in zip(edges, doublings(edges), strict=True))
+
+
+class Step(Recomputable):
+    """Convolution, instance norm, LeakyReLU, and edges `growth` times as long."""
+
+    def __init__(self, fed: int, made: int, growth: tuple[int, ...]) -> None:
+        super().__init__()
+        layers, self.growth = layers_of(len(growth)), tuple(map(float, growth))
+        # Without a bias, which the norm would take away.
+        self.convolution = layers.convolution(fed, made, 3, padding=1, bias=False)
+        self.norm = layers.instance_norm(made, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, made, ...) of maps (N, fed, ...)."""
+        x = functional.leaky_relu(self.norm(self.convolution(x)), SLOPE)
+        return functional.interpolate(x, scale_factor=self.growth, mode="nearest")
+
+
 class MaskGenerator(nn.Module):
     """Masks as probabilities of their classes, from latent vectors.
 
@@ -63,25 +86,19 @@ class MaskGenerator(nn.Module):
 
     def __init__(self, classes: int, edges: Sequence[int], *, latent: int = 128, width: float = 1.0) -> None:
         super().__init__()
-        layers, self.growth = layers_of(len(edges)), _steps(edges)
-        self.coarsest = tuple(edge // 2**times for edge, times in zip(edges, doublings(edges), strict=True))
-        channels = [scaled(number, width) for number in GENERATOR[-len(self.growth) - 1 :]]
+        growth = _steps(edges)
+        self.coarsest = _coarsest(edges)
+        channels = [scaled(number, width) for number in GENERATOR[-len(growth) - 1 :]]
         self.dense = nn.Linear(latent, channels[0] * math.prod(self.coarsest))
-        # Without a bias, which the norm would take away.
-        self.convolutions = nn.ModuleList(
-            layers.convolution(fed, made, 3, padding=1, bias=False)
-            for fed, made in zip(channels, channels[1:], strict=False)
-        )
-        self.norms = nn.ModuleList(layers.instance_norm(made, affine=True) for made in channels[1:])
+        pairs = zip(itertools.pairwise(channels), growth, strict=True)
+        self.steps = nn.Sequential(*(Step(fed, made, grows) for (fed, made), grows in pairs))
+        layers = layers_of(len(edges))
         self.output = layers.convolution(channels[-1], classes, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Probabilities (N, classes, [D,] H, W), float32 at least, of latent vectors (N, latent)."""
         x = self.dense(z).unflatten(1, (-1, *self.coarsest))
-        for convolution, norm, growth in zip(self.convolutions, self.norms, self.growth, strict=True):
-            x = functional.leaky_relu(norm(convolution(x)), SLOPE)
-            x = functional.interpolate(x, scale_factor=tuple(map(float, growth)), mode="nearest")
-        logits = self.output(x)
+        logits = self.output(self.steps(x))
         return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -98,10 +115,9 @@ class MaskCritic(nn.Module):
         self.convolutions = nn.ModuleList(
             # An edge that stays has a kernel of 3, which keeps it.
             layers.convolution(fed, made, tuple(2 + step for step in shrink), stride=shrink, padding=1)
-            for fed, made, shrink in zip(channels, channels[1:], shrinking, strict=False)
+            for (fed, made), shrink in zip(itertools.pairwise(channels), shrinking, strict=True)
         )
-        left = math.prod(edge // 2**times for edge, times in zip(edges, doublings(edges), strict=True))
-        self.dense = nn.Linear(channels[-1] * left, 1)
+        self.dense = nn.Linear(channels[-1] * math.prod(_coarsest(edges)), 1)
 
     def forward(self, mask: Tensor) -> Tensor:
         """(N,) of masks (N, classes, [D,] H, W) in [0, 1], whose channels sum to 1."""

@@ -8,11 +8,11 @@ from metgan_dist.networks.lesion_wgan import MaskCritic, MaskGenerator, doubling
 # (name, output channels, edges of its output, parameters) of each layer at 32 x 128 x 128 and two classes.
 GENERATOR = [
     ("dense", 512, (1, 4, 4), 128 * 8192 + 8192),
-    ("convolutions.0", 256, (1, 4, 4), 512 * 256 * 27),
-    ("convolutions.1", 128, (2, 8, 8), 256 * 128 * 27),
-    ("convolutions.2", 64, (4, 16, 16), 128 * 64 * 27),
-    ("convolutions.3", 32, (8, 32, 32), 64 * 32 * 27),
-    ("convolutions.4", 16, (16, 64, 64), 32 * 16 * 27),
+    ("steps.0.convolution", 256, (1, 4, 4), 512 * 256 * 27),
+    ("steps.1.convolution", 128, (2, 8, 8), 256 * 128 * 27),
+    ("steps.2.convolution", 64, (4, 16, 16), 128 * 64 * 27),
+    ("steps.3.convolution", 32, (8, 32, 32), 64 * 32 * 27),
+    ("steps.4.convolution", 16, (16, 64, 64), 32 * 16 * 27),
     ("output", 2, (32, 128, 128), 16 * 2 * 27 + 2),
 ]
 NORMS = 2 * (256 + 128 + 64 + 32 + 16)
@@ -80,7 +80,7 @@ def test_critic_has_the_layers_of_the_table():
 def test_masks_of_other_sizes_take_fewer_steps_and_come_out_whole(edges, times):
     assert doublings(edges) == times
     generator, critic = MaskGenerator(3, edges, latent=4, width=1 / 32), MaskCritic(3, edges, width=1 / 32)
-    assert len(generator.convolutions) == len(critic.convolutions) == max(times)
+    assert len(generator.steps) == len(critic.convolutions) == max(times)
     mask = generator(torch.randn(2, 4))
     assert mask.shape == (2, 3, *edges)
     assert critic(mask).shape == (2,)
@@ -100,7 +100,7 @@ def test_masks_are_probabilities_and_a_mask_does_not_depend_on_those_beside_it()
 
 def test_width_scales_the_channels():
     half = MaskGenerator(2, (32, 128, 128), width=0.5)
-    assert [convolution.out_channels for convolution in half.convolutions] == [128, 64, 32, 16, 8]
+    assert [step.convolution.out_channels for step in half.steps] == [128, 64, 32, 16, 8]
     assert [c.out_channels for c in MaskCritic(2, (32, 128, 128), width=0.5).convolutions] == [16, 32, 64, 128, 256]
 
 

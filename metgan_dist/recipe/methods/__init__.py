@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from metgan_dist.recipe.method import MethodRecipe
 from metgan_dist.recipe.methods.cycle_shape import CycleShapeRecipe
 from metgan_dist.recipe.methods.cyclegan import CycleGANRecipe, CycleGANSegRecipe
+from metgan_dist.recipe.methods.lesion_wgan import LesionWGANRecipe
 from metgan_dist.recipe.methods.metgan import (
     MetGANMinusRecipe,
     MetGANRecipe,
@@ -37,6 +38,7 @@ _ALL: tuple[type[MethodRecipe], ...] = (
     *(MetGANRecipe, MetGANMinusRecipe, MetGenCycleRecipe, MetGenCondRecipe, MetGenCondSegRecipe),
     *(Pix2PixRecipe, Pix2PixSegRecipe, CycleGANRecipe, CycleGANSegRecipe),
     *(SpadeRecipe, SpadeVaeRecipe, SeanRecipe, SeanVaeRecipe, SIFARecipe, RedGANRecipe, CycleShapeRecipe),
+    LesionWGANRecipe,
     SegmentorRecipe,
 )
 SECTIONS: Mapping[str, type[MethodRecipe]] = MappingProxyType(
