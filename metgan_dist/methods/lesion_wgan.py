@@ -1,7 +1,7 @@
 """Lesion masks from latent vectors: a Wasserstein GAN with gradient penalty (paper 4, appendix A.4).
 
-The appendix names the loss and its papers, and no constants: those are of Gulrajani et al. 2017, algorithm 1. The critic
-moves five times in a step, against new masks each time, by
+The appendix names the loss and its papers, and no constants: those are of Gulrajani et al. 2017, algorithm 1. The
+critic moves five times in a step, against new masks each time, by
 
     mean D(fake) - mean D(real) + 10 mean (|dD/dx at x = e real + (1 - e) fake| - 1)^2        e uniform in [0, 1]
 

@@ -53,17 +53,15 @@ class MaskGeneration(Task):
         scorer.add(batch, table, masks.unsqueeze(1).float())
 
     def summary(self, scored: Mapping[str, Scored]) -> dict[str, float]:
-        """As `compare_masks`; of copying also `nearest_real`, what the held-out masks have."""
-        real = scored[REAL].per_tile
-        found = compare_masks(scored[GENERATED].per_tile, real)
-        return {**found, "nearest_real": float(real["nearest"].mean())}
+        """As `compare_masks`, without its tests; of copying also `nearest_real`, what the held-out masks have."""
+        return {name: value for name, value in _compared(scored).items() if not name.endswith("_p")}
 
     def summaries(self, scored: Mapping[str, Scored], rows: np.ndarray) -> dict[str, dict[str, float]]:
-        """As `summary`; of the real masks how many are independent (`units`), and the mean of each measure they have."""
+        """As `summary`, with the tests; of the real masks how many are independent (`units`), and means of measures."""
         parts = {name: one.of(rows) for name, one in scored.items()}
         means = parts[REAL].per_tile.drop(columns="tile").mean().dropna()
         of_real = {"units": float(self.units(rows).count), **{str(name): float(own) for name, own in means.items()}}
-        return {GENERATED: self.summary(parts), REAL: of_real}
+        return {GENERATED: _compared(parts), REAL: of_real}
 
     def line(self, split: str, scores: Mapping[str, Any]) -> str:
         """The four distributions, what is covered, and how near to the training masks."""
@@ -126,6 +124,11 @@ class MaskGeneration(Task):
 
     def _measures(self, mask: np.ndarray) -> dict[str, float]:
         return {**mask_measures(mask, self._voxel), "nearest": self.training_masks.nearest(mask)[0]}
+
+
+def _compared(scored: Mapping[str, Scored]) -> dict[str, float]:
+    real = scored[REAL].per_tile
+    return {**compare_masks(scored[GENERATED].per_tile, real), "nearest_real": float(real["nearest"].mean())}
 
 
 def projections(mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -93,7 +93,7 @@ def test_distances_and_tests_are_those_of_scipy_and_the_mean_is_in_deviations():
     found = compare_masks(drawn, real)
     own = [stats.wasserstein_distance(drawn[axis], real[axis]) for axis in "zyx"]
     assert found["place_distance"] == pytest.approx(np.mean(own))
-    p = [stats.ks_2samp(drawn[axis], real[axis]).pvalue for axis in "zyx"]
+    p = [stats.ks_2samp(drawn[axis], real[axis], method="asymp").pvalue for axis in "zyx"]
     assert found["place_p"] == pytest.approx(min(1, 3 * min(p)))
     assert found["volume_distance"] == stats.wasserstein_distance(drawn["volume"], real["volume"])
     scaled = [np.mean([d / real[axis].std(ddof=0) for d, axis in zip(own, "zyx", strict=True)])]
