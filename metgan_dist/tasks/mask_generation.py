@@ -48,7 +48,7 @@ class MaskGeneration(Task):
     def score(self, sample: str, scorer: TileScorer, batch: Batch, maker: Maker | None) -> None:
         """The masks that `maker` draws; those of the batch without one."""
         masks = batch["label"] if maker is None else maker.translate(batch)
-        found = [self._measures(mask) for mask in masks.cpu().numpy()]
+        found = [self.measures(mask) for mask in masks.cpu().numpy()]
         table = {name: np.array([own[name] for own in found]) for name in found[0]}
         scorer.add(batch, table, masks.unsqueeze(1).float())
 
@@ -58,15 +58,18 @@ class MaskGeneration(Task):
 
     def summaries(self, scored: Mapping[str, Scored], rows: np.ndarray) -> dict[str, dict[str, float]]:
         """As `summary`, with the tests; of the real masks how many are independent (`units`), and means of measures."""
-        parts = {name: one.of(rows) for name, one in scored.items()}
-        means = parts[REAL].per_tile.drop(columns="tile").mean().dropna()
+        return self.compared_with({name: one.of(rows) for name, one in scored.items()}, rows)
+
+    def compared_with(self, scored: Mapping[str, Scored], rows: np.ndarray) -> dict[str, dict[str, float]]:
+        """As `summaries`, of any number of drawn masks; `rows`: of the real ones."""
+        means = scored[REAL].per_tile.drop(columns="tile").mean().dropna()
         of_real = {"units": float(self.units(rows).count), **{str(name): float(own) for name, own in means.items()}}
-        return {GENERATED: _compared(parts), REAL: of_real}
+        return {GENERATED: _compared(scored), REAL: of_real}
 
     def line(self, split: str, scores: Mapping[str, Any]) -> str:
         """The four distributions, what is covered, and how near to the training masks."""
         made, real = scores[GENERATED], scores[REAL]
-        parts = [f"{split}: {scores['tiles']} masks drawn, and as many real ones of {real['units']:.0f} units"]
+        parts = [f"{split}: {scores['tiles']} drawn; real ones of {real['units']:.0f} units"]
         if "mask_distance" in made:
             each = [f"{name} {made[f'{name}_distance']:.3g} (p {made[f'{name}_p']:.2g})" for name in DISTRIBUTIONS]
             parts.append(f"distance {made['mask_distance']:.3f} deviations: {', '.join(each)}")
@@ -105,11 +108,16 @@ class MaskGeneration(Task):
         """The real mask of the tile, which no method has seen."""
         return loaded(self.tiles, rows, {"real": "label"})
 
+    @property
+    def training_rows(self) -> np.ndarray:
+        """The tiles of `training_masks`, in their order."""
+        return self.tiles.positions("train", *self.fields)
+
     @cached_property
     def training_masks(self) -> TrainingMasks:
         """What the generator may have copied: the training tiles' labels."""
         kept = TrainingMasks()
-        for batch in tile_batches(self.tiles, self.tiles.positions("train", *self.fields), 8):
+        for batch in tile_batches(self.tiles, self.training_rows, 8):
             for mask in batch["label"].numpy():
                 kept.add(mask)
         return kept
@@ -122,7 +130,8 @@ class MaskGeneration(Task):
             return None
         return tuple(float(self.tiles.index[name].iloc[0]) for name in names)
 
-    def _measures(self, mask: np.ndarray) -> dict[str, float]:
+    def measures(self, mask: np.ndarray) -> dict[str, float]:
+        """All that is noted of a mask (D, H, W) or (H, W); NaN where an empty one has nothing."""
         return {**mask_measures(mask, self._voxel), "nearest": self.training_masks.nearest(mask)[0]}
 
 

@@ -62,7 +62,7 @@ def test_held_out_masks_and_as_many_drawn_ones_are_scored(tiles):
     assert made["nearest_real"] == scores[REAL]["nearest"] < 1
     assert all(np.isfinite(value) for value in made.values())
     assert len(lines) == 1
-    assert lines[0].startswith("test: 5 masks drawn, and as many real ones of 5 units; distance ")
+    assert lines[0].startswith("test: 5 drawn; real ones of 5 units; distance ")
     assert "nearest training mask at a Dice of 1.000" in lines[0]
     assert "100% nearer than 95 % of the real ones" in lines[0]
     assert len(scores["per_volume"]) == 5  # each with what one mask can say
