@@ -48,6 +48,7 @@ MAY_KNOW = {
         "runs/open_run.py",
         "segmentation/scoring.py",
         "synthesis/generate.py",
+        "synthesis/masks.py",
         "synthesis/passes.py",
         "synthesis/summary.py",
         "synthesis/synthesis.py",

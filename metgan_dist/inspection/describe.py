@@ -98,6 +98,8 @@ def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, A
     if not unsaid or data.domains:
         return {}
     for entry in data.volumes:
+        if entry.path is None:
+            continue
         try:
             ref = volume_ref(data, entry, options)
             assert ref is not None

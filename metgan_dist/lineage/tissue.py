@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import SYNTHESIS
+from metgan_dist.lineage.records import SEEN, SYNTHESIS
 from metgan_dist.lineage.volumes import KnownVolume, boxes, known_volumes
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
@@ -89,14 +89,23 @@ def _meet(these: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def is_translated(synthetic: TileSet) -> bool:
-    """Whether synthetic tiles were cut from translated volumes, and not made one by one of an anatomy and labels."""
+    """Whether synthetic tiles were cut from synthetic volumes, translated or drawn, and not made one by one of an
+    anatomy and labels."""
     return "volumes" in synthetic.manifest[SYNTHESIS]
 
 
 def people(translated: TileSet) -> pd.Series:
-    """Whom each tile of translated volumes shows, as `splits.group_of`: its original's patient, else that volume."""
-    originals = {one["id"]: one["volume"] for one in translated.manifest[SYNTHESIS]["volumes"]}
+    """Whom each tile of synthetic volumes shows, as `splits.group_of`: its original's patient, else that volume.
+
+    A drawn mask has no original, and is its own.
+    """
+    originals = {one["id"]: one.get("volume", one["id"]) for one in translated.manifest[SYNTHESIS]["volumes"]}
     return group_of(translated.index.assign(volume=translated.index["volume"].map(originals)))
+
+
+def learned_from(translated: TileSet) -> set[str]:
+    """Patients whose masks the generator of drawn masks has seen, as `splits.group_of` names them; else none."""
+    return {f"patient {name}" for name in translated.manifest[SYNTHESIS].get(SEEN, {}).get("patients", ())}
 
 
 class Sources:

@@ -8,7 +8,7 @@ from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records, starts
-from metgan_dist.lineage.tissue import Tissue, is_translated, meetings, people
+from metgan_dist.lineage.tissue import Tissue, is_translated, learned_from, meetings, people
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
 from metgan_dist.tiles.splits import group_of
@@ -144,13 +144,22 @@ def _uses_of_training(tiles: TileSet, how: str, records: Records) -> Iterator[Us
 
 
 def _check_people(translated: TileSet, test: TileSet) -> None:
-    """UserError where an original of translated volumes is of a patient whom test tiles show in another domain."""
+    """UserError where an original of translated volumes is of a patient whom test tiles show in another domain.
+
+    Also where such a patient's masks are among those that the generator of drawn masks learned from, whatever the data
+    set.
+    """
     held_out = group_of(test.index[test.index["split"].isin(HELD_OUT)])
     shared = sorted(set(people(translated)) & set(held_out))
     if shared:
         raise UserError(
             f"originals of synthetic tiles {translated.uri} are of {shared[0]}, whom test tiles of {test.uri} show; "
             "translate volumes of other patients"
+        )
+    if known := sorted(learned_from(translated) & set(held_out)):
+        raise UserError(
+            f"masks of {known[0]}, whom test tiles of {test.uri} show, were learned from by the generator of synthetic "
+            f"tiles {translated.uri}; draw them by one that learned from other patients"
         )
 
 

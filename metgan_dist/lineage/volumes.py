@@ -51,7 +51,7 @@ class KnownVolume:
 def known_volumes(manifest: dict[str, Any]) -> dict[str, KnownVolume]:
     """The volumes of a set by id."""
     data = manifest["data"]
-    paths = {entry["id"]: entry["path"] for entry in data.get("volumes", [])}
+    paths = {entry["id"]: entry["path"] or entry["label"] for entry in data.get("volumes", [])}
     cut = [manifest.get("tiles"), data.get("anatomy"), data.get("tumour")]
     return {
         volume["id"]: KnownVolume(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
-from metgan_dist.lineage.records import GENERATED, PARTS, SYNTHESIS, VOXELS, Records, starts
+from metgan_dist.lineage.records import GENERATED, PARTS, SEEN, SYNTHESIS, VOXELS, Records, starts
 from metgan_dist.lineage.tissue import is_translated
 from metgan_dist.lineage.volumes import extents, located, volume_links
 from metgan_dist.tiles.tile_set import TileSet
@@ -135,7 +135,9 @@ class Walk:
 
     def _follow_translated(self, found: Link, made: dict[str, Any], digest: str, link: str) -> None:
         found.kind = "synthetic volumes"
-        facts = {"originals": [one["volume"] for one in made["volumes"]], "settings": made["settings"]}
+        drawn = SEEN in made
+        whose = made[SEEN] if drawn else [one["volume"] for one in made["volumes"]]
+        facts = {"learned from" if drawn else "originals": whose, "settings": made["settings"]}
         self._follow_voxels(found, made, facts, digest, link)
 
     def _follow_voxels(self, found: Link, made: dict[str, Any], facts: dict[str, Any], digest: str, link: str) -> None:
@@ -149,7 +151,8 @@ class Walk:
         name = f"{found.kind} {found.name}"
         used = made["tiles"]
         found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
-        found.sources.append(self.data("intensities", used["uri"], used["digest"], f"intensities of {name}"))
+        what = "masks" if SEEN in made else "intensities"
+        found.sources.append(self.data(what, used["uri"], used["digest"], f"{what} of {name}"))
 
     def _producer(self, found: Link, tiles: TileSet, link: str) -> None:
         """The run that generated a set; its other data sets are those that the set's manifest names."""

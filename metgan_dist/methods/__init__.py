@@ -14,6 +14,7 @@ from torch import nn
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.cycle_shape import CycleShape
+from metgan_dist.methods.lesion_wgan import LesionWGAN
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Method, Player, Stage
 from metgan_dist.methods.pix2pix_stroke import Pix2PixStroke
@@ -62,6 +63,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "cycle_shape": CycleShape,
         "pix2pix_stroke": Pix2PixStroke,
         "spade_stroke": SpadeStroke,
+        "lesion_wgan": LesionWGAN,
         "segmentor": Segmentor,
     }
 )
@@ -120,5 +122,5 @@ def check_methods(recipe: Recipe, edges: Sequence[int]) -> None:
     check_method(recipe, edges)
     if "segmentor" in method_class(recipe.method.name).needs(recipe) and recipe.method.segmentor is None:
         check_method(segmentor_recipe(recipe), edges)
-    if recipe.method.judge is None:
+    if method_class(recipe.method.name).judged and recipe.method.judge is None:
         check_method(judge_recipe(recipe), edges)

@@ -92,11 +92,13 @@ class Method(nn.Module, ABC):
         translates_back: whether there is `translate_back`.
         segments: roles whose images the method finds labels in itself (`class_scores`).
         task: what the method is for, and so how it is scored and shown (`metgan_dist/tasks/`).
+        judged: whether there is a judge, a segmentor, that looks for labels in what it makes.
     """
 
     inference: tuple[str, ...]
     dimensions: ClassVar[tuple[int, ...]] = (2,)
     task: ClassVar[str] = "paired"
+    judged: ClassVar[bool] = True
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False
@@ -141,8 +143,8 @@ class Method(nn.Module, ABC):
         """The validation score that picks the checkpoint where the recipe names none, and its direction.
 
         `mae` for methods that are trained on pairs, `label_fidelity` for those that draw images from labels alone;
-        `dice` for segmentors. `cycle_mae` for unpaired ones, which may not look at pairs: it is reported, and the last
-        checkpoint is kept (training/choice.py).
+        `dice` for segmentors, `mask_distance` for those that draw masks. `cycle_mae` for unpaired ones, which may not
+        look at pairs: it is reported, and the last checkpoint is kept (training/choice.py).
         """
 
     @classmethod

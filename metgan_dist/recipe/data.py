@@ -56,7 +56,11 @@ class VolumeEntry(Section):
     """One volume of a data set, as `dataset.yaml` or a recipe lists it."""
 
     id: str = Field(description="name of the volume, unique in the data set")
-    path: str | dict[str, str] = Field(description="file or folder, or one per channel name; relative to the data set")
+    path: str | dict[str, str] | None = Field(
+        None,
+        description="file or folder, or one per channel name; relative to the data set; left out: a mask without an "
+        "image, which is its `label`",
+    )
     domain: str | None = Field(
         None, min_length=1, description="kind of image, where a data set has two that are no pairs (ct and mr, say)"
     )
@@ -76,10 +80,17 @@ class VolumeEntry(Section):
     )
     table: str | None = Field(None, description="folders of images: CSV with columns file, organ, patient")
 
+    @model_validator(mode="after")
+    def _is_something(self) -> VolumeEntry:
+        if self.path is None and self.label is None:
+            raise ValueError(f"volume {self.id!r} needs a path, or a label where it is a mask without an image")
+        return self
+
     @property
     def paths(self) -> tuple[str, ...]:
-        """The volume's one path, or that of each channel, as the data set gives them."""
-        return (self.path,) if isinstance(self.path, str) else tuple(self.path.values())
+        """The volume's one path, or that of each channel, as the data set gives them; of a mask alone its label's."""
+        path = self.label if self.path is None else self.path
+        return tuple(path.values()) if isinstance(path, dict) else (str(path),)
 
 
 class Domain(Section):

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.section import Section
 
-Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity"]
+Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity", "mask_distance"]
 
 # What recipes of earlier versions say, true and false, stays what is kept of it: a run goes on under its own recipe.
 _AUGMENT = {
@@ -90,7 +90,7 @@ class Training(Section):
         None,
         description="the checkpoint that a run is known by: `last`, or the best by a validation score (cycle_mae only "
         "with keep_floor); empty: mae for methods trained on pairs, label_fidelity for images from labels, last for "
-        "unpaired ones; segmentors always by dice",
+        "unpaired ones, mask_distance for masks; segmentors always by dice",
     )
     keep_floor: float | None = Field(
         None,

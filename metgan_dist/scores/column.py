@@ -60,6 +60,16 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
             Column("s_score", "S-score", "max"),
             Column("s_score_target", "S-score to the target", "max"),
             Column("s_score_source", "S-score to the source", "max"),
+            Column("mask_distance", "Mask distance", "min"),
+            Column("volume_distance", "Volume (voxels)", "min", 1),
+            Column("components_distance", "Components", "min", 2),
+            Column("sphericity_distance", "Sphericity", "min"),
+            Column("place_distance", "Place (voxels)", "min", 2),
+            Column("precision", "Precision", "max"),
+            Column("recall", "Recall", "max"),
+            Column("density", "Density", "max"),
+            Column("coverage", "Coverage", "max"),
+            Column("nearest", "Dice with the nearest training mask", "min"),
         )
     }
 )

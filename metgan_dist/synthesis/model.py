@@ -83,6 +83,29 @@ class Model:
                     f"{place}: {what} {theirs!r}, the generator was trained with {ours!r}; use tiles cut alike"
                 )
 
+    def check_masks(self, tiles: TileSet) -> None:
+        """UserError unless these are the tiles with whose masks the model, a mask GAN, was trained, and of volumes."""
+        own = self.artefacts.get("tiles")
+        if own is not None and absolute(str(own)) != tiles.uri:
+            raise UserError(
+                f"synthesis.tiles: {tiles.uri}: masks are drawn from nothing, and what the generator has seen are its "
+                f"own tiles {own}; leave it out"
+            )
+        if len(tiles.shape) != 3:
+            raise UserError(
+                f"synthesis.model: {self.uri} draws masks of {_edges(tiles.shape)} pixels, and a data set has volumes; "
+                "use one that was trained on crops"
+            )
+        for what, ours, theirs in (
+            ("tile shape", list(self.recipe.tiles.shape), list(tiles.shape)),
+            ("data.classes", self.recipe.data.classes, tiles.manifest["data"]["classes"]),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"synthesis.tiles: {tiles.uri}: {what} {theirs!r}, the generator was trained with {ours!r}; name "
+                    "the tiles that it was trained on"
+                )
+
     def check_tiles(self, tiles: TileSet) -> None:
         """UserError unless these are tiles cut from volumes, of the model's channels, classes and size."""
         manifest = tiles.manifest

@@ -21,6 +21,7 @@ from metgan_dist.storage import Options, entries, exists, filesystem, join, read
 from metgan_dist.synthesis.crew import Crew
 
 Work = Callable[[Any], Any]
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,22 @@ class Pass:
                 raise UserError(answer)
             yield answer
             progress.step(count)
+
+
+def begin_pass(
+    markers: str, facts: Mapping[str, Any], options: Options, report: Callable[[str], None], afresh: str
+) -> None:
+    """Note in the folder of the markers what the blocks follow from, before the first is done.
+
+    Where an earlier start had other facts, its blocks are forgotten, after the line `afresh`.
+    """
+    uri, begun = join(markers, PLAN), json.dumps(facts, sort_keys=True).encode()
+    if exists(uri, options) and read_bytes(uri, options) == begun:
+        return
+    if exists(uri, options):
+        report(afresh)
+    remove_markers(markers, options)
+    write_whole(uri, begun, options)
 
 
 def remove_markers(folder: str, options: Options) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metgan_dist.methods.lesion_wgan import LesionWGAN
 from metgan_dist.methods.windows import translate_in_windows
 from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.synthesis.gate import label_dice
@@ -144,6 +145,16 @@ class Replica:
             with self._half():
                 made = translate_in_windows(self.method, batch, window, overlap=overlap, at_once=at_once, back=back)
             return made.float().clamp(-1, 1).cpu().numpy()
+
+    @torch.no_grad()
+    def draw(self, seeds: Sequence[Sequence[int]]) -> np.ndarray:
+        """Masks (N, [D,] H, W) uint8 of a method that draws them, each from its own seed (`LesionWGAN.draw`)."""
+        assert isinstance(self.method, LesionWGAN), "only mask GANs draw masks"
+        with self._one_at_a_time:
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            with self._half():
+                return self.method.draw(seeds).to(torch.uint8).cpu().numpy()
 
     def _half(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()

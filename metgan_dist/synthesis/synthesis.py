@@ -13,6 +13,7 @@ import pandas as pd
 import ray
 
 from metgan_dist.errors import UserError
+from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
@@ -23,11 +24,13 @@ from metgan_dist.synthesis.dataset import finish_set
 from metgan_dist.synthesis.drawings import Drawing, read_drawings
 from metgan_dist.synthesis.gate import KEPT, REJECTED
 from metgan_dist.synthesis.generate import Work, generate, part_bytes
+from metgan_dist.synthesis.masks import MaskSynthesis
 from metgan_dist.synthesis.model import Model, check_gate, find_model
 from metgan_dist.synthesis.plan import Sources, plan_tiles
 from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, summarise, synthetic_lesions
 from metgan_dist.synthesis.translation import VolumeTranslation
 from metgan_dist.synthesis.whole_volume import VolumeSynthesis
+from metgan_dist.tasks.mask_generation import MaskGeneration
 from metgan_dist.tiles.tile_set import TileSet, begin_set, finished_fingerprint
 from metgan_dist.trained import checkpoint_digest
 
@@ -39,7 +42,7 @@ MOST_PART_BYTES = 2**30
 
 
 def synthesize(command: Command) -> str:
-    """The job: tiles, or whole volumes: one that the recipe names, or those of a generator of two domains."""
+    """The job: tiles, masks, or whole volumes: one that the recipe names, or those of a generator of two domains."""
     if not command.debug:
         # Ray's core warns on standard error of each pool of actors that Ray Data starts.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -47,12 +50,14 @@ def synthesize(command: Command) -> str:
     return run_recipe(command, "synthesize", planned.carry_out, planned.tags)
 
 
-def planned_synthesis(command: Command) -> TileSynthesis | VolumeSynthesis | VolumeTranslation:
+def planned_synthesis(command: Command) -> TileSynthesis | VolumeSynthesis | VolumeTranslation | MaskSynthesis:
     """What is to be made, which the recipe and the tiles of its generator say."""
     recipe, settings, options = command.recipe, command.recipe.synthesis, command.recipe.storage.options
     if settings.volume is None:
         model = find_model(settings, options)
         tiles = TileSet.open(settings.tiles or model.own_tiles(), options)
+        if method_class(model.recipe.method.name).task == MaskGeneration.name:
+            return MaskSynthesis.planned(command, model, tiles)
         if tiles.domains:
             return VolumeTranslation.planned(command, model, tiles)
     for name in OF_TRANSLATION:

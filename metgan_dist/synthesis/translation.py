@@ -23,11 +23,11 @@ from metgan_dist.recipe import Data, Recipe
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.storage import exists, join, read_bytes, write_whole
+from metgan_dist.storage import join, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.model import Model
 from metgan_dist.synthesis.originals import Original, chosen_originals, originals
-from metgan_dist.synthesis.passes import Pass, remove_markers
+from metgan_dist.synthesis.passes import Pass, begin_pass
 from metgan_dist.synthesis.translating import Translation, as_seen, translator
 from metgan_dist.synthesis.translation_plan import (
     SETTINGS,
@@ -41,7 +41,7 @@ from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
 
-FOLDER, MARKERS, PLAN = "volumes", "translated", "plan.json"
+FOLDER, MARKERS = "volumes", "translated"
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,10 @@ class VolumeTranslation:
 
     def _translated(self, job: Translation, markers: str, crew: Crew) -> list[dict[str, Any]]:
         """The markers of all volumes, in their order."""
-        options, uri = job.options, join(markers, PLAN)
-        begun = json.dumps(self.facts(job), sort_keys=True).encode()
-        if not exists(uri, options) or read_bytes(uri, options) != begun:
-            if exists(uri, options):
-                say("translation: generator, tiles or settings have changed since this run began; it is started afresh")
-            remove_markers(markers, options)
-            write_whole(uri, begun, options)
+        afresh = "translation: generator, tiles or settings have changed since this run began; it is started afresh"
+        begin_pass(markers, self.facts(job), job.options, say, afresh)
         jobs = {original.name: original for original in self.originals}
-        work = Pass("translation", markers, options, say, unit="volumes")
+        work = Pass("translation", markers, job.options, say, unit="volumes")
         made = list(work.crewed(partial(translator, job), jobs, crew))
         by_name = {str(one["name"]): one for one in made}
         return [by_name[name] for name in jobs]

@@ -94,7 +94,7 @@ def form_of(found: Sequence[Original], settings: Synthesis, rules: Tiles) -> str
 def shared_job(recipe: Recipe, model: Model, source: TileSet, target: TileSet, rules: Tiles, form: str) -> Translation:
     """What all volumes share, but for the folder and the device."""
     settings = recipe.synthesis
-    values, classes = _written_labels(source, form)
+    values, classes = written_labels(source, form)
     return Translation(
         model=model.uri,
         tiles=rules,
@@ -117,7 +117,7 @@ def shared_job(recipe: Recipe, model: Model, source: TileSet, target: TileSet, r
     )
 
 
-def _written_labels(source: TileSet, form: str) -> tuple[tuple[int, ...], dict[int, str]]:
+def written_labels(source: TileSet, form: str) -> tuple[tuple[int, ...], dict[int, str]]:
     """What is written of each class, background first, and the names of the others: the values of the label files.
 
     The first one of several of a class; numbers of classes where the format has no room for such values.

@@ -72,6 +72,7 @@ def survey_volumes(
     if not surveys:
         raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
     _check_alike(surveys)
+    _check_one_space(surveys)
     lost = {ref.domain for ref in refs} - {survey.ref.domain for survey in surveys}
     if lost:
         raise UserError(f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above")
@@ -95,6 +96,16 @@ def _check_alike(surveys: Sequence[Survey]) -> None:
                     f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all"
                     f"{of_domain(survey.ref.domain)} must have the same"
                 )
+
+
+def _check_one_space(surveys: Sequence[Survey]) -> None:
+    """UserError where masks without images lie on several grids: what place a lesion has would say nothing."""
+    masks = [survey for survey in surveys if survey.ref.entry.path is None]
+    for survey in masks:
+        try:
+            masks[0].volume.check_same_grid(survey.volume)
+        except UserError as error:
+            raise UserError(f"data.volumes: {error}; masks without images must lie in one space") from error
 
 
 def patients_of(ref: VolumeRef, table: pd.DataFrame | None) -> list[dict[str, str]]:

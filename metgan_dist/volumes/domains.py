@@ -13,6 +13,8 @@ from metgan_dist.recipe import BACKGROUND, Channels, Data, Domain, VolumeEntry, 
 def resolve_domains(data: Data) -> Data:
     """`data`, its volumes listed, with source, target and the channels of both filled in; itself without domains.
 
+    Without domains only masks without images change it: there is no anatomy and no tumour image to name.
+
     The domains are in the order of `data.domains`, else in that of the volumes; of more than two, source and target
     are used. Synthetic volumes may be of one alone: it is the target, and there is no source.
     `data.anatomy` and `data.tumour` become the channels of the source and of the target. Applied to its own
@@ -23,7 +25,8 @@ def resolve_domains(data: Data) -> Data:
     """
     if not any(entry.domain for entry in data.volumes):
         _check_none_named(data)
-        return data
+        alone = bool(data.volumes) and all(entry.path is None for entry in data.volumes)
+        return data.model_copy(update={"anatomy": "", "tumour": ""}) if alone else data
     order = _domains_of(data)
     source, target = (None, _only_domain(data, order)) if len(order) == 1 else _source_and_target(data, order)
     domains = {name: data.domains.get(name, Domain()) for name in order}
@@ -46,6 +49,8 @@ def role_channels(data: Data, entry: VolumeEntry) -> tuple[tuple[str, ...], tupl
 
     "" stands for a volume's only channel. `data` is resolved.
     """
+    if entry.path is None:
+        return (), ()
     anatomy = channel_names(data.anatomy) or ("",)
     if entry.domain is None:
         return anatomy, channel_names(data.tumour)

@@ -72,10 +72,10 @@ class VolumeRef:
 class LabelledVolume:
     """An opened volume by the role of its channels: anatomy, tumour, label, those that it has.
 
-    shape, chunks (z, y, x), spacing: of the image; dtypes: of its layers, one for each channel of a role, in the order
-    of roles and of channels (a label is always given as uint8); names, table: of separate images, else None (see
-    `Volume`); ignored: how many voxels of the label have which value that `unmapped` makes background, counted by
-    `check_label` where that costs little, else None.
+    shape, chunks (z, y, x), spacing: of the image, or of a mask without one; dtypes: of its layers, one for each
+    channel of a role, in the order of roles and of channels (a label is always given as uint8); names, table: of
+    separate images, else None (see `Volume`); ignored: how many voxels of the label have which value that `unmapped`
+    makes background, counted by `check_label` where that costs little, else None.
 
     Raises UserError for a missing channel, an image stored through a palette, a label or channel of another shape
     (naming both), a label that may lie otherwise than its image, or unmatched image names.
@@ -130,6 +130,10 @@ class LabelledVolume:
     def ignores(self) -> bool:
         """Whether label values that `labels` does not name become background."""
         return self._map is not None and self._map.ignores and "label" in self._sources
+
+    def check_same_grid(self, other: LabelledVolume) -> None:
+        """UserError unless both have one shape and, where both have affines, lie within half a voxel."""
+        same_grid(self._volume, other._volume)
 
     def has(self, role: Role) -> bool:
         """Whether the volume has this role."""
@@ -196,9 +200,9 @@ def open_looked_at(ref: VolumeRef) -> LabelledVolume:
 
 
 def open_image(ref: VolumeRef) -> Volume:
-    """The image of a reference, without its label."""
+    """The image of a reference, without its label; of a mask alone the mask."""
     entry = ref.entry
-    path = ref.paths[0] if isinstance(entry.path, str) else dict(zip(entry.path, ref.paths, strict=True))
+    path = dict(zip(entry.path, ref.paths, strict=True)) if isinstance(entry.path, dict) else ref.paths[0]
     return open_volume(
         path,
         level=entry.level,
@@ -218,6 +222,8 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
     name = ref.entry.label or ref.label
     if name is None:
         return None
+    if ref.entry.path is None:
+        return _only_label(image, image.uri)
     path = ref.label_path()
     if path is None:
         if name in image.channels:
@@ -239,8 +245,7 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
         missing_chunks="fill",
         orientation=ref.orientation,
     )
-    if len(label.channels) > 1:
-        raise UserError(f"{path}: a label has one channel, not {len(label.channels)} ({', '.join(label.channels)})")
+    _only_label(label, path)
     if ref.entry.axes and ref.entry.label_axes is None:
         _check_turned_alike(image, label)
     same_grid(image, label)
@@ -248,6 +253,13 @@ def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
         _check_names(image, label)
     elif isinstance(image, ImageFolders) and isinstance(label, ImageFolders):
         check_in_step(image.uri, image.stems, label.uri, label.stems)
+    return label, label.channels[0]
+
+
+def _only_label(label: Volume, uri: str) -> tuple[Volume, str]:
+    """A label and its one channel; UserError where it has several."""
+    if len(label.channels) > 1:
+        raise UserError(f"{uri}: a label has one channel, not {len(label.channels)} ({', '.join(label.channels)})")
     return label, label.channels[0]
 
 

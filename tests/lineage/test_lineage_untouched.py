@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.tissue import overlapping
+from metgan_dist.lineage.tissue import Sources, Tissue, overlapping
 from metgan_dist.lineage.untouched import check_starts, check_untouched
 from metgan_dist.lineage.volumes import KnownVolume
 from metgan_dist.tracking.server import connect
@@ -243,15 +243,16 @@ def test_a_run_that_began_with_weights_that_saw_the_test_tiles_is_not_scored_on_
         check_starts("--runs", study.real, folder, "gan")  # the store is found through the runs' folders
 
 
-def translated(study, name, patient):
-    """Tiles cut from a volume that the GAN translated from v0, which is of a patient."""
+def translated(study, name, patient, **drawn):
+    """Tiles cut from a volume that the GAN translated from v0, which is of a patient; `drawn`: from nothing instead."""
     index = study.index({"v0-as-mr": "train"}).assign(patient=patient)
     synthesis = {
         "model": study.made.manifest["synthesis"]["model"],
         "tiles": {"uri": study.real.uri, "digest": study.real.digest},
         "settings": {},
-        "volumes": [{"id": "v0-as-mr", "volume": "v0", "patient": patient}],
+        "volumes": [{"id": "v0-as-mr", **({} if drawn else {"volume": "v0", "patient": patient})}],
         "voxels_sha256": "ab" * 32,
+        **drawn,
     }
     kept = {key: study.real.manifest[key] for key in ("data", "tiles")}
     volumes = [{"id": "v0-as-mr", "shape": [4, 32, 32]}]
@@ -268,6 +269,21 @@ def test_a_patient_of_the_test_tiles_is_refused_behind_a_translated_volume(study
     assert "are of patient p3, whom test tiles of" in text
     (trained_on,) = check_untouched(FIELD, study.real, translated(study, "other", "p0"), study.store)
     assert trained_on.rows["volume"].unique().tolist() == ["v0", "v1", "v2"]
+
+
+def test_masks_of_a_generator_that_learned_from_a_patient_of_the_test_tiles_are_refused(study):
+    """Whatever the data set: the generator's own has masks alone, and shares no volume with the test tiles."""
+    made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
+    study.run("draw", "synthesize", generated=made)
+    tests = study.real.index["volume"] == "v3"
+    study.real.index["patient"] = np.where(tests, "p3", "")
+    seen = {"volumes": ["m0", "m1"], "patients": ["p1", "p3"]}
+    text = refusal(study.real, translated(study, "learned", "", seen=seen), study.store)
+    assert "masks of patient p3, whom test tiles of" in text
+    assert "draw them by one that learned from other patients" in text
+    others = translated(study, "apart", "", seen={**seen, "patients": ["p1"]})
+    check_untouched(FIELD, study.real, others, study.store)
+    assert not Sources(others).touching(Tissue(study.real.index, {})).any()
 
 
 def test_translated_volumes_whose_run_is_not_known_are_refused(study):

@@ -226,7 +226,7 @@ def test_translation_is_an_image_or_a_label_map_without_gradient_and_the_same_ea
     torch.manual_seed(4)
     assert torch.equal(trained.translate(data), output)
     assert not output.requires_grad
-    if name == "segmentor":
+    if method_class(name).task in ("segmentation", "mask_generation"):
         assert (output.shape, output.dtype) == ((2, 64, 64), torch.int64)
         assert 0 <= output.min() <= output.max() < CLASSES
     else:
@@ -254,8 +254,11 @@ def test_pictures_are_grey_images_of_one_range(trained):
 
 def test_best_checkpoint_is_picked_by_a_score_that_the_method_can_have(name, trained):
     score, direction = method_class(name).criterion(recipe(name))
-    assert (score, direction) in {("mae", "min"), ("cycle_mae", "min"), ("label_fidelity", "max"), ("dice", "max")}
+    assert (score, direction) in {
+        *(("mae", "min"), ("cycle_mae", "min"), ("label_fidelity", "max"), ("dice", "max"), ("mask_distance", "min"))
+    }
     assert (score == "dice") == (name == "segmentor")
+    assert (score == "mask_distance") == (method_class(name).task == "mask_generation")
     data = batch(classes=CLASSES)
     cycled = trained.cycle(data, trained.translate(data))
     assert cycled is not None or score != "cycle_mae"

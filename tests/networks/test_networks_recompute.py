@@ -120,6 +120,7 @@ def stepped(settings, again):
         ("sean", (64, 64), {}),  # draws noise in its blocks
         ("sifa", (64, 64), {}),
         ("redgan", (64, 64), {}),
+        ("lesion_wgan", (8, 16, 16), {"width": 1 / 8}),
         ("segmentor", (8, 32, 32), {}),
         ("segmentor", (32, 64), {"segmentor_network": "resnet-34"}),
     ],

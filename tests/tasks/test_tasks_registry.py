@@ -29,6 +29,7 @@ def test_every_method_is_scored_by_what_chooses_its_checkpoint(name):
         ("cycle_shape", "paired", "unpaired"),
         ("spade", "label_to_image", "label_to_image"),
         ("segmentor", "segmentation", "segmentation"),
+        ("lesion_wgan", "mask_generation", "mask_generation"),
     ],
 )
 def test_the_task_follows_from_the_method_and_from_whether_there_are_pairs(tmp_path, name, on_pairs, on_domains):

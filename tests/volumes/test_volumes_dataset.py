@@ -171,7 +171,7 @@ def test_descriptions_that_are_wrong(folder, mistake):
         with mistake(path, f"volumes.0.{field}"):
             volume_refs(Data(path=path))
     describe(folder, volumes=[{"id": "a"}])
-    with mistake(path, "volumes.0.path", "required"):
+    with mistake(path, "volumes.0", "'a' needs a path, or a label where it is a mask"):
         volume_refs(Data(path=path))
     describe(folder, volumes=[])
     with mistake(path, "volumes"):

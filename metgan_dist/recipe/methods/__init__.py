@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from metgan_dist.recipe.method import MethodRecipe
 from metgan_dist.recipe.methods.cycle_shape import CycleShapeRecipe
 from metgan_dist.recipe.methods.cyclegan import CycleGANRecipe, CycleGANSegRecipe
+from metgan_dist.recipe.methods.lesion_wgan import LesionWGANRecipe
 from metgan_dist.recipe.methods.metgan import (
     MetGANMinusRecipe,
     MetGANRecipe,
@@ -38,6 +39,7 @@ _ALL: tuple[type[MethodRecipe], ...] = (
     *(Pix2PixRecipe, Pix2PixSegRecipe, CycleGANRecipe, CycleGANSegRecipe),
     *(SpadeRecipe, SpadeVaeRecipe, SeanRecipe, SeanVaeRecipe, SIFARecipe, RedGANRecipe, CycleShapeRecipe),
     *(Pix2PixStrokeRecipe, SpadeStrokeRecipe),
+    LesionWGANRecipe,
     SegmentorRecipe,
 )
 SECTIONS: Mapping[str, type[MethodRecipe]] = MappingProxyType(
