@@ -75,7 +75,7 @@ class SourceVolume:
     @property
     def label_name(self) -> str:
         """What the label is called in the volume that is written: its file or group, without the extension."""
-        return basename(self.ref.entry.label or "label").partition(".")[0] or "label"
+        return basename(self.recipe.synthesis.volume_label or "label").partition(".")[0] or "label"
 
     @property
     def as_nifti(self) -> bool:
@@ -113,7 +113,7 @@ class SourceVolume:
             "source": {
                 "volume": self.ref.paths[0],
                 "channels": list(self.ref.anatomy),
-                "label": self.ref.label_path() or self.ref.entry.label,
+                "label": next(iter(self.ref.label_paths), None) or self.ref.entry.label,
                 "shape": list(self.volume.shape),
                 "dtypes": [str(self.volume.dtypes[layer]) for layer in self.anatomy],
                 "affine": None if self.volume.affine is None else self.volume.affine.tolist(),

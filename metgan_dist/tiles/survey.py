@@ -213,10 +213,11 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
         phantom, described = phantom_volume(data.phantom, 0), as_described(data)
         rules = described.rules(recipe.tiles, described.volumes[0].domain or "")
         _plans(rules, "phantom-0", phantom.shape, phantom.spacing)
-        held: dict[str, Sequence[str]] = {"": [role for role in ROLES if role != "tumour" or data.tumour]}
+        images = ["anatomy"] if data.anatomy or not data.tumour else []
+        held: dict[str, Sequence[str]] = {"": [*images, *(["tumour"] if data.tumour else []), "label"]}
         if described.domains:
-            images = ((described.source, "anatomy"), (described.target, "tumour"))
-            held = {str(domain): (role, "label") for domain, role in images}
+            plays = ((described.source, "anatomy"), (described.target, "tumour"))
+            held = {str(domain): (role, "label") for domain, role in plays}
         whose = f"the {data.phantom.modality} phantom"
     else:
         data = resolve_data(data, options)
@@ -254,10 +255,8 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
 
 def _files(ref: VolumeRef) -> list[list[str]]:
     paths = [*ref.paths]
-    label = ref.label_path()
     # A label group within the image is among the image's files already.
-    if label and not any(label.startswith(path) for path in paths):
-        paths.append(label)
+    paths += [label for label in ref.label_paths if not any(label.startswith(path) for path in ref.paths)]
     if ref.entry.table:
         paths.append(join(ref.base, ref.entry.table))
     return [entry for path in paths for entry in _file_states(path, ref.options)]
