@@ -35,7 +35,10 @@ def _one_or_several(names: str | list[str]) -> str | list[str]:
 
 
 # Fields that sets from before them were not known by.
-LATER = ("domains", "source", "target", "labels", "unmapped", "orientation", "synthesis", "parenchyma")
+LATER = (
+    *("domains", "source", "target", "labels", "unmapped", "orientation", "synthesis"),
+    *("parenchyma", "floor", "floor_relative"),
+)
 LATER_OF_VOLUMES = ("domain", "healthy")
 
 # What is written of volumes that were translated; each of the volumes has `id`, `volume`, `patient`, `voxels_sha256`.
@@ -211,6 +214,19 @@ class Data(Section):
         description="classes of the tissue into which lesions may be laid; default: white matter, grey matter, deep "
         "grey matter, brain-stem, cerebellum, those of them that the set has",
     )
+    floor: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="intensity below which voxels of images are background, and become 0, after tiles.grid (35 for the "
+        "scanners of paper 4); default: 35 for brain-dwi tiles, none for others",
+    )
+    floor_relative: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="the same as a share of the upper percentile of the volume, which does not depend on the scanner",
+    )
     orientation: Orientation | None = Field(
         None,
         description="sides towards which x, y, z of every NIfTI volume are made to run, by its affine, e.g. RAS; "
@@ -248,6 +264,8 @@ class Data(Section):
     def _agree(self) -> Data:
         if self.labels is not None:
             check_counted(chosen(self.labels, label_names(self.label)), self.classes)
+        if None not in (self.floor, self.floor_relative):
+            raise ValueError("floor and floor_relative both say below what there is background; give one of the two")
         return self
 
     @property
@@ -267,7 +285,7 @@ class Data(Section):
         """
         fields = self.model_dump(mode="json", exclude={"unpaired"})
         for name in LATER:
-            if not fields[name]:
+            if fields[name] in (None, "", {}):
                 del fields[name]
         if self.labels is not None:
             fields["labels"] = _pairs(self.labels)

@@ -140,7 +140,9 @@ class SourceVolume:
 def _check_tiles(model: str, tiles: Tiles) -> None:
     """UserError for a generator whose tiles cannot be laid on a volume or its planes."""
     what = None
-    if tiles.modality != "light-sheet":
+    if tiles.grid is not None:
+        what = "tiles of volumes that were all resampled to one grid (tiles.grid); generate tiles instead"
+    elif tiles.modality != "light-sheet":
         what = f"{tiles.modality} tiles, whose volumes are preprocessed as a whole; generate tiles instead"
     elif tiles.kind != "crop" and "z" not in tiles.views:
         what = f"views along {', '.join(tiles.views)}; a volume is filled along z"
