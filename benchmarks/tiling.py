@@ -116,7 +116,7 @@ def _plain_block(job: BlockJob) -> None:
     z, y, x = (slice(*span) for span in job.block.box)
     for role in job.layers:
         if role == "label":
-            voxels = np.asarray(zarr.open_array(f"{job.ref.label_path()}/s0", mode="r")[z, y, x])
+            voxels = np.asarray(zarr.open_array(f"{job.ref.label_paths[0]}/s0", mode="r")[z, y, x])
         else:
             # The phantom has two channels; which is which makes no difference here.
             voxels = np.asarray(image[int(role == "tumour"), z, y, x])

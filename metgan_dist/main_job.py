@@ -109,7 +109,7 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
         else:
             storage = opened.run.folder.rsplit("/", 1)[0]
             recipe = _with_phantom(recipe, storage)
-            sections = {"data": recipe.data.told(), "tiles": recipe.tiles.model_dump(mode="json")}
+            sections = {"data": recipe.data.told(), "tiles": recipe.tiles.told()}
             name = hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
             tiles = make_tiles(recipe, join(storage, "tiles", name), say)
     result.tiles = tiles.manifest["counts"]

@@ -103,7 +103,8 @@ def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, A
         try:
             ref = volume_ref(data, entry, options)
             assert ref is not None
-            first, *more = [name for name in open_image(ref).channels if name not in (entry.label, data.label)]
+            labels = (entry.label, *ref.wanted_labels)
+            first, *more = [name for name in open_image(ref).channels if name not in labels]
         except (UserError, ValueError):
             continue  # told of where it is inspected
         return {role: name for role, name in (("anatomy", first), ("tumour", (more or [""])[0])) if role in unsaid}
@@ -113,7 +114,8 @@ def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, A
 def _description(data: Data) -> dict[str, Any]:
     """The data set as a dataset.yaml would have it."""
     images = {"domains", "source", "target"} if data.domains else {"anatomy", "tumour"}
-    told = data.model_dump(include={*images, "labels", "unmapped", "orientation", "synthesis"}, exclude_none=True)
+    named = {*images, "labels", "unmapped", "parenchyma", "orientation", "synthesis"}
+    told = data.model_dump(include=named, exclude_none=True)
     if data.labels is None:
         told["classes"] = data.classes
     volumes = [entry.model_dump(mode="json", exclude_defaults=True) for entry in data.volumes]

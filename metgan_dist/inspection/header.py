@@ -18,9 +18,8 @@ _SAME_SIZE = 0.01  # by which sizes that are stored apart may differ
 
 
 def of_headers(ref: VolumeRef) -> Iterator[Finding]:
-    """Findings on the NIfTI files of a volume, which open, and of its label, whose voxel size nobody uses."""
-    label = ref.label_path()
-    for uri in dict.fromkeys((*ref.paths, *([label] if label else []))):
+    """Findings on the NIfTI files of a volume, which open, and of its labels, whose voxel size nobody uses."""
+    for uri in dict.fromkeys((*ref.paths, *ref.label_paths)):
         if uri.lower().endswith(SUFFIXES):
             path = str(local_copy(uri, ref.options))
             image = nibabel.load(path)

@@ -28,7 +28,7 @@ def class_table(volumes: Sequence[Inspected]) -> list[str]:
     """Lines with a class each, under a line of titles: its voxels, and the volumes that have it; none, no labels."""
     counts: dict[str, list[int]] = {}
     for volume in volumes:
-        for name, count in volume.classes.items() if volume.values is not None else ():
+        for name, count in volume.classes.items() if volume.read else ():
             counts.setdefault(name, []).append(count)
     rows = [(name, str(sum(own)), str(sum(count > 0 for count in own))) for name, own in counts.items()]
     return _aligned([("class", "voxels", "in volumes"), *rows]) if rows else []
@@ -75,8 +75,8 @@ def _ranges(found: Inspected, channels: Sequence[str]) -> str:
 
 def _label(found: Inspected) -> str:
     """Voxels of the first classes that the label has, background left out."""
-    if found.values is None:
-        return "none" if found.label is None and not (found.ref.entry.label or found.ref.label) else "cannot be read"
+    if not found.read:
+        return "cannot be read" if found.ref.labelled else "none"
     there = [f"{name} {count}" for name, count in found.classes.items() if count and name != BACKGROUND]
     more = len(there) - _MOST_CLASSES
     return (", ".join(there[:_MOST_CLASSES]) or "empty") + (f" and {more} more" if more > 0 else "")
@@ -124,10 +124,11 @@ def _pictures(found: Inspected, plane: int | None) -> tuple[np.ndarray, np.ndarr
     low, high = np.percentile(finite, (1, 99))
     image = np.clip(2 * (finite - low) / max(high - low, 1e-6) - 1, -1, 1)
     label = np.zeros(image.shape, np.int64)
-    if found.label is not None and found.values is not None:
-        stored = found.label[0].read(found.label[1], region)[0][thin, thin]
-        numbers = {name: number for number, name in enumerate(names_of(found.ref))}
+    numbers = {name: number for number, name in enumerate(names_of(found.ref))}
+    for own, (labels, channel) in (found.labels or {}).items() if found.read else ():
+        stored = labels.read(channel, region)[0][thin, thin]
         for value in np.unique(stored):
-            name = name_of(found.ref, float(value))
-            label[stored == value] = len(numbers) if name is None else numbers[name]
+            name = name_of(found.ref, own, float(value))
+            if name != BACKGROUND:
+                label[stored == value] = len(numbers) if name is None else numbers[name]
     return image, label, at

@@ -13,7 +13,8 @@ from metgan_dist.inspection.header import of_headers
 from metgan_dist.inspection.measure import Intensities, LabelValues, intensities, label_values
 from metgan_dist.recipe import BACKGROUND, STORED, class_names, class_numbers
 from metgan_dist.volumes.label_map import ROUNDING, counts_text
-from metgan_dist.volumes.labelled import VolumeRef, open_image, open_label
+from metgan_dist.volumes.labelled import VolumeRef, open_image, open_labels
+from metgan_dist.volumes.laid_labels import OpenedLabel, own_labels
 from metgan_dist.volumes.volume import Region, Spacing, Volume, whole
 
 T = TypeVar("T")
@@ -37,26 +38,33 @@ _KINDS: tuple[tuple[Kind, str, Callable[[Intensities], float]], ...] = (
 class Inspected:
     """What one volume is found to be.
 
-    image, label: opened, None where they cannot be; measured: intensities by (channel, plane), the plane of separate
-    images, None of a volume as a whole; values: of its label.
+    image, labels: opened, None where they cannot be, the labels by name; measured: intensities by (channel, plane), the
+    plane of separate images, None of a volume as a whole; values: of each label that could be read.
     """
 
     ref: VolumeRef
     image: Volume | None = None
-    label: tuple[Volume, str] | None = None
+    labels: dict[str, OpenedLabel] | None = None
     measured: dict[tuple[str, int | None], Intensities] = field(default_factory=dict)
-    values: LabelValues | None = None
+    values: dict[str, LabelValues] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @cached_property
     def classes(self) -> dict[str, int]:
-        """Voxels of each class by its name, without what is no class; to be asked for once `values` are read."""
+        """Voxels of each class by its name, without what is no class, as each label file has them, also where another
+        lies over it; to be asked for once `values` are read."""
         counts = dict.fromkeys(names_of(self.ref), 0)
-        for value, count in (self.values.counts if self.values else {}).items():
-            name = name_of(self.ref, value)
-            if name is not None:
-                counts[name] += count
+        for label, values in self.values.items():
+            for value, count in values.counts.items():
+                name = name_of(self.ref, label, value)
+                if name is not None:
+                    counts[name] += count
         return counts
+
+    @property
+    def read(self) -> bool:
+        """Whether all the labels that the volume has were read, be they none."""
+        return self.ref.labelled and self.labels is not None and self.labels.keys() == self.values.keys()
 
     def name(self, plane: int | None) -> str:
         """What messages call a separate image, or "" for the whole volume."""
@@ -71,14 +79,14 @@ def names_of(ref: VolumeRef) -> tuple[str, ...]:
     return BACKGROUND, *(f"class {number}" for number in range(1, ref.classes))
 
 
-def name_of(ref: VolumeRef, value: float) -> str | None:
-    """The class that a value of the label file is, None where it is none."""
+def name_of(ref: VolumeRef, label: str, value: float) -> str | None:
+    """The class that a value of a label file is, None where it is none."""
     nearest = round(value) if abs(value) < 2**53 else None  # NaN and infinity are none
     if nearest is None or abs(nearest - value) > ROUNDING:
         return None
     if ref.labels is None:
         return names_of(ref)[nearest] if 0 <= nearest < ref.classes else None
-    number = class_numbers(ref.labels).get(nearest)
+    number = class_numbers(own_labels(label, ref.labels), ref.labels).get(nearest)
     return None if number is None else names_of(ref)[number]
 
 
@@ -89,7 +97,7 @@ def inspect(ref: VolumeRef) -> Inspected:
     if image is None:
         return found
     _tried(found, ref.open)  # what a training would say of it
-    found.label = _tried(found, partial(open_label, ref, image))
+    found.labels = _tried(found, partial(open_labels, ref, image))
     _measure(found, image)
     found.findings += _tried(found, lambda: list(of_headers(ref))) or []
     found.findings += [*_of_grid(ref, image), *_of_intensities(found), *_of_label(found)]
@@ -108,17 +116,18 @@ def _tried(found: Inspected, work: Callable[[], T]) -> T | None:
 
 
 def _measure(found: Inspected, image: Volume) -> None:
-    label = found.label
+    labels = found.labels or {}
     for channel in image.channels:
-        if label is not None and label[0] is image and label[1] == channel:
+        if (image, channel) in labels.values():
             continue
         for plane, region in _items(image):
             measured = _tried(found, partial(intensities, image, channel, region))
             if measured is not None:
                 found.measured[channel, plane] = measured
-    if label is not None:
-        volume, channel = label
-        found.values = _tried(found, partial(label_values, volume, channel, whole(volume)))
+    for name, (volume, channel) in labels.items():
+        values = _tried(found, partial(label_values, volume, channel, whole(volume)))
+        if values is not None:
+            found.values[name] = values
 
 
 def _items(image: Volume) -> Iterator[tuple[int | None, Region]]:
@@ -161,11 +170,17 @@ def _of_intensities(found: Inspected) -> Iterator[Finding]:
 
 def _of_label(found: Inspected) -> Iterator[Finding]:
     """Values that are no class, no integers, or nothing but background."""
-    ref, values = found.ref, found.values
-    if values is None or found.label is None:
-        return
-    uri = found.label[0].uri_of(found.label[1])
-    strange = [value for value in values.counts if name_of(ref, value) is None]
+    for name, values in found.values.items():
+        yield from _of_file(found, name, values)
+
+
+def _of_file(found: Inspected, label: str, values: LabelValues) -> Iterator[Finding]:
+    ref = found.ref
+    assert found.labels is not None
+    volume, channel = found.labels[label]
+    uri = volume.uri_of(channel)
+    named = {value: name_of(ref, label, value) for value in values.counts}
+    strange = [value for value, name in named.items() if name is None]
     mixed = [value for value in strange if not abs(value - round(value, 0)) <= ROUNDING]  # NaN is mixed, too
     unknown = [value for value in strange if value not in mixed]
     if mixed:
@@ -177,7 +192,7 @@ def _of_label(found: Inspected) -> Iterator[Finding]:
         yield _unknown(ref, f"{uri}: label value {counts_text(counts)}, first in plane {plane}", plane)
     if values.full:
         yield Finding("error", ref.id, f"{uri}: more values than any label has; is it an image?")
-    elif not strange and not any(count for name, count in found.classes.items() if name != BACKGROUND):
+    elif not strange and not any(count for value, count in values.counts.items() if named[value] != BACKGROUND):
         yield Finding("warning", ref.id, f"{uri}: an empty label, nothing but background")
 
 

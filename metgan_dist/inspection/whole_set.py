@@ -38,7 +38,7 @@ def _roles(volumes: Sequence[Inspected]) -> Iterator[Finding]:
     for domain in dict.fromkeys(volume.ref.entry.domain for volume in volumes):
         own = [volume for volume in volumes if volume.ref.entry.domain == domain]
         # One whose label is there but broken is told of already.
-        has = [volume for volume in own if volume.ref.entry.label or volume.ref.label]
+        has = [volume for volume in own if volume.ref.labelled]
         for lacks in own if has else ():
             if lacks not in has:
                 yield Finding("error", lacks.ref.id, f"has no label, '{has[0].ref.id}' has one; all must have the same")
@@ -116,7 +116,7 @@ def _called(volume: Inspected, channel: str, plane: int | None) -> str:
 
 def _absent_classes(volumes: Sequence[Inspected]) -> Iterator[Finding]:
     """Classes that no label has, though there are labels."""
-    read = [volume for volume in volumes if volume.values is not None]
+    read = [volume for volume in volumes if volume.read]
     for name in dict.fromkeys(name for volume in read for name in names_of(volume.ref)):
         if name != BACKGROUND and not any(volume.classes.get(name) for volume in read):
             yield Finding("warning", "", f"no label has a voxel of '{name}'")

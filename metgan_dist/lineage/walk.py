@@ -109,7 +109,8 @@ class Walk:
         refs = located(tiles, self._records, f"volumes of tiles {tiles.uri}")
         for volume in volumes:
             volume.facts["path"] = list(refs[volume.name].paths)
-            volume.facts["label"] = refs[volume.name].label_path()
+            labels = refs[volume.name].label_paths
+            volume.facts["label"] = list(labels) if len(labels) > 1 else next(iter(labels), None)
 
     def _follow_synthesis(self, found: Link, tiles: TileSet) -> None:
         made, link = tiles.manifest[SYNTHESIS], f"synthetic tiles {tiles.uri}"

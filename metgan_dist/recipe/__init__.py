@@ -6,7 +6,19 @@ the same pydantic models then give validation, help text and YAML in one place.
 """
 
 from metgan_dist.recipe.data import Channels, Data, Domain, Phantom, VolumeEntry, channel_names
-from metgan_dist.recipe.labels import BACKGROUND, LabelNames, class_names, class_numbers
+from metgan_dist.recipe.freesurfer import FREESURFER
+from metgan_dist.recipe.labels import (
+    BACKGROUND,
+    LESION,
+    AnyLabelNames,
+    LabelNames,
+    Labels,
+    by_file,
+    chosen,
+    class_names,
+    class_numbers,
+    label_names,
+)
 from metgan_dist.recipe.layers import layered
 from metgan_dist.recipe.method import MethodRecipe
 from metgan_dist.recipe.orientation import STORED, Orientation
@@ -21,11 +33,15 @@ from metgan_dist.recipe.tuning import Tuning
 
 __all__ = [
     "BACKGROUND",
+    "FREESURFER",
+    "LESION",
     "STORED",
+    "AnyLabelNames",
     "Channels",
     "Data",
     "Domain",
     "LabelNames",
+    "Labels",
     "MethodRecipe",
     "Orientation",
     "Phantom",
@@ -42,9 +58,12 @@ __all__ = [
     "Training",
     "Tuning",
     "VolumeEntry",
+    "by_file",
     "channel_names",
+    "chosen",
     "class_names",
     "class_numbers",
+    "label_names",
     "layered",
     "recipe_names",
     "recipe_tree",

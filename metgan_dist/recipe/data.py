@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from metgan_dist.recipe.labels import LabelNames, check_counted, counted
+from metgan_dist.errors import UserError
+from metgan_dist.recipe.labels import (
+    AnyLabelNames,
+    LabelNames,
+    Labels,
+    check_counted,
+    chosen,
+    counted,
+    label_names,
+    parenchyma_of,
+)
 from metgan_dist.recipe.orientation import Orientation
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, check_percentiles
@@ -25,7 +35,11 @@ def _one_or_several(names: str | list[str]) -> str | list[str]:
 
 
 # Fields that sets from before them were not known by.
-LATER = ("domains", "source", "target", "labels", "unmapped", "orientation", "synthesis")
+LATER = (
+    *("domains", "source", "target", "labels", "unmapped", "orientation", "synthesis"),
+    *("parenchyma", "floor", "floor_relative"),
+)
+LATER_OF_VOLUMES = ("domain", "healthy")
 
 # What is written of volumes that were translated; each of the volumes has `id`, `volume`, `patient`, `voxels_sha256`.
 WRITTEN = ("model", "tiles", "settings", "volumes", "voxels_sha256")
@@ -48,8 +62,21 @@ def channel_names(channels: str | list[str] | None) -> tuple[str, ...]:
     return ((channels,) if channels else ()) if isinstance(channels, str | None) else tuple(channels)
 
 
-def _pairs(labels: dict[int, str]) -> list[list[Any]]:
-    return [[value, name] for value, name in labels.items()]
+def _pairs(labels: Labels) -> list[list[Any]]:
+    """The pairs of a map, whose order counts; of several label files the pairs of each beside its name."""
+    return [[value, _pairs(name) if isinstance(name, dict) else name] for value, name in labels.items()]
+
+
+def _label_files(label: Any) -> Any:
+    """ValueError, one for all that the union below would tell of, for what is no label of a volume."""
+    files = label.values() if isinstance(label, dict) else [label]
+    if not all(isinstance(file, str) or (file == [] and isinstance(label, dict)) for file in files):
+        raise ValueError("a label is a path, or of several labels a path for each by its name, [] for an empty one")
+    return label
+
+
+LabelFiles = Annotated[str | dict[str, str | list[str]], BeforeValidator(_label_files)]
+"""The label of a volume, or several by name, of which [] is an empty one."""
 
 
 class VolumeEntry(Section):
@@ -64,7 +91,12 @@ class VolumeEntry(Section):
     domain: str | None = Field(
         None, min_length=1, description="kind of image, where a data set has two that are no pairs (ct and mr, say)"
     )
-    label: str | None = Field(None, description="label volume: a path, or the name of a label group of an OME-Zarr")
+    label: LabelFiles | None = Field(
+        None,
+        description="label volume: a path, or the name of a label group of an OME-Zarr; of several labels each by its "
+        "name, {tissue: t.nii.gz, lesion: l.nii.gz}, [] for one that is empty here",
+    )
+    healthy: bool = Field(False, description="a label that is not there is empty: nothing to be found in this volume")
     level: str | None = Field(None, description="pyramid level of an OME-Zarr by its path; default: the finest")
     axes: str | None = Field(None, description="axes of the file, e.g. zyx or czyx, where the file does not say")
     label_axes: str | None = Field(
@@ -171,19 +203,41 @@ class Data(Section):
         description="draw anatomy and tumour images of one place independently, as if they were no pairs; images of "
         "two domains always are",
     )
-    label: Annotated[str | None, BeforeValidator(lambda name: None if name == "" else name)] = Field(
+    label: Annotated[Channels | None, BeforeValidator(lambda name: None if name == "" else name)] = Field(
         None,
-        description='label group or channel, for volumes that name no label of their own; empty, or "": they have none',
+        description="label group or channel, for volumes that name no label of their own; of several label files the "
+        "one that is used, or several, the later laid over the earlier (default: all that `labels` names); empty, or "
+        '"": they have none',
     )
-    labels: LabelNames | None = Field(
+    labels: AnyLabelNames | None = Field(
         None,
         description="values of the label files and the names of their classes, {500: left ventricle, 205: myocardium}; "
-        "numbered in this order, several values may have one name, 0 is background; `classes` follows",
+        "numbered in this order, several values may have one name, 0 is background; `classes` follows; of several "
+        "label files each its own, {tissue: {2: white matter}, lesion: {1: lesion}}; `freesurfer` for its numbers",
     )
     unmapped: Literal["background"] | None = Field(
         None, description="label values that `labels` does not name: background; empty: a mistake"
     )
     classes: int = Field(2, ge=2, le=255, description="number of label classes, background included")
+    parenchyma: Annotated[list[str], BeforeValidator(comma_list)] | None = Field(
+        None,
+        min_length=1,
+        description="classes of the tissue into which lesions may be laid; default: white matter, grey matter, deep "
+        "grey matter, brain-stem, cerebellum, those of them that the set has",
+    )
+    floor: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="intensity below which voxels of images are background, and become 0, after tiles.grid (35 for the "
+        "scanners of paper 4); default: 35 for brain-dwi tiles, none for others",
+    )
+    floor_relative: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="the same as a share of the upper percentile of the volume, which does not depend on the scanner",
+    )
     orientation: Orientation | None = Field(
         None,
         description="sides towards which x, y, z of every NIfTI volume are made to run, by its affine, e.g. RAS; "
@@ -219,7 +273,10 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Data:
-        check_counted(self.labels, self.classes)
+        if self.labels is not None:
+            check_counted(chosen(self.labels, label_names(self.label)), self.classes)
+        if None not in (self.floor, self.floor_relative):
+            raise ValueError("floor and floor_relative both say below what there is background; give one of the two")
         return self
 
     @property
@@ -239,7 +296,7 @@ class Data(Section):
         """
         fields = self.model_dump(mode="json", exclude={"unpaired"})
         for name in LATER:
-            if not fields[name]:
+            if fields[name] in (None, "", {}):
                 del fields[name]
         if self.labels is not None:
             fields["labels"] = _pairs(self.labels)
@@ -247,9 +304,20 @@ class Data(Section):
             if domain.labels is not None:
                 fields["domains"][name]["labels"] = _pairs(domain.labels)
         for entry in fields["volumes"]:
-            if entry["domain"] is None:
-                del entry["domain"]
+            for name in LATER_OF_VOLUMES:
+                if not entry[name]:
+                    del entry[name]
         return fields
+
+    @property
+    def tissue(self) -> dict[int, str]:
+        """The classes, by number, into which lesions may be laid; UserError where the set has none."""
+        if self.labels is None:
+            raise UserError("data.parenchyma: the classes have no names; name the values of the labels in `labels`")
+        try:
+            return parenchyma_of(self.labels, self.parenchyma)
+        except ValueError as error:
+            raise UserError(f"data.parenchyma: {error}") from error
 
     @property
     def channel_numbers(self) -> tuple[int, int]:

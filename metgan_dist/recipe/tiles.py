@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.section import Section, VoxelSize, comma_list
 
+# Fields that sets from before them were not known by.
+LATER = ("grid", "margin")
 Modality = Literal["light-sheet", "brain-dwi", "cardiac-ct", "cardiac-mr"]
 Normalise = Literal["percentile", "minmax", "none"]
+Count = Annotated[int, Field(ge=0)]
+Voxels = Annotated[
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]],
+    BeforeValidator(comma_list),
+]
 Percentiles = Annotated[tuple[float, float], BeforeValidator(comma_list)]
 
 
@@ -51,6 +58,16 @@ class Tiles(Section):
         None, ge=8, description="edge of the tile after resizing (300 -> 256 in the paper), pixels"
     )
     spacing: VoxelSize | None = Field(None, description="resample to this voxel size (z, y, x) in the volume's unit")
+    grid: Voxels | None = Field(
+        None,
+        description="resample every volume as a whole to so many voxels (z, y, x), whatever its own, before anything "
+        "is cut; images linear, labels nearest; default: 40,128,128 for brain-dwi, none for others",
+    )
+    margin: Annotated[tuple[Count, Count, Count], BeforeValidator(comma_list)] | None = Field(
+        None,
+        description="voxels (z, y, x) of `grid` that are dropped at either end; default: none, or 4,0,0 for brain-dwi "
+        "without a `grid` of its own",
+    )
     min_foreground: int = Field(0, ge=0, description="label pixels that a tile must hold to be kept")
     normalise: Normalise = Field("percentile", description="to [-1, 1], by which range")
     percentiles: Percentiles = Field((0.5, 99.8), description="lower and upper percentile that become -1 and 1")
@@ -72,6 +89,11 @@ class Tiles(Section):
         "auto", description="axis that slabs are cut along; auto: the longest"
     )
     gap: int = Field(16, ge=0, description="voxels kept free between tiles on two sides of a split")
+
+    def told(self) -> dict[str, Any]:
+        """The section as JSON, by which sets are known: without later fields that say nothing."""
+        fields = self.model_dump(mode="json")
+        return {name: value for name, value in fields.items() if name not in LATER or value is not None}
 
     @property
     def dimensions(self) -> int:

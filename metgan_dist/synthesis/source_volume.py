@@ -75,7 +75,7 @@ class SourceVolume:
     @property
     def label_name(self) -> str:
         """What the label is called in the volume that is written: its file or group, without the extension."""
-        return basename(self.ref.entry.label or "label").partition(".")[0] or "label"
+        return basename(self.recipe.synthesis.volume_label or "label").partition(".")[0] or "label"
 
     @property
     def as_nifti(self) -> bool:
@@ -113,7 +113,7 @@ class SourceVolume:
             "source": {
                 "volume": self.ref.paths[0],
                 "channels": list(self.ref.anatomy),
-                "label": self.ref.label_path() or self.ref.entry.label,
+                "label": next(iter(self.ref.label_paths), None) or self.ref.entry.label,
                 "shape": list(self.volume.shape),
                 "dtypes": [str(self.volume.dtypes[layer]) for layer in self.anatomy],
                 "affine": None if self.volume.affine is None else self.volume.affine.tolist(),
@@ -140,7 +140,9 @@ class SourceVolume:
 def _check_tiles(model: str, tiles: Tiles) -> None:
     """UserError for a generator whose tiles cannot be laid on a volume or its planes."""
     what = None
-    if tiles.modality != "light-sheet":
+    if tiles.grid is not None:
+        what = "tiles of volumes that were all resampled to one grid (tiles.grid); generate tiles instead"
+    elif tiles.modality != "light-sheet":
         what = f"{tiles.modality} tiles, whose volumes are preprocessed as a whole; generate tiles instead"
     elif tiles.kind != "crop" and "z" not in tiles.views:
         what = f"views along {', '.join(tiles.views)}; a volume is filled along z"

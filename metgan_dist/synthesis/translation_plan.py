@@ -40,7 +40,9 @@ def rules_of(tiles: TileSet, domain: str, settings: Synthesis) -> Tiles:
     """The section with which the tiles of a domain were cut; UserError for tiles that are no part of whole volumes."""
     own = Domain.model_validate(tiles.manifest["data"]["domains"][domain])
     rules, what = own.rules(Tiles.model_validate(tiles.manifest["tiles"])), None
-    if rules.modality == "brain-dwi":
+    if rules.grid is not None:
+        what = "tiles of volumes that were all resampled to one grid (tiles.grid)"
+    elif rules.modality == "brain-dwi":
         what = "brain-dwi tiles, whose volumes are preprocessed as a whole"
     elif rules.kind == "projection":
         what = "projections, each of which shows many planes; train it on slices or crops"

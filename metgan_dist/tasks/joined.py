@@ -13,7 +13,7 @@ units are averaged, each counting once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +43,9 @@ def region_names(tiles: TileSet) -> tuple[str, ...]:
     data = tiles.manifest["data"]
     own = (domain.get("labels") for domain in data.get("domains", {}).values())
     labels = data.get("labels") or next((named for named in own if named), None)
-    return class_names(_as_map(labels))[1:] if labels else tuple(f"class {k}" for k in range(1, data["classes"]))
-
-
-def _as_map(labels: Mapping[int, str] | Sequence[tuple[int, str]]) -> dict[int, str]:
-    """A label map of a manifest, which may have it as pairs, whose order numbers the classes."""
-    return {int(value): name for value, name in (labels.items() if isinstance(labels, Mapping) else labels)}
+    if not labels:
+        return tuple(f"class {k}" for k in range(1, data["classes"]))
+    return class_names(dict(labels))[1:]  # of a map, or of pairs
 
 
 @dataclass(frozen=True)

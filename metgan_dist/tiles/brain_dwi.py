@@ -6,36 +6,20 @@ Intensities are clipped at the 99.5th percentile, values below 35 are background
 The paper leaves open, and we choose: the percentile is taken per volume and channel over the whole cropped grid,
 background included; the background rule acts on resampled intensities, before scaling; zero and the percentile are the
 ends of the range. The paper registers to the MNI atlas with ANTs first: here volumes are only resampled, so
-register them beforehand where that matters.
+register them beforehand where that matters. `tiles.grid`, `tiles.margin`, `data.floor` and `data.floor_relative` take
+the place of the paper's numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import Histogram
-from metgan_dist.volumes.layers import Layer
 
 GRID = (40, 128, 128)
-DROPPED_SLICES = 4
-SHAPE = (GRID[0] - 2 * DROPPED_SLICES, GRID[1], GRID[2])
+MARGIN = (4, 0, 0)
 BACKGROUND_BELOW = 35.0
 CLIP_PERCENTILE = 99.5
-
-
-def preprocess(volume: Mapping[Layer, np.ndarray]) -> dict[Layer, np.ndarray]:
-    """Whole volumes by layer (z, y, x) -> (32, 128, 128): images float32, background 0; labels in their dtype.
-
-    Of several channels each is treated as the DWI is, by its own intensities.
-    """
-    done: dict[Layer, np.ndarray] = {}
-    for layer, voxels in volume.items():
-        on_grid = resample(voxels, GRID, is_label=layer == "label")[DROPPED_SLICES:-DROPPED_SLICES]
-        done[layer] = on_grid if layer == "label" else np.where(on_grid < BACKGROUND_BELOW, np.float32(0), on_grid)
-    return done
 
 
 def intensity_range(histogram: Histogram) -> tuple[float, float]:

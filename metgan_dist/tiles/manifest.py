@@ -12,7 +12,9 @@ import pandas as pd
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Tiles, channel_names
 from metgan_dist.storage import Options
+from metgan_dist.tiles.floor import COLUMNS
 from metgan_dist.tiles.geometry import AXES
+from metgan_dist.tiles.grid import WholeGrid, grid_of
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.organs import organ_names
 from metgan_dist.tiles.ranges import check_volume, range_of
@@ -22,6 +24,7 @@ from metgan_dist.tiles.survey import ROLES, Survey
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.tiles.tiling import images_of, plane_key
 from metgan_dist.volumes.labelled import LabelledVolume
+from metgan_dist.volumes.layers import Layer
 
 READ_AT_ONCE = 8
 
@@ -55,7 +58,7 @@ def finish_set(
         rules = data.rules(recipe.tiles, survey.ref.domain)
         statistics = _add_ranges(frame, survey.volume, shards, rules, folder, options)
         frames.append(frame)
-        volumes.append(_describe(survey, statistics))
+        volumes.append(_describe(survey, statistics, rules))
     for domain in dict.fromkeys(survey.ref.domain for survey in surveys):
         if not any((frame["domain"] == domain).any() for frame in frames):
             raise UserError(
@@ -168,10 +171,10 @@ def _add_ranges(
     tiles: Tiles,
     folder: str,
     options: Options | None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Add (low, high) of each channel to the rows; statistics of the volume by layer."""
     histograms = _joint_histograms(folder, shards, options)
-    statistics = {}
+    statistics: dict[str, dict[str, float | None]] = {}
     for layer in images_of(volume.dtypes):
         merged = {key: histogram for (channel, key), histogram in histograms.items() if channel == layer}
         check_volume(list(merged.values()), tiles, volume.id, volume.described(layer))
@@ -193,8 +196,17 @@ def _add_ranges(
             "low": float(frame[f"{layer}_low"].min()),
             "high": float(frame[f"{layer}_high"].max()),
             "clipped": clipped if tiles.clip and tiles.normalise != "none" else 0.0,
+            **_removed(frame, layer),
         }
     return statistics
+
+
+def _removed(frame: pd.DataFrame, layer: Layer) -> dict[str, float | None]:
+    """What the floor took of a layer, which every row of the volume carries up to here."""
+    if f"{layer}_{COLUMNS[0]}" not in frame:
+        return {}
+    values = [float(frame.pop(f"{layer}_{name}").iloc[0]) for name in COLUMNS]
+    return {name: None if np.isnan(value) else value for name, value in zip(COLUMNS, values, strict=True)}
 
 
 def _joint_histograms(folder: str, shards: Sequence[str], options: Options | None) -> Histograms:
@@ -209,8 +221,8 @@ def _joint_histograms(folder: str, shards: Sequence[str], options: Options | Non
     return joint
 
 
-def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[str, Any]:
-    volume = survey.volume
+def _describe(survey: Survey, statistics: dict[str, dict[str, float | None]], rules: Tiles) -> dict[str, Any]:
+    volume, grid = survey.volume, grid_of(rules)
     ignored = {"label_values_ignored": volume.ignored} if volume.ignored else {}
     return {
         "id": survey.ref.id,
@@ -223,7 +235,14 @@ def _describe(survey: Survey, statistics: dict[str, dict[str, float]]) -> dict[s
         "dtypes": {layer: str(dtype) for layer, dtype in volume.dtypes.items()},
         "intensities": statistics,
         **ignored,
+        **({} if rules.grid is None or grid is None else {"grid": _placed(grid, volume)}),
     }
+
+
+def _placed(grid: WholeGrid, volume: LabelledVolume) -> dict[str, Any]:
+    """How to bring what is on the grid of the tiles back to its place: see `WholeGrid`."""
+    affine = None if volume.affine is None else grid.affine(volume.affine, volume.shape).tolist()
+    return {"size": list(grid.size), "margin": list(grid.margin), "affine": affine}
 
 
 def _padding(index: pd.DataFrame, recipe: Recipe, surveys: Sequence[Survey]) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import Options, absolute
 from metgan_dist.tiles.blocks import chunk_reads
+from metgan_dist.tiles.floor import removed_lines
 from metgan_dist.tiles.manifest import finish_set
 from metgan_dist.tiles.shards import finished_markers, read_marker
 from metgan_dist.tiles.splits import parted_patients
 from metgan_dist.tiles.survey import ROLES, Survey, fingerprint, held_roles, plan_set, survey_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, begin_set, finished_fingerprint
-from metgan_dist.tiles.tiling import BlockJob, images_of, tile_block
+from metgan_dist.tiles.tiling import BlockJob, images_of, preprocessed_shape, tile_block
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.domains import unused_domains
 
@@ -84,6 +85,8 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
             f"tiles: {len(patients)} patient(s) with several volumes are trained on and held out ({patients[0]!r}, "
             "...): there are too few to have one for each side, or tiles.split_by says slab"
         )
+    for line in removed_lines(tiles.manifest["volumes"]):
+        report(f"tiles: {line}")
     for name, domain in tiles.domains.items():
         report(f"tiles: {name}: " + ", ".join(f"{domain['tiles'][split]} {split}" for split in SPLITS))
     return tiles
@@ -94,7 +97,7 @@ def _over_read(surveys: Sequence[Survey], jobs: Mapping[str, Sequence[BlockJob]]
     reads = [
         chunk_reads([job.block for job in jobs[survey.ref.id]], survey.volume.chunks)
         for survey in surveys
-        if jobs[survey.ref.id][0].tiles.modality == "light-sheet"
+        if preprocessed_shape(jobs[survey.ref.id][0].tiles) is None
     ]
     return round(sum(read for read, _ in reads) / sum(needed for _, needed in reads), 3) if reads else 1.0
 
@@ -187,7 +190,7 @@ def _task_bytes(jobs: Sequence[BlockJob]) -> int:
 
 
 def _held_bytes(job: BlockJob) -> int:
-    if job.tiles.modality == "light-sheet":
+    if preprocessed_shape(job.tiles) is None:
         return job.memory
     voxels = math.prod(high - low for low, high in job.block.box)
     return max(12, 6 * len(images_of(job.layers))) * voxels

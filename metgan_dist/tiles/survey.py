@@ -16,6 +16,7 @@ from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import STORED, Data, Recipe, Tiles
 from metgan_dist.storage import Options, filesystem, is_folder, join, storage_errors
 from metgan_dist.tiles.blocks import Block, plan_blocks
+from metgan_dist.tiles.floor import floor_of
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
 from metgan_dist.tiles.splits import fixed_sides, of_domain
 from metgan_dist.tiles.tile_set import lacking_role
@@ -192,6 +193,7 @@ def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[
             folder,
             f"{survey.number:04d}-{block.number:05d}",
             recipe.storage.options,
+            floor_of(recipe.data, tiles),
         )
         for block in blocks
     ]
@@ -204,10 +206,8 @@ def _plans(
     prepared = preprocessed_shape(tiles)
     if prepared is None:
         return plan_tiles(tiles, volume, shape, spacing)
-    if tiles.modality == "brain-dwi" and tiles.spacing is not None:
-        raise UserError("tiles.spacing: brain-dwi is resampled to 128 x 128 x 40 voxels; leave it out")
     # The spacing is the modality's own affair; tiles are laid out on the grid that it makes.
-    update: dict[str, Any] = {"spacing": None}
+    update: dict[str, Any] = {"spacing": None, "grid": None, "margin": None}
     if tiles.kind == "crop" and len(tiles.size) == 1:
         update |= {"size": prepared, "stride": None}
     return plan_tiles(tiles.model_copy(update=update), volume, prepared)
@@ -224,10 +224,12 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
         phantom, described = phantom_volume(data.phantom, 0), as_described(data)
         rules = described.rules(recipe.tiles, described.volumes[0].domain or "")
         _plans(rules, "phantom-0", phantom.shape, phantom.spacing)
-        held: dict[str, Sequence[str]] = {"": [role for role in ROLES if role != "tumour" or data.tumour]}
+        floor_of(described, rules)
+        images = ["anatomy"] if data.anatomy or not data.tumour else []
+        held: dict[str, Sequence[str]] = {"": [*images, *(["tumour"] if data.tumour else []), "label"]}
         if described.domains:
-            images = ((described.source, "anatomy"), (described.target, "tumour"))
-            held = {str(domain): (role, "label") for domain, role in images}
+            plays = ((described.source, "anatomy"), (described.target, "tumour"))
+            held = {str(domain): (role, "label") for domain, role in plays}
         whose = f"the {data.phantom.modality} phantom"
     else:
         data = resolve_data(data, options)
@@ -257,7 +259,7 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
             del entry["label_axes"]  # so that sets from before the field are known again
     content = {
         "data": described,
-        "tiles": tiles.model_dump(mode="json"),
+        "tiles": tiles.told(),
         "files": {ref.id: _files(ref) for ref in refs},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -265,10 +267,8 @@ def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:
 
 def _files(ref: VolumeRef) -> list[list[str]]:
     paths = [*ref.paths]
-    label = ref.label_path()
     # A label group within the image is among the image's files already.
-    if label and not any(label.startswith(path) for path in paths):
-        paths.append(label)
+    paths += [label for label in ref.label_paths if not any(label.startswith(path) for path in ref.paths)]
     if ref.entry.table:
         paths.append(join(ref.base, ref.entry.table))
     return [entry for path in paths for entry in _file_states(path, ref.options)]

@@ -10,10 +10,12 @@ import numpy as np
 
 from metgan_dist.recipe import Tiles
 from metgan_dist.storage import Options
-from metgan_dist.tiles import brain_dwi, cardiac
+from metgan_dist.tiles import cardiac
 from metgan_dist.tiles.blocks import Block, Triplet, piece_limit, pieces
 from metgan_dist.tiles.cut import cut_block, cut_volume, finish
+from metgan_dist.tiles.floor import Floor
 from metgan_dist.tiles.geometry import AXES, TilePlan, in_plane, target_factors
+from metgan_dist.tiles.grid import Placed, WholeGrid, grid_of
 from metgan_dist.tiles.intensity import Histogram
 from metgan_dist.tiles.ranges import range_of
 from metgan_dist.tiles.shards import Histograms, write_shard
@@ -34,14 +36,7 @@ class BlockJob:
     folder: str
     shard: str
     options: Options | None
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How the voxels that tiles were cut from lie in the file: source = origin + factor * voxel."""
-
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    factor: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    floor: Floor
 
 
 def tile_block(job: BlockJob) -> dict[str, Any]:
@@ -50,9 +45,9 @@ def tile_block(job: BlockJob) -> dict[str, Any]:
     Holds at most about `job.memory` bytes of voxels, except for modalities that need the whole volume.
     """
     volume = job.ref.open()
-    cut, grid = _cut(job, volume)
+    cut, placed, removed = _cut(job, volume)
     histograms = _histograms(job, cut)
-    rows = [_row(job, volume, plan, position, grid) for position, plan in enumerate(job.block.plans)]
+    rows = [_row(job, volume, plan, position, placed) | removed for position, plan in enumerate(job.block.plans)]
     if job.tiles.normalise_over == "tile":
         for layer in images_of(job.layers):
             for row, tile in zip(rows, cut[layer], strict=True):
@@ -78,7 +73,7 @@ def images_of(layers: Iterable[Layer]) -> list[Layer]:
 
 def resized(tiles: Tiles) -> bool:
     """Whether images become float32 because they are brought to another grid."""
-    return tiles.resize is not None or tiles.spacing is not None or tiles.modality != "light-sheet"
+    return tiles.resize is not None or tiles.spacing is not None or preprocessed_shape(tiles) is not None
 
 
 def in_plane_pixels(plan: TilePlan) -> int:
@@ -87,33 +82,50 @@ def in_plane_pixels(plan: TilePlan) -> int:
 
 
 def preprocessed_shape(tiles: Tiles) -> Triplet | None:
-    """Voxels (z, y, x) of the volume that a modality's rules make, from which tiles are cut; None for light-sheet.
+    """Voxels (z, y, x) of the volume that is prepared as a whole, from which tiles are cut; None where none is.
 
-    Three numbers in `tiles.size` of a cardiac crop take the place of the paper's 86 x 112 x 112.
+    Three numbers in `tiles.size` of a cardiac crop take the place of the paper's 86 x 112 x 112. Raises UserError as
+    `grid_of` does.
     """
-    if tiles.modality == "light-sheet":
+    grid = grid_of(tiles)
+    if grid is not None:
+        return grid.shape
+    if not tiles.modality.startswith("cardiac"):
         return None
-    if tiles.modality == "brain-dwi":
-        return brain_dwi.SHAPE
     z, y, x = tiles.size if tiles.kind == "crop" and len(tiles.size) == 3 else cardiac.SHAPE
     return z, y, x
 
 
-def _cut(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[np.ndarray]], Grid]:
-    if job.tiles.modality == "light-sheet":
+def _cut(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[np.ndarray]], Placed, dict[str, Any]]:
+    """The tiles as cut, where the voxels lie that they were cut from, and what the floor removed of images, by column
+    of the index."""
+    if job.tiles.modality.startswith("cardiac"):
+        return *_cut_heart(job, volume), {}
+    grid = grid_of(job.tiles)
+    if grid is None:
         dtypes = {layer: volume.dtypes[layer] for layer in job.layers}
-        return cut_block(job.block, volume.read, dtypes, volume.chunks, piece_limit(job.memory)), Grid()
-    if job.tiles.modality == "brain-dwi":
-        z, y, x = volume.shape
-        whole: Region = (0, z), (0, y), (0, x)
-        prepared = brain_dwi.preprocess({layer: volume.read(layer, whole) for layer in job.layers})
-        factor = tuple(length / size for length, size in zip(volume.shape, brain_dwi.GRID, strict=True))
-        grid = Grid((brain_dwi.DROPPED_SLICES * factor[0], 0.0, 0.0), (factor[0], factor[1], factor[2]))
-        return cut_volume(job.block.plans, prepared), grid
-    return _cut_heart(job, volume)
+        return cut_block(job.block, volume.read, dtypes, volume.chunks, piece_limit(job.memory)), Placed(), {}
+    prepared, removed = _on_grid(job, volume, grid)
+    return cut_volume(job.block.plans, prepared), grid.placed(volume.shape), removed
 
 
-def _cut_heart(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[np.ndarray]], Grid]:
+def _on_grid(job: BlockJob, volume: LabelledVolume, grid: WholeGrid) -> tuple[dict[Layer, np.ndarray], dict[str, Any]]:
+    """Whole layers on the grid, images without what is below the floor, and what that took of each.
+
+    Of several channels each is treated as the others are, by its own intensities.
+    """
+    z, y, x = volume.shape
+    whole: Region = (0, z), (0, y), (0, x)
+    laid = {layer: grid.laid(volume.read(layer, whole), is_label=layer == "label") for layer in job.layers}
+    columns: dict[str, Any] = {}
+    for layer in images_of(job.layers):
+        laid[layer], removed = job.floor.cut(laid[layer], laid.get("label"))
+        if removed is not None:
+            columns |= {f"{layer}_{name}": value for name, value in removed.columns().items()}
+    return laid, columns
+
+
+def _cut_heart(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[np.ndarray]], Placed]:
     shape = preprocessed_shape(job.tiles) or cardiac.SHAPE
     spacing = job.tiles.spacing or cardiac.SPACING
     at = volume.spacing
@@ -129,7 +141,7 @@ def _cut_heart(job: BlockJob, volume: LabelledVolume) -> tuple[dict[Layer, list[
         for layer in job.layers
     }
     origin = tuple(float(first - before) for (first, _), (before, _) in zip(region, pad, strict=True))
-    return cut_volume(job.block.plans, prepared), Grid((origin[0], origin[1], origin[2]), factors)
+    return cut_volume(job.block.plans, prepared), Placed((origin[0], origin[1], origin[2]), factors)
 
 
 def _histograms(job: BlockJob, cut: dict[Layer, list[np.ndarray]]) -> Histograms:
@@ -162,7 +174,7 @@ def _stack(tiles: list[np.ndarray], plans: tuple[TilePlan, ...], *, is_label: bo
     return stacked
 
 
-def _row(job: BlockJob, volume: LabelledVolume, plan: TilePlan, position: int, grid: Grid) -> dict[str, Any]:
+def _row(job: BlockJob, volume: LabelledVolume, plan: TilePlan, position: int, placed: Placed) -> dict[str, Any]:
     """The index row of a tile, with its region and padding in source voxels."""
     row: dict[str, Any] = {"index": plan.index, "shard": job.shard, "position": position, "foreground": 0}
     row |= {"view": plan.view, "plane": plan.plane}
@@ -170,11 +182,11 @@ def _row(job: BlockJob, volume: LabelledVolume, plan: TilePlan, position: int, g
     output = dict(zip(in_plane(plan.view), plan.shape, strict=True))
     for axis, name in enumerate(AXES):
         (low, high), (before, after) = plan.region[axis], plan.pad[axis]
-        first = round(grid.origin[axis] + (low - before) * grid.factor[axis])
-        last = max(first + 1, round(grid.origin[axis] + (high + after) * grid.factor[axis]))
+        first = round(placed.origin[axis] + (low - before) * placed.factor[axis])
+        last = max(first + 1, round(placed.origin[axis] + (high + after) * placed.factor[axis]))
         inside = [min(max(edge, 0), volume.shape[axis]) for edge in (first, last)]
         row[f"{name}0"], row[f"{name}1"] = inside
         row[f"pad_{name}0"], row[f"pad_{name}1"] = inside[0] - first, last - inside[1]
-        extent = (high - low + before + after) * grid.factor[axis]
+        extent = (high - low + before + after) * placed.factor[axis]
         row[f"spacing_{name}"] = getattr(at, name) * extent / output.get(axis, 1) if at else None
     return row

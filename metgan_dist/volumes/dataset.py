@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Channels, Data, Domain, LabelNames, Orientation, Section, VolumeEntry, channel_names
+from metgan_dist.recipe import (
+    AnyLabelNames,
+    Channels,
+    Data,
+    Domain,
+    Labels,
+    Orientation,
+    Section,
+    VolumeEntry,
+    by_file,
+    channel_names,
+    chosen,
+    class_names,
+    label_names,
+)
 from metgan_dist.recipe.labels import check_counted, counted
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
 from metgan_dist.volumes.domains import resolve_domains, role_channels
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_label
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_labels
 from metgan_dist.volumes.layouts import layout_of
 from metgan_dist.volumes.phantoms import phantom_description
 
@@ -23,7 +37,18 @@ __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "described_at",
 
 DESCRIPTION = "dataset.yaml"
 # Fields of a description that a recipe's section `data` has, too.
-SAID = ("anatomy", "tumour", "labels", "unmapped", "classes", "orientation", "source", "target", "synthesis")
+SAID = (
+    "anatomy",
+    "tumour",
+    "labels",
+    "unmapped",
+    "classes",
+    "parenchyma",
+    "orientation",
+    "source",
+    "target",
+    "synthesis",
+)
 
 
 class Description(Section):
@@ -31,9 +56,10 @@ class Description(Section):
 
     anatomy: Channels | None = Field(None, description="channel(s) that give the anatomy; default for data.anatomy")
     tumour: Channels | None = Field(None, description="channel(s) to generate; default for data.tumour")
-    labels: LabelNames | None = Field(None, description="values of label files and names of classes; see data.labels")
+    labels: AnyLabelNames | None = Field(None, description="values of label files, names of classes; see data.labels")
     unmapped: Literal["background"] | None = Field(None, description="label values that `labels` does not name")
     classes: int | None = Field(None, ge=2, le=255, description="number of label classes; default for data.classes")
+    parenchyma: list[str] | None = Field(None, min_length=1, description="tissue for lesions; see data.parenchyma")
     domains: dict[str, Domain] | None = Field(None, description="kinds of image; default for data.domains")
     source: str | None = Field(None, description="domain of the anatomy images; default for data.source")
     target: str | None = Field(None, description="domain of the images to generate; default for data.target")
@@ -72,7 +98,7 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     nothing.
     """
     if data.volumes:
-        return resolve_domains(data.model_copy(update={"path": absolute(data.path or ".")}))
+        return _completed(data.model_copy(update={"path": absolute(data.path or ".")}))
     if not data.path:
         raise UserError("data.path: empty; give a volume, a folder with dataset.yaml, or a dataset.yaml")
     path = absolute(data.path)
@@ -81,7 +107,7 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     found = described_at(path, options)
     if found is None:
         entry = VolumeEntry.model_validate({"id": basename(path).partition(".")[0], "path": basename(path)})
-        return resolve_domains(data.model_copy(update={"path": parent(path), "volumes": [entry]}))
+        return _completed(data.model_copy(update={"path": parent(path), "volumes": [entry]}))
     return _filled(data, found)
 
 
@@ -99,8 +125,9 @@ def as_described(data: Data) -> Data:
 def _filled(data: Data, found: Described) -> Data:
     """`data` with what a description says for defaults."""
     update: dict[str, Any] = {"path": found.base, "volumes": found.description.volumes}
+    said = _of_chosen(found.description, data)
     for name in SAID:
-        given, wanted = getattr(found.description, name), getattr(data, name)
+        given, wanted = getattr(said, name), getattr(data, name)
         if given is None or (name in ("labels", "classes") and data.labels is not None):
             continue
         own = name in data.model_fields_set and wanted not in (given, Data.model_fields[name].default)
@@ -110,7 +137,65 @@ def _filled(data: Data, found: Described) -> Data:
             update[name] = given
     if found.description.domains:
         update["domains"] = _both(found.description.domains, data.domains)
+    return _completed(data.model_copy(update=update))
+
+
+def _of_chosen(description: Description, data: Data) -> Description:
+    """A description with as many classes as those of its label files have that `data` takes."""
+    if description.labels is None or data.labels is not None:
+        return description
+    return description.model_copy(update={"classes": len(class_names(_chosen(description.labels, data)))})
+
+
+def _completed(data: Data) -> Data:
+    """`data` with the label files that are laid over each other chosen, and its domains filled in.
+
+    Of several files that `labels` names those of `data.label` stay, in its order, and count; of one alone the plain
+    map. Applied to its own result it changes nothing.
+    """
+    names = label_names(data.label)
+    every = () if data.labels is None else class_names(data.labels)
+    unknown = next((name for name in data.parenchyma or () if name not in every), None)
+    if unknown is not None:
+        there = ", ".join(every[1:]) or "its classes have no names, which `labels` gives"
+        raise UserError(f"data.parenchyma: {unknown!r} is no class of the data set ({there})")
+    files = by_file(data.labels or {})
+    if "" in files:
+        if len(names) > 1:
+            raise UserError(
+                f"data.labels: data.label lays several labels over each other ({', '.join(names)}); name the values of "
+                f"each, {{{names[0]}: {{1: ...}}, {names[1]}: {{1: ...}}}}"
+            )
+        return resolve_domains(data)
+    _check_by_file(data, files)
+    labels = _chosen(data.labels or {}, data)
+    classes = class_names(labels)
+    # The tissue counts for those who ask for a label with tissue.
+    tissue = [name for name in data.parenchyma or () if name in classes]
+    names = names or tuple(files)
+    label = names[0] if len(names) == 1 else list(names)
+    update = {"label": label, "labels": labels, "classes": len(classes), "parenchyma": tissue or None}
     return resolve_domains(data.model_copy(update=update))
+
+
+def _check_by_file(data: Data, files: Iterable[str]) -> None:
+    """UserError where `labels` names several label files, and volumes do not."""
+    names = ", ".join(files)
+    if any(entry.domain for entry in data.volumes):
+        raise UserError(f"data.labels: several label files ({names}), but volumes of two domains, which have one each")
+    single = next((entry for entry in data.volumes if isinstance(entry.label, str)), None)
+    if single is not None:
+        raise UserError(
+            f"data.volumes: {single.id!r} has one label, {single.label}, and `labels` names the values of several "
+            f"({names}); say which of them it is, label: {{{next(iter(files))}: {single.label}}}"
+        )
+
+
+def _chosen(labels: Labels, data: Data) -> Labels:
+    try:
+        return chosen(labels, label_names(data.label))
+    except ValueError as error:
+        raise UserError(f"data.{error}; correct it") from error
 
 
 def _both(described: Mapping[str, Domain], asked: Mapping[str, Domain]) -> dict[str, Domain]:
@@ -249,8 +334,8 @@ def _check_exists(ref: VolumeRef) -> None:
     for path in (*ref.paths, *tables):
         if not exists(path, ref.options):
             raise UserError(f"{path}: not found; volume '{ref.id}' names it, paths are relative to {ref.base}")
-    if (ref.entry.label or ref.label) and ref.label_path() is None:
-        open_label(ref, open_image(ref))
+    if any(path is None for path in ref.label_places().values()):
+        open_labels(ref, open_image(ref))
 
 
 def _validated(place: str, tree: Any) -> Description:

@@ -7,7 +7,7 @@ generated (y). A volume belongs to one of them.
 from __future__ import annotations
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import BACKGROUND, Channels, Data, Domain, VolumeEntry, channel_names, class_names
+from metgan_dist.recipe import BACKGROUND, Channels, Data, Domain, VolumeEntry, by_file, channel_names, class_names
 
 
 def resolve_domains(data: Data) -> Data:
@@ -47,13 +47,15 @@ def resolve_domains(data: Data) -> Data:
 def role_channels(data: Data, entry: VolumeEntry) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """Channels of a volume's anatomy and tumour image, () of one that it has not; None where its domain is not used.
 
-    "" stands for a volume's only channel. `data` is resolved.
+    "" stands for a volume's only channel, which an image that nobody names is unless the other role has it. `data` is
+    resolved.
     """
     if entry.path is None:
         return (), ()
     anatomy = channel_names(data.anatomy) or ("",)
     if entry.domain is None:
-        return anatomy, channel_names(data.tumour)
+        tumour = channel_names(data.tumour)
+        return (() if tumour and not data.anatomy else anatomy), tumour
     if entry.domain == data.source:
         return anatomy, ()
     return ((), channel_names(data.tumour) or ("",)) if entry.domain == data.target else None
@@ -169,7 +171,7 @@ def _labelled(data: Data, domains: dict[str, Domain], source: str, target: str) 
             "name"
         )
     order = [BACKGROUND, *named[source]]
-    own = maps[target] or {}
+    own = by_file(maps[target] or {})[""]  # a domain has one label file
     alike = {value: own[value] for value in sorted(own, key=lambda value: order.index(own[value]))}
     numbered = {**domains, target: domains[target].model_copy(update={"labels": alike})}
     return {"domains": numbered, "classes": len(named[source])}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import class_numbers
+from metgan_dist.recipe import Labels, class_numbers
 from metgan_dist.volumes.volume import Region, region_text
 
 # A label stored through a scale factor comes back a rounding error away from its integer.
@@ -27,9 +27,9 @@ class LabelMap:
     ignores: bool = False
 
     @staticmethod
-    def of(labels: Mapping[int, str], unmapped: str | None) -> LabelMap:
-        """Of `labels` and `unmapped` as a data section has them."""
-        numbers = sorted(class_numbers(labels).items())
+    def of(labels: Mapping[int, str], unmapped: str | None, among: Labels | None = None) -> LabelMap:
+        """Of `labels` and `unmapped` as a data section has them; `among`: see `class_numbers`."""
+        numbers = sorted(class_numbers(labels, among).items())
         values, classes = zip(*numbers, strict=True)
         return LabelMap(np.array(values, np.int64), np.array(classes, np.uint8), unmapped is not None)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import VolumeEntry
+from metgan_dist.recipe import Labels, VolumeEntry, label_names
 from metgan_dist.storage import Options, exists, join
 from metgan_dist.volumes.axes import spatial_order
 from metgan_dist.volumes.images import ImageFolders, check_in_step
-from metgan_dist.volumes.label_map import ROUNDING, LabelMap
+from metgan_dist.volumes.laid_labels import LaidLabels, OpenedLabel, finite
 from metgan_dist.volumes.layers import Layer, layers_of
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
-from metgan_dist.volumes.volume import Region, Volume, region_text, whole
+from metgan_dist.volumes.volume import Region, Volume
 
 Role = Literal["anatomy", "tumour", "label"]
 
@@ -27,9 +27,9 @@ class VolumeRef:
     """One volume of a data set, small and picklable: a worker on any machine opens it.
 
     base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, none where
-    the volume has no such image, "" for its only channel; label: what `data.label` says, for entries that name no
-    label; classes: number of classes; domain: "" where the data set has none; labels, unmapped, orientation: as the
-    data set, or the domain, has them.
+    the volume has no such image, "" for its only channel; label: what `data.label` says, one or several; classes:
+    number of classes; domain: "" where the data set has none; labels, unmapped, orientation: as the data set, or the
+    domain, has them.
     """
 
     id: str
@@ -40,12 +40,12 @@ class VolumeRef:
     base: str
     anatomy: tuple[str, ...]
     tumour: tuple[str, ...]
-    label: str | None
+    label: str | list[str] | None
     classes: int
     options: Options = field(default_factory=dict, repr=False)  # may hold a secret
     missing_chunks: str = "error"
     domain: str = ""
-    labels: dict[int, str] | None = None
+    labels: Labels | None = None
     unmapped: str | None = None
     orientation: str | None = None
 
@@ -58,15 +58,55 @@ class VolumeRef:
         """URIs of the volume: one, or one for each channel."""
         return tuple(join(self.base, part) for part in self.entry.paths)
 
-    def label_path(self) -> str | None:
-        """URI of the label: a label group of an OME-Zarr, or the entry's own path; None where neither exists."""
-        name = self.entry.label or self.label
-        if name is None:
-            return None
-        candidates = [join(path, "labels", name) for path in self.paths]
-        if self.entry.label:
-            candidates.append(join(self.base, name))
+    @property
+    def wanted_labels(self) -> dict[str, str | None]:
+        """By its name what the entry says of each label, the later laid over the earlier: a path or group, or nothing.
+
+        Without those that the entry says are empty; "" is the name of one that nobody names. Raises UserError for a
+        volume that lacks one of them.
+        """
+        names, own = label_names(self.label), self.entry.label
+        if isinstance(own, str) and len(names) < 2:
+            return {"".join(names): own}
+        if own and not names:
+            raise UserError(f"data.label: volume '{self.id}' has several label files ({', '.join(own)}); say which")
+        if own is None:
+            return dict.fromkeys(names)
+        files: dict[str, str | list[str]] = own if isinstance(own, dict) else {"": own}
+        lacking = next((name for name in names if name not in files), None)
+        if lacking is not None and not self.entry.healthy:
+            there = ", ".join(f"{name}: {path}" for name, path in files.items())
+            raise UserError(
+                f"data.volumes: '{self.id}' names no file of the label '{lacking}', label: {{{there}}}; name it there, "
+                f"or say `{lacking}: []`, or `healthy: true`, where the volume has nothing of it"
+            )
+        found = {name: files.get(name) for name in names}
+        return {name: path for name, path in found.items() if isinstance(path, str)}
+
+    def label_places(self) -> dict[str, str | None]:
+        """URI of each wanted label: a label group of an OME-Zarr, or the entry's own path; None where neither exists.
+
+        A healthy volume's that is nowhere is left out.
+        """
+        places = {name: self.label_place(name, given) for name, given in self.wanted_labels.items()}
+        return {name: path for name, path in places.items() if path or not self.entry.healthy}
+
+    def label_place(self, name: str, given: str | None) -> str | None:
+        """URI of one label that `wanted_labels` names, None where there is none."""
+        candidates = [join(path, "labels", given or name) for path in self.paths]
+        if given:
+            candidates.append(join(self.base, given))
         return next((path for path in candidates if exists(path, self.options)), None)
+
+    @property
+    def label_paths(self) -> tuple[str, ...]:
+        """URIs of the labels that are files or groups of their own."""
+        return tuple(path for path in self.label_places().values() if path)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the volume is to have a label, be it an empty one."""
+        return bool(self.entry.label or self.label)
 
 
 class LabelledVolume:
@@ -83,8 +123,6 @@ class LabelledVolume:
 
     def __init__(self, ref: VolumeRef) -> None:
         self.id, self.classes = ref.id, ref.classes
-        self._map = None if ref.labels is None else LabelMap.of(ref.labels, ref.unmapped)
-        self.ignored: dict[int, int] | None = None
         self._volume = open_image(ref)
         self.shape, self.chunks, self.spacing = self._volume.shape, self._volume.chunks, self._volume.spacing
         self._sources: dict[str, tuple[Volume, str]] = {}
@@ -98,13 +136,12 @@ class LabelledVolume:
                         f"{self._volume.uri_of(channel)}: its pixels are numbers of a palette's colours, which are no "
                         f"intensities; save channel '{channel}' as grey"
                     )
-        label = open_label(ref, self._volume)
-        if label is not None:
-            self._sources["label"] = label
-        self.dtypes = {
-            layer: np.dtype(np.uint8) if layer == "label" else volume.dtype_of(channel)
-            for layer, (volume, channel) in self._sources.items()
-        }
+        self._label: LaidLabels | None = None
+        if ref.labelled:
+            self._label = LaidLabels(open_labels(ref, self._volume), ref.labels, ref.unmapped, ref.classes)
+        self.dtypes = {layer: volume.dtype_of(channel) for layer, (volume, channel) in self._sources.items()}
+        if self._label is not None:
+            self.dtypes["label"] = np.dtype(np.uint8)
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -129,7 +166,12 @@ class LabelledVolume:
     @property
     def ignores(self) -> bool:
         """Whether label values that `labels` does not name become background."""
-        return self._map is not None and self._map.ignores and "label" in self._sources
+        return self._label is not None and self._label.ignores
+
+    @property
+    def ignored(self) -> dict[int, int] | None:
+        """Voxels with values that `unmapped` makes background, as `check_label` counted them."""
+        return None if self._label is None else self._label.ignored
 
     def check_same_grid(self, other: LabelledVolume) -> None:
         """UserError unless both have one shape and, where both have affines, lie within half a voxel."""
@@ -137,7 +179,7 @@ class LabelledVolume:
 
     def has(self, role: Role) -> bool:
         """Whether the volume has this role."""
-        return role in self._sources
+        return role in self.dtypes
 
     def described(self, layer: Layer) -> str:
         """A layer in messages: its role, with the channel's name where the role has several."""
@@ -149,19 +191,8 @@ class LabelledVolume:
 
         Counts what `unmapped` lets pass, into `ignored`.
         """
-        if "label" not in self._sources:
-            return
-        volume, channel = self._sources["label"]
-        seen = volume.overview()
-        if seen is volume and self._map is not None and self._map.ignores:
-            everything = whole(volume)
-            self.ignored = self._map.unmapped(volume.read(channel, everything), volume.uri_of(channel), everything)
-        elif seen is volume:
-            self.read("label", whole(volume))
-        elif seen is not None and self._map is None:
-            # A coarse level may hold means of classes, which are no mistake, but never more than the highest class.
-            voxels = np.rint(seen.read(channel, whole(seen)))
-            _as_classes(voxels, volume.uri_of(channel), self.classes, whole(seen))
+        if self._label is not None:
+            self._label.check()
 
     def read(self, layer: Layer, region: Region) -> np.ndarray:
         """Voxels (z, y, x) of a layer: an image with its own dtype and values, a label as uint8 in 0..classes-1,
@@ -169,23 +200,16 @@ class LabelledVolume:
 
         Raises UserError for a role that the volume has not, NaN or infinite voxels, and label values that are no class.
         """
-        if layer not in self._sources:
+        if layer not in self.dtypes:
             hint = (
                 "give `label` in the data set or data.label" if layer == "label" else f"set data.{layer} to a channel"
             )
             raise UserError(f"{self._volume.uri}: volume '{self.id}' has no {layer}; {hint}")
+        if layer == "label":
+            assert self._label is not None
+            return self._label.read(region)
         volume, channel = self._sources[layer]
-        voxels = volume.read(channel, region)
-        if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-            raise UserError(
-                f"{volume.uri_of(channel)}: NaN or infinite voxels in channel '{channel}', region "
-                f"{region_text(region)}; replace them in the file"
-            )
-        if layer != "label":
-            return voxels
-        if self._map is not None:
-            return self._map.classes_of(voxels, volume.uri_of(channel), region)
-        return _as_classes(voxels, volume.uri_of(channel), self.classes, region)
+        return finite(volume, channel, region)
 
 
 def open_looked_at(ref: VolumeRef) -> LabelledVolume:
@@ -217,21 +241,27 @@ def open_image(ref: VolumeRef) -> Volume:
     )
 
 
-def open_label(ref: VolumeRef, image: Volume) -> tuple[Volume, str] | None:
-    """The label's volume and channel; None where none is asked for. A label group, else a path, else a channel."""
-    name = ref.entry.label or ref.label
-    if name is None:
-        return None
+def open_labels(ref: VolumeRef, image: Volume) -> dict[str, OpenedLabel]:
+    """Volume and channel of each label that is to be found, by its name: a label group, else a path, else a channel."""
+    opened = {name: _open_label(ref, image, name, given) for name, given in ref.wanted_labels.items()}
+    return {name: label for name, label in opened.items() if label is not None}
+
+
+def _open_label(ref: VolumeRef, image: Volume, wanted: str, given: str | None) -> OpenedLabel | None:
+    """None where it is not there, of a healthy volume."""
     if ref.entry.path is None:
         return _only_label(image, image.uri)
-    path = ref.label_path()
+    name = given or wanted
+    path = ref.label_place(wanted, given)
     if path is None:
         if name in image.channels:
             return image, name
+        if ref.entry.healthy and given is None:
+            return None
         groups = ", ".join(image.labels) if isinstance(image, OmeZarr) else ""
-        where = f"{join(ref.base, name)}: not found" if ref.entry.label else f"{image.uri}: no label '{name}'"
+        where = f"{join(ref.base, name)}: not found" if given else f"{image.uri}: no label '{name}'"
         # Often it was not the user who named it, but the preset.
-        mend = "" if ref.entry.label else '; name it in data.label, or say --data.label "" where there is none'
+        mend = "" if given else '; name it in data.label, or say --data.label "" where there is none'
         raise UserError(
             f"{where}; neither a label group ({groups or 'there is none'}) nor a channel ({', '.join(image.channels)}) "
             f"of volume '{ref.id}' has that name{mend}"
@@ -281,22 +311,6 @@ def _check_names(image: Volume, label: Volume) -> None:
             raise UserError(
                 f"{label.uri}: no label for image '{own}' of {image.uri}; every image needs one of its name"
             )
-
-
-def _as_classes(voxels: np.ndarray, uri: str, classes: int, region: Region) -> np.ndarray:
-    """Label values as uint8; UserError that names the first value that is no class."""
-    values = voxels if voxels.dtype.kind != "f" else np.rint(voxels)
-    wrong = (values < 0) | (values >= classes)
-    if voxels.dtype.kind == "f":
-        wrong |= np.abs(values - voxels) > ROUNDING
-    if wrong.any():
-        found = ", ".join(f"{value:g}" for value in np.unique(voxels[wrong])[:5])
-        raise UserError(
-            f"{uri}: label value {found} in region {region_text(region)}, but data.classes is {classes}; `classes` in "
-            f"dataset.yaml or a recipe is how many values labels have, background included (now 0 to {classes - 1}): "
-            "correct it or the label, or name the values in `labels`"
-        )
-    return values.astype(np.uint8)
 
 
 def _only_channel(volume: Volume) -> str:

@@ -7,29 +7,6 @@ from metgan_dist.tiles.intensity import Histogram, normalise
 from metgan_dist.tiles.ranges import range_of
 
 
-def test_brain_volumes_come_onto_the_papers_grid_with_a_silent_background():
-    z = np.arange(80, dtype=np.int16)[:, None, None]
-    volume = np.broadcast_to(z * 10, (80, 64, 256)).astype(np.int16)
-    label = np.zeros((80, 64, 256), np.uint8)
-    label[40:48, 20:40, 100:200] = 1
-    done = brain_dwi.preprocess({"anatomy": volume, "label": label})
-    assert done["anatomy"].shape == done["label"].shape == (32, 128, 128)
-    assert set(np.unique(done["label"])) == {0, 1}
-    # Slice k of 32 lies at slices 2 (k + 4) and 2 (k + 4) + 1 of 80: the mean of 10 times both.
-    inner = done["anatomy"][:, 64, 64]
-    np.testing.assert_allclose(inner[4:28], 20 * (np.arange(4, 28) + 4) + 5, atol=1)
-    # Labelled slices 40 to 47 of 80 are 20 to 23 of 40, and 16 to 19 without the first four.
-    assert done["label"].any(axis=(1, 2)).nonzero()[0].tolist() == [16, 17, 18, 19]
-
-
-def test_brain_background_below_35_is_zero_and_the_rest_is_left():
-    volume = np.full((40, 128, 128), 34.0, np.float32)
-    volume[:, :, 64:] = 36.0
-    done = brain_dwi.preprocess({"anatomy": volume})["anatomy"]
-    assert (done[:, :, :60] == 0).all()
-    np.testing.assert_allclose(done[:, :, 70:], 36.0)
-
-
 def test_brain_intensities_are_clipped_at_the_99_5th_percentile_in_both_ranges():
     pixels = np.arange(2000, dtype=np.uint16)
     low, high = range_of(Histogram.of(pixels), Tiles(modality="brain-dwi"))

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from metgan_dist.recipe import Data
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Data, class_names
 from metgan_dist.volumes.dataset import described_at, fields_of_its_own, resolve_data, volume_refs
 from metgan_dist.volumes.layouts import LAYOUTS, layout_of
 
@@ -252,3 +253,36 @@ def test_a_table_of_contents_that_is_wrong_is_named(tmp_path, mistake):
     contents(tmp_path, channel_names={"0": "CT", "1": "PET"}, labels={"background": 0})
     with mistake(str(tmp_path), "nnU-Net raw data", "labels", "no class"):
         resolve_data(Data(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("writer", "at", "said"),
+    [
+        (isles, "derivatives", r"subjects of ISLES'22 \(sub-strokecase0001, \.\.\.\), but no folder derivatives/"),
+        (soop, "derivatives", r"subjects of SOOP \(sub-1, \.\.\.\), but no folder derivatives/lesion_masks/"),
+    ],
+)
+def test_a_stroke_set_without_its_masks_is_one_line(tmp_path, writer, at, said):
+    writer(tmp_path / "set")
+    (tmp_path / "set" / at).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=said) as caught:
+        resolve_data(Data(path=str(tmp_path / "set")))
+    assert str(caught.value).startswith(str(tmp_path / "set"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_map_of_tissues_beside_the_masks_is_a_label_of_its_own(tmp_path):
+    isles(tmp_path)
+    place = "derivatives/sub-strokecase0001/ses-0001/sub-strokecase0001_ses-0001"
+    scan(tmp_path / f"{place}_dseg.nii.gz", labels=(0, 2, 3, 16, 507))
+    data = resolve_data(Data(path=str(tmp_path), anatomy="", tumour="dwi"))
+    assert data.label == ["tissue", "lesion"]
+    assert data.volumes[0].label == {"tissue": f"{place}_dseg.nii.gz", "lesion": f"{place}_msk.nii.gz"}
+    (ref,) = volume_refs(data)
+    volume = ref.open()
+    assert (volume.has("anatomy"), volume.has("tumour")) == (False, True)
+    read = volume.read("label", ((0, 4), (0, 5), (0, 6)))
+    assert class_names(data.labels)[read.max()] == "lesion"
+    assert {class_names(data.labels)[k] for k in np.unique(read)} <= {
+        *("background", "white matter", "grey matter", "brain-stem", "lesion")
+    }
