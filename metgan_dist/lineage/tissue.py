@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import SEEN, SYNTHESIS
+from metgan_dist.lineage.records import MASKS, SEEN, SYNTHESIS
 from metgan_dist.lineage.volumes import KnownVolume, boxes, known_volumes
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
@@ -104,8 +104,13 @@ def people(translated: TileSet) -> pd.Series:
 
 
 def learned_from(translated: TileSet) -> set[str]:
-    """Patients whose masks the generator of drawn masks has seen, as `splits.group_of` names them; else none."""
-    return {f"patient {name}" for name in translated.manifest[SYNTHESIS].get(SEEN, {}).get("patients", ())}
+    """Patients whose lesions are in synthetic brains, or the generator of the masks has seen; else none.
+
+    As `splits.group_of` names them.
+    """
+    made = translated.manifest[SYNTHESIS]
+    seen = made.get(SEEN) or made.get(MASKS, {}).get(SEEN, {})
+    return {f"patient {name}" for name in seen.get("patients", ())}
 
 
 class Sources:

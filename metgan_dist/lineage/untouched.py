@@ -158,8 +158,8 @@ def _check_people(translated: TileSet, test: TileSet) -> None:
         )
     if known := sorted(learned_from(translated) & set(held_out)):
         raise UserError(
-            f"masks of {known[0]}, whom test tiles of {test.uri} show, were learned from by the generator of synthetic "
-            f"tiles {translated.uri}; draw them by one that learned from other patients"
+            f"masks of {known[0]}, whom test tiles of {test.uri} show, are in synthetic tiles {translated.uri}, or "
+            "what drew them learned from them; take masks of others"
         )
 
 

@@ -63,6 +63,15 @@ class Synthesis(Section):
     volume_organ: str | None = Field(
         None, description="organ of `volume`, for generators that were told of several (redgan)"
     )
+    masks: str | None = Field(
+        None,
+        description="data set of lesion masks, as a mask GAN draws them, to lay into healthy brains; whole volumes are "
+        "then drawn slice by slice from their tissue maps",
+    )
+    lesions: int = Field(1, ge=1, description="of `masks`: how many are laid into a brain")
+    mirror: bool = Field(True, description="of `masks`: half of them change sides, left and right")
+    least_lesion: int = Field(20, ge=1, description="of `masks`: voxels of each that must lie in the parenchyma")
+    tries: int = Field(100, ge=1, description="of `masks`: how many are drawn for a lesion before it is given up")
     direction: Literal["forward", "back"] = Field(
         "forward",
         description="of generators trained on two domains, which translate whole volumes: from the source to the "

@@ -156,6 +156,25 @@ class Replica:
             with self._half():
                 return self.method.draw(seeds).to(torch.uint8).cpu().numpy()
 
+    @torch.no_grad()
+    def draw_slices(self, label: np.ndarray, *, at_once: int, seed: int) -> np.ndarray:
+        """The slices of one volume from their label maps, all by one latent vector where the method has any.
+
+        label: (D, H, W) of classes; at_once: slices of one forward pass; seed: of whatever the method draws.
+        Returns float32 (C, D, H, W) in [-1, 1].
+        """
+        with self._one_at_a_time:
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            torch.manual_seed(seed)
+            latent = self.method.latents(1, torch.Generator().manual_seed(seed))
+            made = []
+            with self._half():
+                for part in torch.from_numpy(label).long().split(at_once):
+                    own = {} if latent is None else {"latent": latent.expand(len(part), -1).to(self.device)}
+                    made.append(self.method.translate({"label": part.to(self.device), **own}).float())
+            return torch.cat(made).clamp(-1, 1).movedim(1, 0).cpu().numpy()
+
     def _half(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 

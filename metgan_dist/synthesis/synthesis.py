@@ -19,6 +19,7 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, run_recipe
 from metgan_dist.storage import join
+from metgan_dist.synthesis.brains import BrainSynthesis
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.dataset import finish_set
 from metgan_dist.synthesis.drawings import Drawing, read_drawings
@@ -50,7 +51,9 @@ def synthesize(command: Command) -> str:
     return run_recipe(command, "synthesize", planned.carry_out, planned.tags)
 
 
-def planned_synthesis(command: Command) -> TileSynthesis | VolumeSynthesis | VolumeTranslation | MaskSynthesis:
+def planned_synthesis(
+    command: Command,
+) -> TileSynthesis | VolumeSynthesis | VolumeTranslation | MaskSynthesis | BrainSynthesis:
     """What is to be made, which the recipe and the tiles of its generator say."""
     recipe, settings, options = command.recipe, command.recipe.synthesis, command.recipe.storage.options
     if settings.volume is None:
@@ -58,6 +61,8 @@ def planned_synthesis(command: Command) -> TileSynthesis | VolumeSynthesis | Vol
         tiles = TileSet.open(settings.tiles or model.own_tiles(), options)
         if method_class(model.recipe.method.name).task == MaskGeneration.name:
             return MaskSynthesis.planned(command, model, tiles)
+        if settings.masks is not None:
+            return BrainSynthesis.planned(command, model, tiles)
         if tiles.domains:
             return VolumeTranslation.planned(command, model, tiles)
     for name in OF_TRANSLATION:

@@ -1,0 +1,173 @@
+"""One synthetic stroke volume: lesions laid into a brain's tissue map, and all of it drawn slice by slice."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+
+from metgan_dist.storage import Options, join
+from metgan_dist.synthesis.filling import RSS_UNIT
+from metgan_dist.synthesis.injection import inject
+from metgan_dist.synthesis.replica import Replica
+from metgan_dist.synthesis.target_range import as_stored
+from metgan_dist.tiles.grid import WholeGrid
+from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.nifti_writer import write_nifti
+from metgan_dist.volumes.volume import Region, Spacing
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A volume that is to be made, small enough to travel.
+
+    number, name: in the set; ref: the healthy brain; rows: of its slices in the tile set, in their order; ends: the
+    intensities of that brain that are -1 and 1.
+    """
+
+    number: int
+    name: str
+    ref: VolumeRef
+    rows: tuple[int, ...]
+    ends: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What all volumes share.
+
+    model: checkpoint; tiles: that hold the tissue maps; masks: that lesions are taken from; grid: of the tiles;
+    parenchyma, lesion: classes; files: names of the two label files, tissue and lesion; dtype: of the images.
+    """
+
+    model: str
+    tiles: str
+    masks: tuple[VolumeRef, ...]
+    grid: WholeGrid
+    parenchyma: tuple[int, ...]
+    lesion: int
+    files: tuple[str, str]
+    dtype: str
+    lesions: int
+    mirror: bool
+    least: int
+    tries: int
+    folder: str
+    seed: int
+    batch_size: int
+    precision: str
+    threads: int
+    device: str
+    options: Options = field(repr=False)  # may hold a secret
+
+
+class Masks(Sequence[np.ndarray]):
+    """The masks of a data set on a grid, each opened when it is asked for: (D, H, W), non-zero in a lesion.
+
+    One that has the shape of what is left of the grid lies on it; others are resampled as the tiles' volumes were.
+    """
+
+    def __init__(self, refs: Sequence[VolumeRef], grid: WholeGrid) -> None:
+        self._refs, self._grid = refs, grid
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    @overload
+    def __getitem__(self, number: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[np.ndarray]: ...
+    def __getitem__(self, number: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(number, slice):
+            return Masks(self._refs[number], self._grid)
+        mask = whole(self._refs[number].open(), "label")
+        return mask if mask.shape == self._grid.shape else self._grid.laid(mask, is_label=True)
+
+
+class Painter:
+    """Makes volumes with one replica of the translator, or with what stands for it."""
+
+    def __init__(self, job: Painting, replica: Replica | None = None) -> None:
+        self._job, self._tiles = job, TileSet.open(job.tiles, job.options)
+        self._masks = Masks(job.masks, job.grid)
+        self._replica = replica or Replica(
+            job.model, None, device=job.device, precision=job.precision, threads=job.threads, options=job.options
+        )
+        self._replica.keep(self._replica.method.inference)
+
+    def paint(self, brain: Brain) -> dict[str, Any]:
+        """Write a volume and its labels; what is known of it: its lesions, and the SHA-256 of its voxels."""
+        job = self._job
+        tissue = np.stack([self._tiles.load(row)["label"] for row in brain.rows])
+        # By seed and number, so that the first volumes of a larger set are those of a smaller one.
+        random = np.random.default_rng([job.seed, brain.number])
+        injected = inject(
+            tissue,
+            self._masks,
+            job.parenchyma,
+            random,
+            name=brain.ref.id,
+            lesions=job.lesions,
+            mirror=job.mirror,
+            least=job.least,
+            tries=job.tries,
+        )
+        label = np.where(injected.lesion, job.lesion, tissue).astype(np.uint8)
+        drawn = self._replica.draw_slices(label, at_once=job.batch_size, seed=int(random.integers(2**31)))
+        image = as_stored(drawn, [brain.ends] * len(drawn), np.dtype(job.dtype))[0]
+        voxels = {"": image, job.files[0]: tissue.astype(np.uint8), job.files[1]: injected.lesion.astype(np.uint8)}
+        self._write(brain, voxels)
+        return {
+            "id": brain.name,
+            "number": brain.number,
+            "laid": [
+                {"mask": job.masks[one.mask].id, "mirrored": one.mirrored, "draws": one.draws, "voxels": one.voxels}
+                for one in injected.laid
+            ],
+            "voxels_sha256": _digest(voxels.values()),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        }
+
+    def _write(self, brain: Brain, voxels: dict[str, np.ndarray]) -> None:
+        """Files on the whole grid, its margin empty: tiles cut from them by the same rules are what was made here."""
+        job, source = self._job, brain.ref.open()
+        grid = WholeGrid(job.grid.size)
+        size = grid.placed(source.shape).factor
+        at = source.spacing
+        spacing = None if at is None else Spacing(at.z * size[0], at.y * size[1], at.x * size[2], at.unit)
+        affine = grid.affine(np.eye(4) if source.affine is None else source.affine, source.shape)
+        margins = [(margin, margin) for margin in job.grid.margin]
+        for kind, own in voxels.items():
+            lowest = brain.ends[0] if kind == "" else 0
+            whole_grid = np.pad(own, margins, constant_values=np.asarray(lowest).astype(own.dtype))
+            file = join(job.folder, volume_file(brain.name, kind))
+            write_nifti(file, whole_grid, affine, source.lies or "RAS", spacing, job.options)
+
+
+def painter(job: Painting) -> Callable[[Brain], dict[str, Any]]:
+    """`Painter.paint` with a translator that is loaded once."""
+    return Painter(job).paint
+
+
+def volume_file(name: str, kind: str) -> str:
+    """The file of a volume's image (kind "") or of one of its labels, relative to its data set."""
+    return f"{name}-{kind}.nii.gz" if kind else f"{name}.nii.gz"
+
+
+def whole(volume: LabelledVolume, layer: str) -> np.ndarray:
+    """All of a layer, (z, y, x)."""
+    z, y, x = volume.shape
+    everything: Region = (0, z), (0, y), (0, x)
+    return volume.read(layer, everything)
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""Stroke volumes: lesions within the parenchyma of healthy brains, drawn whole, in place, known by whose they are."""
+
+import json
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+from brain_sets import AFFINE, GRID, LESION, SHAPE, WHITE, cut_brains, recipe_of, tissue_map
+from mask_sets import write_masks
+from two_domains import cut_here
+from untrained import write_untrained
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Recipe
+from metgan_dist.runs.command_line import Command
+from metgan_dist.synthesis.brains import BrainSynthesis
+from metgan_dist.synthesis.painting import Painter
+from metgan_dist.synthesis.synthesis import planned_synthesis
+
+
+def lesion_at(*corner):
+    """A mask of 2 x 6 x 6 voxels on the tiles' grid."""
+    mask = np.zeros(GRID, np.uint8)
+    mask[tuple(slice(start, start + size) for start, size in zip(corner, (2, 6, 6), strict=True))] = 1
+    return mask
+
+
+def write_run(folder, recipe, tiles):
+    """The finished run of a translator that took no step."""
+    checkpoint = write_untrained(folder / f"train/{recipe.method.name}/images-000000000", recipe)
+    (folder / "run.json").write_text(json.dumps({"job": "train_metgan", "mlflow_run_id": "1" * 32, "recipe": {}}))
+    made = {"status": "finished", "artefacts": {"tiles": tiles.uri, "best_checkpoint": checkpoint}}
+    (folder / "result.json").write_text(json.dumps(made))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A folder with brains, masks, the brains' tiles, and the run of an untrained translator."""
+    folder = tmp_path_factory.mktemp("learned")
+    tiles = cut_brains(folder)
+    # The first two fit wherever they are laid; the third lies in the fluid, in the middle of either side.
+    masks = {0: lesion_at(1, 6, 6), 1: lesion_at(4, 20, 7), 2: lesion_at(3, 13, 13)}
+    write_masks(folder / "masks", 3, masks)
+    write_run(folder / "run", recipe_of(folder / "brains"), tiles)
+    return folder, tiles
+
+
+def asked(folder, out, **synthesis):
+    given = {"model": str(folder / "run"), "masks": str(folder / "masks"), "count": 5, "batch_size": 3, **synthesis}
+    tree = {"synthesis": given, "storage": {"path": str(out)}, "tracking": {"run": "made"}}
+    recipe = Recipe.model_validate({**tree, "data": {"path": str(folder / "brains")}})
+    return Command(recipe, "quickstart", False, False, given={"synthesis": given})
+
+
+def painted(plan, folder):
+    """The data set of a plan, made in this process: the digest of its voxels, and what is known of its volumes."""
+    job = replace(plan.job, folder=str(folder))
+    worker = Painter(job)
+    made = [worker.paint(brain) for brain in plan.plan]
+    return plan.describe(job, made, plan.plan), made
+
+
+def read(folder, name):
+    image = nibabel.load(folder / f"{name}.nii.gz")
+    return np.asarray(image.dataobj).T, image.affine
+
+
+def test_lesions_lie_in_the_parenchyma_of_healthy_training_brains(learned, tmp_path):
+    folder, _ = learned
+    plan = planned_synthesis(asked(folder, tmp_path))
+    assert isinstance(plan, BrainSynthesis)
+    assert sorted(brain.ref.id for brain in plan.brains) == ["h0", "h1", "h2"]  # neither the ill nor the held-out
+    _, made = painted(plan, tmp_path)
+    for one in made:
+        (laid,) = one["laid"]
+        lesion, tissue = (read(tmp_path, f"{one['id']}-{kind}")[0] for kind in ("lesion", "tissue"))
+        assert laid["mask"] in ("m00", "m01")
+        assert np.count_nonzero(lesion) == laid["voxels"] == 72
+        assert (tissue[lesion > 0] == WHITE).all()
+        assert np.array_equal(tissue[1:-1], tissue_map()[1:-1])
+        assert lesion.shape == SHAPE  # the whole grid, its margin empty
+        assert not lesion[[0, -1]].any()
+    assert {one["laid"][0]["mirrored"] for one in made} == {True, False}
+
+
+def test_tiles_cut_from_what_was_made_are_the_very_label_maps(learned, tmp_path):
+    folder, _ = learned
+    plan = planned_synthesis(asked(folder, tmp_path, count=2))
+    painted(plan, tmp_path / "made")
+    cut = cut_here(recipe_of(tmp_path / "made"), tmp_path / "tiles")
+    assert len(cut.index) == 2 * GRID[0]
+    assert set(cut.index["split"]) == {"train"}
+    expected = tissue_map()[1:-1].copy()
+    lesion = read(tmp_path / "made", "stroke-000000-lesion")[0][1:-1]
+    expected[lesion > 0] = LESION
+    rows = cut.index[cut.index["volume"] == "stroke-000000"].sort_values("z0").index
+    assert np.array_equal(np.stack([cut.load(row)["label"] for row in rows]), expected)
+    image, affine = read(tmp_path / "made", "stroke-000000")
+    assert np.allclose(affine, AFFINE)
+    assert image.dtype == np.int16
+
+
+def test_the_same_seed_gives_the_same_bytes_and_a_larger_set_begins_with_the_smaller(learned, tmp_path):
+    folder, _ = learned
+    one, _ = painted(planned_synthesis(asked(folder, tmp_path)), tmp_path / "one")
+    two, _ = painted(planned_synthesis(asked(folder, tmp_path)), tmp_path / "two")
+    assert one == two
+    painted(planned_synthesis(asked(folder, tmp_path, count=7)), tmp_path / "more")
+    for path in (tmp_path / "one").glob("*.nii.gz"):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        assert path.read_bytes() == (tmp_path / "more" / path.name).read_bytes()
+    other, _ = painted(planned_synthesis(asked(folder, tmp_path, seed=1)), tmp_path / "other")
+    assert other != one
+
+
+def test_all_slices_of_a_volume_have_one_latent_vector(learned, tmp_path):
+    """Two slices with the same label map are drawn alike, and otherwise with another seed."""
+    folder, _ = learned
+    replica = Painter(planned_synthesis(asked(folder, tmp_path)).job)._replica
+    label = np.stack([tissue_map()[4]] * 5)
+    one, other = (replica.draw_slices(label, at_once=2, seed=seed)[0] for seed in (0, 1))
+    assert np.abs(one - one[:1]).max() < 1e-6
+    assert np.abs(one - other).max() > 1e-4  # of an untrained network, whose images are nearly grey
+
+
+def test_the_data_set_says_whose_brain_and_whose_lesion_is_in_a_volume(learned, tmp_path):
+    folder, tiles = learned
+    plan = planned_synthesis(asked(folder, tmp_path))
+    painted(plan, tmp_path)
+    written = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
+    made = written["synthesis"]
+    assert made["tiles"]["digest"] == tiles.digest
+    assert made["masks"]["seen"] == {"volumes": ["m00", "m01", "m02"], "patients": ["p00", "p01", "p02"]}
+    for volume, entry in zip(made["volumes"], written["volumes"], strict=True):
+        assert volume["patient"] == entry["patient"] == volume["volume"].replace("h", "p")
+        assert volume["lesions"][0]["mask"] in ("m00", "m01")
+
+
+@pytest.mark.parametrize(
+    ("synthesis", "said"),
+    [
+        ({"merged": 1}, "synthesis.merged: lesions are taken from synthesis.masks as they are; leave it out"),
+        ({"anatomies": ["s0"]}, "synthesis.anatomies: volume 's0' has a lesion of its own; name healthy ones"),
+        ({"anatomies": ["h3"]}, "synthesis.anatomies: volume 'h3' has no training tiles (test only)"),
+        ({"masks": "nowhere"}, "not found; check data.path"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_a_line(learned, tmp_path, synthesis, said):
+    folder, _ = learned
+    with pytest.raises(UserError) as raised:
+        planned_synthesis(asked(folder, tmp_path, **synthesis))
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_masks_of_a_patient_who_is_held_out_are_refused(learned, tmp_path):
+    """h3 is the test brain, of patient p3."""
+    folder, _ = learned
+    masks = write_masks(tmp_path / "masks", 4)
+    text = (masks / "dataset.yaml").read_text()
+    (masks / "dataset.yaml").write_text(text.replace("patient: p03", "patient: p3"))
+    with pytest.raises(UserError, match="synthesis.masks: .*lesions are of patient 'p3', held out in"):
+        planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
+
+
+def test_a_lesion_that_fits_nowhere_names_the_brain(learned, tmp_path):
+    folder, _ = learned
+    masks = write_masks(tmp_path / "masks", 1, {0: lesion_at(3, 13, 13)})
+    plan = planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
+    with pytest.raises(UserError, match="h.: lesion 1 of 1 fits nowhere: of 1 masks none leaves 20 voxels"):
+        painted(plan, tmp_path / "made")
