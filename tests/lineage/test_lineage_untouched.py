@@ -271,17 +271,18 @@ def test_a_patient_of_the_test_tiles_is_refused_behind_a_translated_volume(study
     assert trained_on.rows["volume"].unique().tolist() == ["v0", "v1", "v2"]
 
 
-def test_masks_of_a_generator_that_learned_from_a_patient_of_the_test_tiles_are_refused(study):
-    """Whatever the data set: the generator's own has masks alone, and shares no volume with the test tiles."""
+@pytest.mark.parametrize("behind", [lambda seen: {"seen": seen}, lambda seen: {"masks": {"seen": seen}}])
+def test_masks_of_a_generator_that_learned_from_a_patient_of_the_test_tiles_are_refused(study, behind):
+    """Drawn masks, and brains that have them; the generator's own set has masks alone, and shares no volume."""
     made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
     study.run("draw", "synthesize", generated=made)
     tests = study.real.index["volume"] == "v3"
     study.real.index["patient"] = np.where(tests, "p3", "")
     seen = {"volumes": ["m0", "m1"], "patients": ["p1", "p3"]}
-    text = refusal(study.real, translated(study, "learned", "", seen=seen), study.store)
+    text = refusal(study.real, translated(study, "learned", "", **behind(seen)), study.store)
     assert "masks of patient p3, whom test tiles of" in text
-    assert "draw them by one that learned from other patients" in text
-    others = translated(study, "apart", "", seen={**seen, "patients": ["p1"]})
+    assert "take masks of others" in text
+    others = translated(study, "apart", "", **behind({**seen, "patients": ["p1"]}))
     check_untouched(FIELD, study.real, others, study.store)
     assert not Sources(others).touching(Tissue(study.real.index, {})).any()
 

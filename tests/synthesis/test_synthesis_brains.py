@@ -161,7 +161,7 @@ def test_masks_of_a_patient_who_is_held_out_are_refused(learned, tmp_path):
     masks = write_masks(tmp_path / "masks", 4)
     text = (masks / "dataset.yaml").read_text()
     (masks / "dataset.yaml").write_text(text.replace("patient: p03", "patient: p3"))
-    with pytest.raises(UserError, match="synthesis.masks: .*lesions are of patient 'p3', held out in"):
+    with pytest.raises(UserError, match=r"synthesis.masks: .*lesions are of patient 'p3', held out in"):
         planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
 
 
@@ -169,5 +169,5 @@ def test_a_lesion_that_fits_nowhere_names_the_brain(learned, tmp_path):
     folder, _ = learned
     masks = write_masks(tmp_path / "masks", 1, {0: lesion_at(3, 13, 13)})
     plan = planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
-    with pytest.raises(UserError, match="h.: lesion 1 of 1 fits nowhere: of 1 masks none leaves 20 voxels"):
+    with pytest.raises(UserError, match=r"h.: lesion 1 of 1 fits nowhere: of 1 masks none leaves 20 voxels"):
         painted(plan, tmp_path / "made")
