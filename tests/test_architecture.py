@@ -47,6 +47,7 @@ MAY_KNOW = {
         "runs/child_runs.py",
         "runs/open_run.py",
         "segmentation/scoring.py",
+        "synthesis/brains.py",
         "synthesis/generate.py",
         "synthesis/masks.py",
         "synthesis/passes.py",
