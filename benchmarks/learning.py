@@ -41,7 +41,7 @@ from metgan_dist.training.step import Stepper
 from metgan_dist.training.validation import Validator
 from metgan_dist.volumes.phantoms import write_phantom
 
-ERROR_FALLS_TO, FIDELITY_RISES_BY = 0.6, 0.2
+ERROR_FALLS_TO, FIDELITY_RISES_BY = 0.8, 0.2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
