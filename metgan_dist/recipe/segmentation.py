@@ -32,8 +32,8 @@ class Segmentation(Section):
     least_lesion: int = Field(
         0,
         ge=0,
-        description="labelled pixels (voxels) that a tile must hold to be trained on, in paper 4 20; those that validate "
-        "and test are kept as they are (train_segmentor.py reads it, too)",
+        description="labelled pixels (voxels) that a tile must hold to be trained on, in paper 4 20; those that "
+        "validate and test are kept as they are (train_segmentor.py reads it, too)",
     )
     synthetic: int = Field(
         0,

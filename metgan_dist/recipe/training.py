@@ -67,7 +67,7 @@ class Training(Section):
     )
     start_checkpoint: Literal["best", "last"] = Field(
         "best",
-        description="of runs that start_from and stages_from name: the checkpoint that the run is known by, or its last",
+        description="of runs that start_from and stages_from name: the checkpoint that a run is known by, or its last",
     )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     precision: Literal["auto", "fp32", "bf16"] = Field(

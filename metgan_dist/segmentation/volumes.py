@@ -17,7 +17,7 @@ COLUMNS = ("fold", "volume", "lesions", "voxels", *VOLUME_SCORES)
 
 
 def voxel_sizes(tiles: TileSet, rows: np.ndarray) -> dict[str, float]:
-    """Millilitres of a voxel by volume, of the tiles `rows`; none where that is not known of all: no mean mixes both."""
+    """Millilitres of a voxel by volume, of the tiles `rows`; none where any is not known: no mean mixes both."""
     if len(tiles.shape) != 3 or length_unit(tiles, rows) != "mm":
         return {}
     first = tiles.index.iloc[rows].drop_duplicates("volume")

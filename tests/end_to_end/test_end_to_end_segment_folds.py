@@ -173,7 +173,7 @@ def test_folds_are_tuned_on_a_few_cases_from_the_last_models_of_another_run_that
         assert mixture.index["volume"].iloc[mixture.positions("train")].nunique() == 2
     for fields, *culprits in (
         ({"segmentation__cases": 9}, "segmentation.cases: 9 cases asked, but the tiles to train on are of 3"),
-        ({"training__start_from": "nobody"}, "training.start_from: nobody", "no checkpoint here"),
+        ({"training__start_from": "nobody"}, "training.start_from: ", "nobody: no checkpoint here"),
         ({"training__start_from": "base", "segmentation__width": 0.1}, "training.start_from: ", "segmentor_width"),
         ({"training__start_from": "base", "segmentation__folds": "0,1"}, "training.start_from: base has no fold 1"),
         # Its synthetic tiles come from nowhere that is known, so they may show the test tiles.
