@@ -22,7 +22,7 @@ from metgan_dist.storage import absolute, join
 from metgan_dist.tasks import task_class, task_of
 from metgan_dist.tasks.held_out import score_held_out
 from metgan_dist.tasks.pictures import picture_rows
-from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, segmentor_rows
+from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, chosen_cases, segmentor_rows
 from metgan_dist.tasks.unpaired import check_apart, check_shares
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
@@ -73,6 +73,10 @@ def check_segmentor_training(recipe: Recipe) -> None:
     check_shares(recipe, tuple(as_described(recipe.data).domains))
     check_stages(own)
     find_start(own)
+    if is_tile_set(recipe):
+        assert recipe.data.path is not None
+        tiles = TileSet.open(recipe.data.path, recipe.storage.options)
+        chosen_cases(tiles, segmentor_rows(tiles), recipe.segmentation, recipe.training.seed)
     check_tiles(recipe, [("tumour", "label")])
 
 
@@ -159,7 +163,7 @@ def pretrain_segmentor(opened: OpenRun) -> None:
 
 def _as_segmentor(recipe: Recipe) -> Recipe:
     """The recipe of a run that is for the segmentor itself, which then starts from what the recipe says."""
-    own = segmentor_recipe(recipe)
+    own = segmentor_recipe(recipe).model_copy(update={"segmentation": recipe.segmentation})
     said = {field: getattr(recipe.training, field) for field in ("start_from", "stages", "stages_from", "shares")}
     return own.model_copy(update={"training": own.training.model_copy(update=said)})
 
@@ -182,8 +186,11 @@ def train_segmentor(
     _need(tiles, [("tumour", "label")])
     recipe = _on_domain(opened.recipe, tiles)
     own = judge_recipe(recipe) if part == "judge" else segmentor_recipe(recipe)
+    if main:
+        own = own.model_copy(update={"segmentation": recipe.segmentation})
     check_method(own, tiles.shape)
-    count = len(segmentor_rows(tiles))
+    rows = segmentor_rows(tiles)
+    count = len(chosen_cases(tiles, rows, own.segmentation, own.training.seed))
     if part is not None:
         parts = {name: len(segmentor_rows(tiles, name, recipe.method.judge_share)) for name in PARTS}
         if all(parts.values()):
@@ -191,7 +198,8 @@ def train_segmentor(
         else:
             say(f"{role}: the training tiles lie at too few places to keep segmentor and judge apart; all are used")
             part = None
-    say(f"{role}: training a segmentor ({own.method.segmentor_network}) on {count} tiles")
+    chosen = f" of {len(rows)}, as the section segmentation says" if part is None and count < len(rows) else ""
+    say(f"{role}: training a segmentor ({own.method.segmentor_network}) on {count} tiles{chosen}")
     with opened.result.phase(role):
         assignment = replace(assign(opened, tiles, role, own), part=part, main=main, weights_from=weights_from)
         trained = run_training(assignment, say)

@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -145,7 +145,7 @@ def _find(field: str, named: str, recipe: Recipe, stage: str | None = None) -> d
     beside = join(recipe.storage.path, named)
     place = absolute(beside if read_run(beside, options) else named)
     try:
-        folder = absolute(checkpoint_folder(place, options))
+        folder = absolute(checkpoint_folder(place, options, recipe.training.start_checkpoint))
         theirs = checkpoint_recipe(folder, options)
         if theirs.method.name != recipe.method.name:
             raise UserError(f"{named}: a model of {theirs.method.name}, method.name is {recipe.method.name}")
@@ -249,14 +249,14 @@ def _check_takes(field: str, uri: str, segmentor: nn.Module, theirs: Recipe, rec
         raise UserError(f"{field}: {uri}: does not fit the tiles: {error}") from error
 
 
-def checkpoint_folder(uri: str, options: dict[str, Any] | None = None) -> str:
-    """The folder of the checkpoint that `uri` names: itself, or the best of a run; UserError where there is none."""
-    for candidate in (uri, join(uri, "best")):
+def checkpoint_folder(uri: str, options: dict[str, Any] | None = None, which: Literal["best", "last"] = "best") -> str:
+    """The folder of the checkpoint that `uri` names: itself, or the best or last of a run; UserError for none."""
+    for candidate in (uri, join(uri, which)):
         fs, path = filesystem(join(candidate, "state.pt"), options)
         if fs.exists(path):
             return candidate
-    if best := (read_result(uri, options) or {}).get("artefacts", {}).get("best_checkpoint"):
-        return str(best)
+    if there := (read_result(uri, options) or {}).get("artefacts", {}).get(f"{which}_checkpoint"):
+        return str(there)
     raise UserError(
         f"{uri}: no checkpoint here (no state.pt, no result.json); give a run's folder or one of its checkpoints"
     )

@@ -32,10 +32,12 @@ def train(monkeypatch, capsys):
     monkeypatch.setattr(main_job, "assign", assign)
     monkeypatch.setattr(main_job, "run_training", run_training)
 
-    def start(tiles, *role_and_part):
+    def start(tiles, *role_and_part, main=False, **segmentation):
         result = SimpleNamespace(phase=lambda _: nullcontext(), artefacts={}, scores={})
-        recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": {"batch_size": 2}})
-        main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part)
+        recipe = Recipe.model_validate(
+            {"tiles": {"size": [64]}, "training": {"batch_size": 2}, "segmentation": segmentation}
+        )
+        main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part, main=main)
         # Nothing stands in for a score that there is none of.
         assert result.scores == ({} if start.dice is None else {role_and_part[0]: {"dice": start.dice}})
         task = task_of(method_class(seen[-1].recipe.method.name), tiles)
@@ -60,6 +62,26 @@ def test_judge_and_segmentor_have_networks_and_volumes_of_their_own(tmp_path, tr
 def test_a_segmentor_for_itself_learns_from_all_training_tiles(tmp_path, train):
     tiles = write_set(tmp_path)
     assert np.array_equal(train(tiles, "segmentor")[1], tiles.positions("train"))
+
+
+def test_only_a_segmentor_for_itself_learns_from_few_cases_and_large_lesions(tmp_path, train, mistake):
+    tiles = write_set(tmp_path, volumes=8)
+    volume, foreground = tiles.index["volume"].to_numpy(), tiles.index["foreground"].to_numpy()
+    chosen = {"cases": 3, "least_lesion": 20}
+    _, rows, said = train(tiles, "segmentor", main=True, **chosen)
+    assert len(set(volume[rows])) == 3
+    assert foreground[rows].min() >= 20
+    every = tiles.positions("train")
+    assert f"on {len(rows)} tiles of {len(every)}, as the section segmentation says" in said
+    assert np.array_equal(train(tiles, "segmentor", **chosen)[1], every)  # which serves a method
+    _, judge, _ = train(tiles, "judge", "judge", **chosen)
+    assert len(set(volume[judge])) == 4
+    assert foreground[judge].min() == 0
+    with mistake("segmentation.cases: 9 cases asked, but the tiles to train on are of 8; ask for fewer"):
+        train(tiles, "segmentor", main=True, cases=9)
+    recipe = {"data": {"path": tiles.uri}, "tiles": {"size": [64]}, "segmentation": {"cases": 9}}
+    with mistake("segmentation.cases: 9 cases asked"):
+        main_job.check_segmentor_training(Recipe.model_validate(recipe))
 
 
 def test_where_they_cannot_be_kept_apart_both_learn_from_all_and_a_line_says_so(tmp_path, train):

@@ -6,6 +6,6 @@ agree with its recorded SHA-256, or is gone, is a broken link.
 """
 
 from metgan_dist.lineage.tissue import Sources, Tissue
-from metgan_dist.lineage.untouched import check_starts, check_untouched
+from metgan_dist.lineage.untouched import check_start, check_starts, check_untouched
 
-__all__ = ["Sources", "Tissue", "check_starts", "check_untouched"]
+__all__ = ["Sources", "Tissue", "check_start", "check_starts", "check_untouched"]

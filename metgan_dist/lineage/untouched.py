@@ -87,6 +87,24 @@ def check_starts(field: str, test: TileSet, folder: str, name: str, tracking_uri
         raise UserError(f"{field}: {error}") from error
 
 
+def check_start(field: str, test: TileSet, start: Mapping[str, Any], tracking_uri: str | None = None) -> None:
+    """Refuse a model to start from, as `find_start` gives it, that has seen the test or unseen tiles of `test`.
+
+    Through what it started from itself and the synthetic sets that it learned from, too. Links are verified as in
+    `check_untouched`. Raises UserError in one line that begins with `field` and names the link.
+    """
+    records = Records([tracking_uri] if tracking_uri else [], test.options)
+    held_out, link = _held_out(test), "model to start from"
+    try:
+        for use in _uses_of_start(start, link, records):
+            if touched := _touched(use.tissue, held_out):
+                raise UserError(
+                    f"{use.how} show test tiles of {test.uri}: {touched}; start from a model that has seen none of them"
+                )
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
 def _held_out(test: TileSet) -> Tissue:
     return Tissue(test.index[test.index["split"].isin(HELD_OUT)], known_volumes(test.manifest))
 
@@ -123,8 +141,13 @@ def _uses_of_starts(written: Mapping[str, Any], link: str, records: Records) -> 
     """Tiles behind the weights that a run began with, as its `run.json` says."""
     for stage, start in starts(written):
         before = f"start of {link}" if stage is None else f"stage {stage} of {link}"
-        records.checkpoint(start["uri"], start["sha256"], before)
-        yield from _uses_of_model(records.trained_by(start["uri"], start["run"], before), before, records)
+        yield from _uses_of_start(start, before, records)
+
+
+def _uses_of_start(start: Mapping[str, Any], link: str, records: Records) -> Iterator[Use]:
+    """Tiles behind a model to start from, whose checkpoint must be the one on record."""
+    records.checkpoint(start["uri"], start["sha256"], link)
+    yield from _uses_of_model(records.trained_by(start["uri"], start["run"], link), link, records)
 
 
 def _uses_of_training(tiles: TileSet, how: str, records: Records) -> Iterator[Use]:

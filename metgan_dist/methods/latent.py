@@ -36,7 +36,7 @@ class FromLatent(LabelToImage):
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> Tensor:
-        """Tumour images (N, C, H, W) in [-1, 1] from `label` alone; with a z at that of `latent` (N, latent), else 0."""
+        """Tumour images (N, C, H, W) in [-1, 1] from `label`; with a z, at that of `latent` (N, latent), else at 0."""
         label = batch["label"]
         z = None
         if self.latent:

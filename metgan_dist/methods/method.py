@@ -278,7 +278,8 @@ class Method(nn.Module, ABC):
     def sample(self, batch: Batch, count: int, generator: torch.Generator | None = None) -> Tensor:
         """`count` different outputs for each label, (N, count, C, H, W); UserError where a method has only one."""
         raise UserError(
-            f"synthesis.samples: {type(self).__name__} makes one image of a label; use spade_vae, sean_vae or spade_stroke"
+            f"synthesis.samples: {type(self).__name__} makes one image of a label; use spade_vae, sean_vae or "
+            "spade_stroke"
         )
 
     def latents(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:

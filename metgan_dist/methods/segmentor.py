@@ -336,4 +336,6 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
             "seed": recipe.training.seed + seed_offset,
         }
     )
-    return recipe.model_copy(update={"method": own, "training": training})
+    # Which cases a segmentor for itself learns from is no matter of one that serves a method.
+    every = recipe.segmentation.model_copy(update={"cases": None, "least_lesion": 0})
+    return recipe.model_copy(update={"method": own, "training": training, "segmentation": every})

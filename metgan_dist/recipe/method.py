@@ -19,8 +19,8 @@ SegmentorKind = Annotated[
 SegmentorLoss = Annotated[
     Literal["wbce", "ce-dice"],
     Field(
-        description="loss of the segmentors: binary cross-entropy weighted by positive and negative (MetGAN's code), or "
-        "cross-entropy + soft Dice (paper 4), which has no weights"
+        description="loss of the segmentors: binary cross-entropy weighted by positive and negative (MetGAN's code), "
+        "or cross-entropy + soft Dice (paper 4), which has no weights"
     ),
 ]
 

@@ -23,6 +23,18 @@ class Segmentation(Section):
     real: float = Field(
         1.0, ge=0, description="real tiles to train on: up to 1 a fraction of each fold's, above 1 a number"
     )
+    cases: int | None = Field(
+        None,
+        ge=1,
+        description="patients (volumes, where none are known) whose real tiles are trained on, drawn by training.seed: "
+        "fewer are part of more; none: all (train_segmentor.py reads it, too)",
+    )
+    least_lesion: int = Field(
+        0,
+        ge=0,
+        description="labelled pixels (voxels) that a tile must hold to be trained on, in paper 4 20; those that "
+        "validate and test are kept as they are (train_segmentor.py reads it, too)",
+    )
     synthetic: int = Field(
         0,
         ge=0,

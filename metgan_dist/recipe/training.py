@@ -65,6 +65,10 @@ class Training(Section):
         description="weights to start from: a run's name or folder, or a checkpoint, of the same method and network "
         "sizes (averaged ones, where it kept some); the optimisers start afresh",
     )
+    start_checkpoint: Literal["best", "last"] = Field(
+        "best",
+        description="of runs that start_from and stages_from name: the checkpoint that a run is known by, or its last",
+    )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.lineage import Tissue
+from metgan_dist.lineage import Tissue, check_start
 from metgan_dist.main_job import check_tiles, prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import (
@@ -22,12 +22,13 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set, resolved
 from metgan_dist.segmentation.datasets import check_datasets, of_domain, open_datasets
-from metgan_dist.segmentation.folds import Fold, fold_recipe, planned_folds, seen_by_generators
+from metgan_dist.segmentation.folds import Fold, find_fold_start, fold_recipe, planned_folds, seen_by_generators
 from metgan_dist.segmentation.report import report_folds
 from metgan_dist.segmentation.summary import origin_notes
 from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tracking import tracking_uri
 from metgan_dist.volumes.dataset import as_described
 
 JOB = "train_segmentor"
@@ -60,7 +61,8 @@ class CrossValidation:
             tiles = TileSet.open(recipe.data.path, recipe.storage.options)
             tiles, own = of_domain(tiles, datasets, recipe)
             check_datasets(own, tiles, recipe)
-            planned_folds(tiles, own, resolved(recipe))
+            complete = resolved(recipe)
+            _check_starts(complete, tiles, planned_folds(tiles, own, complete))
         return CrossValidation(datasets, script)
 
     def carry_out(self, opened: OpenRun) -> None:
@@ -68,6 +70,9 @@ class CrossValidation:
         tiles, datasets = of_domain(prepare_tiles(opened), self.datasets, opened.recipe)
         trained_on = check_datasets(datasets, tiles, opened.recipe)
         folds = planned_folds(tiles, datasets, opened.recipe)
+        _check_starts(opened.recipe, tiles, folds)
+        for line in too_small(folds, opened.recipe):
+            say(line)
         with opened.log() as log:
             for dataset, *rows in zip(datasets, *(fold.synthetic for fold in folds), strict=True):
                 used = max(len(part) for part in rows)
@@ -90,7 +95,8 @@ class CrossValidation:
             "seconds": sum(one["seconds"] for one in resources),
             **{peak: max(one[peak] for one in resources) for peak in ("peak_rss_bytes", "peak_gpu_bytes")},
         }
-        report_folds(opened, tiles, checkpoints, _in_words(samples), origin_notes(origins))
+        notes = [*origin_notes(origins), *too_small(folds, opened.recipe)]
+        report_folds(opened, tiles, checkpoints, _in_words(samples), notes)
 
     def _recipes(
         self, opened: OpenRun, tiles: TileSet, datasets: Sequence[TileSet], folds: Sequence[Fold]
@@ -125,6 +131,23 @@ class CrossValidation:
         if failed:
             reasons = "; ".join(f"fold {fold} ({reason})" for fold, reason in failed.items())
             raise TrainingStopped(f"{len(failed)} of {len(recipes)} folds failed: {reasons}")
+
+
+def _check_starts(recipe: Recipe, tiles: TileSet, folds: Sequence[Fold]) -> None:
+    """UserError where what a fold starts from is no such segmentor, or has seen the test tiles."""
+    store = tracking_uri(recipe.tracking, recipe.storage)
+    for fold in folds:
+        if (start := find_fold_start(recipe, fold.number, tiles)) is not None:
+            check_start("training.start_from", tiles, start, store)
+
+
+def too_small(folds: Sequence[Fold], recipe: Recipe) -> list[str]:
+    """What `segmentation.least_lesion` keeps from being trained on, a line where that is anything."""
+    least, out = recipe.segmentation.least_lesion, [fold.small for fold in folds]
+    if not any(out):
+        return []
+    each = ", ".join(f"{fold.small} (fold {fold.number})" for fold in folds)
+    return [f"Tiles not trained on, with fewer than {least} labelled pixels (segmentation.least_lesion): {each}."]
 
 
 def _origin(fold: Fold, tiles: TileSet, trained_on: Sequence[Tissue]) -> dict[str, int]:

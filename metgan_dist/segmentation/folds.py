@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from metgan_dist.lineage import Sources, Tissue
 from metgan_dist.methods import check_method
 from metgan_dist.recipe import Data, Recipe, Segmentation
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
+from metgan_dist.storage import join
+from metgan_dist.tasks.segmentation import chosen_cases, large_enough
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
 from metgan_dist.tiles.splits import fold_split
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.trained import find_start, read_result
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Fold:
     """Rows of one fold: real ones to train on and to choose the checkpoint with, and those of every synthetic set.
 
     left_out: how many tiles of the synthetic sets it may not train on, for their anatomy or a label is from `val`.
+    small: how many real and synthetic tiles it does not train on, for they hold less than `segmentation.least_lesion`.
     """
 
     number: int
@@ -29,6 +34,7 @@ class Fold:
     val: np.ndarray
     synthetic: tuple[np.ndarray, ...]
     left_out: int = 0
+    small: int = 0
 
     @property
     def samples(self) -> dict[str, int]:
@@ -64,16 +70,20 @@ def planned_folds(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -
                 "lesion, so no checkpoint can be chosen by Dice; cut the tiles with fewer tiles.folds, or name the "
                 "other folds"
             )
+        small = len(train) - len(large_enough(tiles, train, settings))
+        train = chosen_cases(tiles, train, settings, recipe.training.seed)
         real = chosen_real(tiles, train, settings.real, "segmentation.real")
         # Of all folds, not of those asked: what a fold trains on does not depend on the others.
         start = known.index(number) / len(known)
-        usable, left_out = _usable(datasets, sources, Tissue.of(tiles, val))
+        given, left_out = _usable(datasets, sources, Tissue.of(tiles, val))
+        usable = [large_enough(dataset, rows, settings) for dataset, rows in zip(datasets, given, strict=True)]
+        small += sum(map(len, given)) - sum(map(len, usable))
         synthetic = chosen_synthetic(datasets, usable, settings.synthetic, start, "segmentation.synthetic")
         if not len(real) + settings.synthetic:
             raise UserError(
                 f"segmentation.real: {settings.real:g} of the {len(train)} tiles of fold {number} is none; ask for more"
             )
-        folds.append(Fold(number, real, val, tuple(synthetic), left_out))
+        folds.append(Fold(number, real, val, tuple(synthetic), left_out, small))
     return folds
 
 
@@ -132,6 +142,7 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
         "patience": settings.patience,
         "validate_every": every,
         "checkpoint_every": every,
+        "start_from": start_of(recipe, fold.number),
     }
     own = _trained(recipe)
     # A mixture of tiles of one domain says nothing of the other.
@@ -140,8 +151,38 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
         update={
             "data": data.model_copy(update={"path": mixture.uri, "volumes": []}),
             "training": own.training.model_copy(update=training),
+            # The mixture holds what they choose.
+            "segmentation": settings.model_copy(update={"cases": None, "least_lesion": 0}),
         }
     )
+
+
+def start_of(recipe: Recipe, number: int) -> str | None:
+    """What a fold starts from: `training.start_from`, or the fold of this number of a cross-validation that it names.
+
+    Raises UserError where that has no such fold.
+    """
+    named, options = recipe.training.start_from, recipe.storage.options
+    if named is None:
+        return None
+    beside = join(recipe.storage.path, named)
+    result = read_result(beside, options) or read_result(named, options) or {}
+    folds = result.get("artefacts", {}).get("folds")
+    if folds is None:
+        return named
+    if str(number) not in folds:
+        raise UserError(
+            f"training.start_from: {named} has no fold {number} to start from; it has {', '.join(sorted(folds))}"
+        )
+    return str(folds[str(number)])
+
+
+def find_fold_start(recipe: Recipe, number: int, tiles: TileSet) -> dict[str, Any] | None:
+    """The trained segmentor that a fold on these tiles starts from, as `find_start` gives it; None without one."""
+    data = Data.model_validate(tiles.manifest["data"]) if recipe.data.domains else recipe.data
+    own = _trained(recipe).model_copy(update={"data": data})
+    training = own.training.model_copy(update={"start_from": start_of(recipe, number)})
+    return find_start(own.model_copy(update={"training": training}))
 
 
 def _trained(recipe: Recipe) -> Recipe:

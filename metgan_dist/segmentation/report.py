@@ -27,8 +27,8 @@ def report_folds(
 
     `samples` says in words what the folds were trained on; `notes` are lines below the tables. Files: report.md,
     scores.csv (over folds), strata.csv (recall by size and brightness), places.parquet (counts by plane or volume),
-    lesions.parquet, of crops volumes.csv (scores by volume), tiles.parquet (pixels of single tiles), overlays-test.png (worst and median tiles, each as the fold
-    sees it alone).
+    lesions.parquet, of crops volumes.csv (scores by volume), tiles.parquet (pixels of single tiles), overlays-test.png
+    (worst and median tiles, each as the fold sees it alone).
     """
     settings, result = opened.recipe.segmentation, opened.result
     scored: dict[str, FoldScores] = {}

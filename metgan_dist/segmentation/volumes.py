@@ -17,13 +17,12 @@ COLUMNS = ("fold", "volume", "lesions", "voxels", *VOLUME_SCORES)
 
 
 def voxel_sizes(tiles: TileSet, rows: np.ndarray) -> dict[str, float]:
-    """Millilitres of a voxel by volume, of the tiles `rows`; none where that is not known of all: no mean mixes both."""
+    """Millilitres of a voxel by volume, of the tiles `rows`; none where any is not known: no mean mixes both."""
     if len(tiles.shape) != 3 or length_unit(tiles, rows) != "mm":
         return {}
     first = tiles.index.iloc[rows].drop_duplicates("volume")
     return {
-        str(name): millilitres(voxel_edges(tiles, first[first["volume"] == name], "zyx"))
-        for name in first["volume"]
+        str(name): millilitres(voxel_edges(tiles, first[first["volume"] == name], "zyx")) for name in first["volume"]
     }
 
 
@@ -37,7 +36,9 @@ def volume_table(scored: FoldScores, voxels: Mapping[str, float]) -> pd.DataFram
     areas = scored.lesions.groupby(["fold", "place"])["area"].sum()
     rows = []
     for (fold, volume), places in scored.places.groupby(["fold", "volume"], sort=True):
-        counts = sum((_counts(place, int(areas.get((fold, place["place"]), 0))) for _, place in places.iterrows()), NONE)
+        counts = sum(
+            (_counts(place, int(areas.get((fold, place["place"]), 0))) for _, place in places.iterrows()), NONE
+        )
         facts = {"fold": fold, "volume": volume, "lesions": counts.lesions.found + counts.lesions.missed}
         rows.append({**facts, "voxels": counts.true, **counts.scores(voxels.get(str(volume)))})
     return pd.DataFrame(rows, columns=list(COLUMNS))

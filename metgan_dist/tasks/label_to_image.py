@@ -25,7 +25,7 @@ class LabelToImage(Paired):
     """As paired translation: both stand in one table."""
 
     name = "label_to_image"
-    fields = ("tumour", "label")
+    fields: ClassVar[tuple[Role, ...]] = ("tumour", "label")
     made_of: ClassVar[Role] = "label"
 
     @classmethod

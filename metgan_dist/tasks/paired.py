@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,9 @@ from metgan_dist.tasks.task import Drawn, Maker
 from metgan_dist.tasks.translation import Translation
 from metgan_dist.tiles.stream import tile_batches
 
+if TYPE_CHECKING:
+    from metgan_dist.volumes.labelled import Role
+
 BATCH = 4
 
 
@@ -27,7 +31,7 @@ class Paired(Translation):
     """
 
     name = "paired"
-    fields = ("anatomy", "tumour", "label")
+    fields: ClassVar[tuple[Role, ...]] = ("anatomy", "tumour", "label")
     columns = columns("mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "fid", "kid", "lpips", "label_fidelity")
     error = ("mae", "MAE")
 

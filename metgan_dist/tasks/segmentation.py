@@ -7,13 +7,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from metgan_dist.errors import UserError
 from metgan_dist.methods.method import Batch
 from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Segmentation as Settings
 from metgan_dist.scores.column import columns
 from metgan_dist.scores.scored import Scored, TileScorer
 from metgan_dist.tasks.pictures import loaded
 from metgan_dist.tasks.task import ALL, GENERATED, Drawn, Maker, Task, Wanted
-from metgan_dist.tiles.shares import kept_for_judges, share_of
+from metgan_dist.tiles.shares import cases_of, kept_for_judges, share_of
 from metgan_dist.tiles.splits import segmentor_and_judge
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -30,8 +32,12 @@ class Segmentation(Task):
     columns = columns("dice")
 
     def drawn(self, recipe: Recipe, part: str | None = None) -> Drawn:
-        """All labelled training tiles, or a part of them (`segmentor_rows`); of two domains a share of the target's."""
+        """Labelled training tiles, or a part of them (`segmentor_rows`); of two domains a share of the target's.
+
+        Of a segmentor for itself those that the section `segmentation` chooses.
+        """
         rows = segmentor_rows(self.tiles, next((own for own in PARTS if own == part), None), recipe.method.judge_share)
+        rows = chosen_cases(self.tiles, rows, recipe.segmentation, recipe.training.seed)
         return Drawn(share_of(self.tiles.index, rows, recipe.training.shares.get("target", 1.0), recipe.training.seed))
 
     def scorer(self, sample: str, wanted: Wanted = ALL) -> TileScorer:
@@ -59,6 +65,27 @@ class Segmentation(Task):
     def given(self, rows: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The image, and its label."""
         return loaded(self.tiles, rows, {"tumour": "tumour", "label": "label"})
+
+
+def large_enough(tiles: TileSet, rows: np.ndarray, settings: Settings) -> np.ndarray:
+    """Those of the rows whose tiles hold `segmentation.least_lesion` labelled pixels or more."""
+    if not settings.least_lesion:
+        return rows
+    return rows[tiles.index["foreground"].to_numpy()[rows] >= settings.least_lesion]
+
+
+def chosen_cases(tiles: TileSet, rows: np.ndarray, settings: Settings, seed: int) -> np.ndarray:
+    """Of the real training rows those that the section `segmentation` says: large lesions, of so many cases.
+
+    Raises UserError where there are fewer cases than asked, or nothing is left.
+    """
+    kept = large_enough(tiles, rows, settings)
+    if len(rows) and not len(kept):
+        raise UserError(
+            f"segmentation.least_lesion: none of the {len(rows)} tiles to train on holds {settings.least_lesion} "
+            "labelled pixels; ask for fewer"
+        )
+    return kept if settings.cases is None else cases_of(tiles.index, kept, settings.cases, seed, "segmentation.cases")
 
 
 def segmentor_rows(tiles: TileSet, part: Part | None = None, kept: float = 0.0) -> np.ndarray:

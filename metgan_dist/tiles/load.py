@@ -24,7 +24,9 @@ SOURCE_DRAW, TARGET_DRAW = 1, 3
 class Load:
     """Reads (and augments) planned tiles and stacks them; what a Ray task runs."""
 
-    def __init__(self, reader: TileReader, augment_seed: int | None, affine: bool = False, shifted: bool = False) -> None:
+    def __init__(
+        self, reader: TileReader, augment_seed: int | None, affine: bool = False, shifted: bool = False
+    ) -> None:
         self._reader, self._seed, self._affine, self._shifted = reader, augment_seed, affine, shifted
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Parts of a domain's training tiles, by patient: what judges alone learn from, and shares of the rest."""
+"""Parts of training tiles, by patient: what judges alone learn from, shares of the rest, so many cases."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
+from metgan_dist.errors import UserError
 from metgan_dist.tiles.splits import ENOUGH_GROUPS, group_of
 
 
@@ -27,13 +28,28 @@ def share_of(index: pd.DataFrame, rows: np.ndarray, share: float, seed: int) -> 
     if share >= 1:
         return rows
     names = _names(index, rows)
-    order = np.random.default_rng(seed).permutation(len(names))[: max(1, round(share * len(names)))]
-    return _rows_of(index, rows, [names[k] for k in order])
+    return _drawn(index, rows, names, max(1, round(share * len(names))), seed)
+
+
+def cases_of(index: pd.DataFrame, rows: np.ndarray, count: int, seed: int, field: str) -> np.ndarray:
+    """Training rows of `count` patients (volumes, where none are known); fewer are part of more of a seed.
+
+    Raises UserError, beginning with `field` of the recipe, where there are fewer.
+    """
+    names = _names(index, rows)
+    if count > len(names):
+        raise UserError(f"{field}: {count} cases asked, but the tiles to train on are of {len(names)}; ask for fewer")
+    return _drawn(index, rows, names, count, seed)
 
 
 def rows_of_method(index: pd.DataFrame, rows: np.ndarray, share: float, kept: float, seed: int) -> np.ndarray:
     """Of the training rows of a domain those of a method: a share of what is not kept for the judges."""
     return share_of(index, np.setdiff1d(rows, kept_for_judges(index, rows, kept)), share, seed)
+
+
+def _drawn(index: pd.DataFrame, rows: np.ndarray, names: list[str], count: int, seed: int) -> np.ndarray:
+    order = np.random.default_rng(seed).permutation(len(names))[:count]
+    return _rows_of(index, rows, [names[k] for k in order])
 
 
 def _names(index: pd.DataFrame, rows: np.ndarray) -> list[str]:

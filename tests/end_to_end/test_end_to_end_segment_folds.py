@@ -7,11 +7,12 @@ import mlflow
 import pandas as pd
 import pytest
 from tile_sets import write_set
-from user import run_here
+from user import refused, run_here
 
 from metgan_dist.lineage import Tissue
 from metgan_dist.segmentation import datasets
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.trained import checkpoint_digest
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -150,3 +151,33 @@ def test_a_dataset_without_a_chain_is_refused(sets):
     assert done.code == 2, done.out + done.err
     assert done.err.startswith("error: segmentation.datasets: ")
     assert not (storage / "runs" / "other").exists()
+
+
+def test_folds_are_tuned_on_a_few_cases_from_the_last_models_of_another_run_that_saw_no_test_tile(finished, sets):
+    storage, real, made = sets
+
+    def folds(run, **fields):
+        return mixed(storage, real, made, tracking__run=run, segmentation__synthetic=0, segmentation__real=1, **fields)
+
+    base = folds("base", segmentation__validate_every=8)
+    assert base.code == 0, base.out + base.err
+    tuned = folds("tuned", segmentation__cases=2, training__start_from="base", training__start_checkpoint="last")
+    assert tuned.code == 0, tuned.out + tuned.err
+    for fold in ("0", "2"):
+        begun, own = (Path(done.result["artefacts"]["folds"][fold]) for done in (base, tuned))
+        last = json.loads((begun / "result.json").read_text())["artefacts"]["last_checkpoint"]
+        start = json.loads((own / "run.json").read_text())["start_from"]
+        assert (start["uri"], start["sha256"]) == (last, checkpoint_digest(last))
+        assert start["run"] == json.loads((begun / "run.json").read_text())["mlflow_run_id"]
+        mixture = TileSet.open(str(storage / "runs" / "tuned" / "tiles" / f"fold-{fold}"))
+        assert mixture.index["volume"].iloc[mixture.positions("train")].nunique() == 2
+    for fields, *culprits in (
+        ({"segmentation__cases": 9}, "segmentation.cases: 9 cases asked, but the tiles to train on are of 3"),
+        ({"training__start_from": "nobody"}, "training.start_from: ", "nobody: no checkpoint here"),
+        ({"training__start_from": "base", "segmentation__width": 0.1}, "training.start_from: ", "segmentor_width"),
+        ({"training__start_from": "base", "segmentation__folds": "0,1"}, "training.start_from: base has no fold 1"),
+        # Its synthetic tiles come from nowhere that is known, so they may show the test tiles.
+        ({"training__start_from": "mine"}, "training.start_from: ", "no run generated a set"),
+    ):
+        refused(folds("refused", **fields), *culprits)
+        assert not (storage / "runs" / "refused").exists()

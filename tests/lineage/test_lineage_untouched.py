@@ -9,9 +9,10 @@ import pytest
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.tissue import Sources, Tissue, overlapping
-from metgan_dist.lineage.untouched import check_starts, check_untouched
+from metgan_dist.lineage.untouched import check_start, check_starts, check_untouched
 from metgan_dist.lineage.volumes import KnownVolume
 from metgan_dist.tracking.server import connect
+from metgan_dist.trained import checkpoint_digest
 
 FIELD = "segmentation.datasets"
 
@@ -292,3 +293,24 @@ def test_translated_volumes_whose_run_is_not_known_are_refused(study):
     assert "no run generated a set of its SHA-256 abababababab" in refusal(
         study.real, translated(study, "lost", "p0"), study.store
     )
+
+
+def test_a_model_to_start_from_that_saw_the_test_tiles_is_refused_through_what_it_learned_from(study, mistake):
+    def start(run):
+        weights = study.checkpoint(run, run.encode())
+        return {"uri": str(weights), "sha256": checkpoint_digest(str(weights)), "run": study.ids[run]}
+
+    field = "training.start_from"
+    check_start(field, study.real, start("downstream-fold-0"), study.store)  # a fold on real and synthetic tiles
+    other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "val"})
+    study.run("gan-2", "train_metgan", training=other)
+    made = study.synthetic("drawn", study.real, study.checkpoint("gan-2", b"seen"), study.ids["gan-2"])
+    study.run("drawn", "synthesize", generated=made)
+    study.run("pretrained", "train_segmentor", training=study.mixed("pretrained/mix", study.real, made))
+    with mistake(
+        f"{field}: training data of run gan-2", "show test tiles of", "volume 'v3'", "start from a model that"
+    ):
+        check_start(field, study.real, start("pretrained"), study.store)
+    replaced = {**start("gan-3" if study.run("gan-3", "train_metgan", training=study.real) else ""), "sha256": "0" * 64}
+    with mistake(f"{field}: model to start from: state.pt of checkpoint", "it was replaced afterwards"):
+        check_start(field, study.real, replaced, study.store)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from monai.losses import DiceCELoss
 
 from metgan_dist.methods.losses import (

@@ -11,8 +11,9 @@ from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method, check_methods, method_class
 from metgan_dist.methods.adversarial_features import feature_matching
 from metgan_dist.methods.pix2pix_stroke import Pix2PixStroke
+from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.methods.spade_stroke import SpadeStroke
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Recipe, recipe_tree
 
 CLASSES = 4
 
@@ -175,3 +176,23 @@ def test_cyclegan_goes_from_a_label_picture_to_the_image_and_back_without_labels
     with_identity = Recipe.model_validate({"data": channels, "method": {**fields, "identity": 5}})
     with pytest.raises(UserError, match=r"^method\.identity: 5: .*anatomy has 3 channel\(s\) and tumour 1"):
         method_class("cyclegan").check(with_identity)
+
+
+@pytest.mark.parametrize("suffix", ["", "-small"])
+def test_the_presets_are_the_papers_settings_and_the_small_ones_change_sizes_alone(suffix):
+    def preset(name):
+        return Recipe.model_validate(recipe_tree(f"{name}{suffix}"))
+
+    drawn, found = preset("stroke"), preset("stroke-segmentation")
+    assert (drawn.method.name, drawn.method.alpha4, drawn.training.batch_size) == ("pix2pix_stroke", 10, 8)
+    assert (drawn.data.anatomy, drawn.data.tumour, drawn.training.augment) == ("", "dwi", False)
+    for one in (found.method, judge_recipe(found).method):
+        assert (one.segmentor_loss, one.segmentor_batch_size) == ("ce-dice", 5)
+    folds = found.segmentation
+    assert (folds.network, folds.loss, folds.batch_size, folds.patience) == ("unet-stroke", "ce-dice", 5, None)
+    assert found.training.augment == "affine-shift"
+    for recipe in (drawn, segmentor_recipe(found)):
+        check_methods(recipe, recipe.tiles.shape)
+    if not suffix:
+        assert (drawn.training.epochs, drawn.tiles.shape) == (100, (128, 128))
+        assert (folds.epochs, folds.width, folds.least_lesion, found.tiles.shape) == (500, 1, 20, (32, 128, 128))

@@ -61,6 +61,7 @@ PRESETS = {
     "quickstart": {"alpha3": 30},
     **{name: {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20} for name in ("cells", "cells-3d")},
     "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
+    **{f"stroke-segmentation{size}": {"segmentor_network": "unet-stroke"} for size in ("", "-small")},
 }
 PRESET_TRAINING = {
     **{"cells": (4, 1e-3), "cells-3d": (2, 1e-3), "vessels": (2, 2e-3)},

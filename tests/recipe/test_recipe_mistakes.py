@@ -55,6 +55,15 @@ from metgan_dist.volumes.dataset import Description
             {"method": {"segmentor_loss": "ce-dice", "segmentor_positive": 4}},
             "method: segmentor_positive 4 weighs the loss wbce alone, not ce-dice; set it to 2",
         ),
+        ({"segmentation": {"cases": 0}}, "segmentation.cases: 0: input should be greater than or equal to 1"),
+        (
+            {"segmentation": {"least_lesion": -1}},
+            "segmentation.least_lesion: -1: input should be greater than or equal to 0",
+        ),
+        (
+            {"training": {"start_checkpoint": "first"}},
+            "training.start_checkpoint: 'first': input should be 'best' or 'last'",
+        ),
         (
             {"segmentation": {"loss": "ce-dice", "negative": 1}},
             "segmentation: negative 1 weighs the loss wbce alone, not ce-dice; set it to 0.5",

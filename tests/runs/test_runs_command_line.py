@@ -26,6 +26,7 @@ def test_every_preset_is_a_valid_recipe_that_survives_yaml(name):
 def test_the_named_recipes_are_there():
     lightsheet = {"metastases", "nerves", "cells", "cells-3d", "vessels", "cfos"}
     assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", "cardiac-slices", *lightsheet} <= set(recipe_names())
+    assert {"stroke", "stroke-segmentation"} <= set(recipe_names())
 
 
 def test_flags_win_over_the_recipe_file_and_the_file_over_defaults(tmp_path):
@@ -76,7 +77,10 @@ def test_nerves_are_trained_without_a_segmentor_as_in_the_paper():
         (["--tiles.kind", "cube"], "tiles.kind"),
         (["--tiles.percentiles", "99,1"], "tiles"),
         (["--training.precision", "fp8"], "training.precision"),
-        (["--training.augment", "often"], "training.augment: 'often': must be flips (or true), affine, affine-shift, or none"),
+        (
+            ["--training.augment", "often"],
+            "training.augment: 'often': must be flips (or true), affine, affine-shift, or none",
+        ),
         (["--training.checkpoint_gradients", "twice"], "training.checkpoint_gradients"),
         (["--training.compile", "true", "--training.checkpoint_gradients", "true"], "checkpoint_gradients does not go"),
         (["--recipe", "nothing"], "nothing"),
@@ -105,7 +109,15 @@ def test_a_mistake_is_one_line_naming_the_culprit(arguments, culprit):
 
 @pytest.mark.parametrize(
     ("text", "kept"),
-    [("flips", True), ("true", True), ("none", False), ("False", False), ("affine", "affine"), ("off", False), ("affine-shift", "affine-shift")],
+    [
+        ("flips", True),
+        ("true", True),
+        ("none", False),
+        ("False", False),
+        ("affine", "affine"),
+        ("off", False),
+        ("affine-shift", "affine-shift"),
+    ],
 )
 def test_what_recipes_said_of_augmentation_before_stays_what_they_say(text, kept):
     assert parse("--training.augment", text).recipe.training.augment == kept

@@ -11,8 +11,16 @@ from metgan_dist.errors import UserError
 from metgan_dist.lineage import Sources, Tissue
 from metgan_dist.methods.segmentor import segmentor_recipe
 from metgan_dist.recipe import Recipe
+from metgan_dist.segmentation.cross_validation import too_small
 from metgan_dist.segmentation.datasets import of_domain
-from metgan_dist.segmentation.folds import _usable, fold_recipe, planned_folds, seen_by_generators
+from metgan_dist.segmentation.folds import (
+    _usable,
+    find_fold_start,
+    fold_recipe,
+    planned_folds,
+    seen_by_generators,
+    start_of,
+)
 from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.tile_set import TileSet
 
@@ -194,3 +202,74 @@ def test_either_domain_is_segmented_alone(apart, mistake):
         of_domain(real, [synthetic], two_domains(domain="ct"))
     with mistake("segmentation.domain: 'mr', but the tiles", "have no domains; leave it out"):
         of_domain(real.of_domain("mr"), [], two_domains(domain="mr"))
+
+
+# Paper 4: few cases, no small lesions, from another cross-validation
+
+
+def test_lesions_below_the_least_are_left_out_of_training_and_kept_in_validation_and_tests(tmp_path):
+    tiles, made = write_set(tmp_path / "real"), synthetic(tmp_path / "s")
+    foreground, theirs = (one.index["foreground"].to_numpy() for one in (tiles, made))
+    every = planned_folds(tiles, [made], recipe(synthetic=8))
+    folds = planned_folds(tiles, [made], recipe(synthetic=8, least_lesion=30))
+    assert (foreground[foreground > 0] < 30).sum() > 0
+    for fold, whole in zip(folds, every, strict=True):
+        assert fold.train.tolist() == whole.train[foreground[whole.train] >= 30].tolist()
+        assert theirs[fold.synthetic[0]].min() >= 30
+        assert fold.val.tolist() == whole.val.tolist()
+        small = (foreground[whole.train] < 30).sum() + (theirs[made.positions("train")] < 30).sum()
+        assert (fold.small, whole.small) == (small, 0)
+    (line,) = too_small(folds, recipe(least_lesion=30))
+    assert line.startswith("Tiles not trained on, with fewer than 30 labelled pixels (segmentation.least_lesion): ")
+    assert f"{folds[1].small} (fold 1)" in line
+    assert too_small(every, recipe()) == []
+    assert len(tiles.positions("test")) == 6
+
+
+def test_so_many_cases_are_trained_on_and_too_few_are_one_line(tmp_path, mistake):
+    tiles = write_set(tmp_path, volumes=8)
+    volume = tiles.index["volume"].to_numpy()
+    for fold in planned_folds(tiles, [], recipe(cases=3)):
+        assert len(set(volume[fold.train])) == 3
+        assert not set(volume[fold.train]) & set(volume[fold.val])
+    with mistake("segmentation.cases: 7 cases asked, but the tiles to train on are of 6; ask for fewer"):
+        planned_folds(tiles, [], recipe(cases=7))
+    with mistake("segmentation.least_lesion: none of the 18 tiles to train on holds 4097 labelled pixels"):
+        planned_folds(tiles, [], recipe(least_lesion=4097))
+
+
+def test_a_fold_does_not_choose_again_among_what_was_chosen_for_it(tmp_path):
+    given, tiles = recipe(cases=2, least_lesion=10), write_set(tmp_path)
+    fold = planned_folds(tiles, [], given)[0]
+    mixture = write_mixture(str(tmp_path / "mix"), tiles, fold.train, fold.val, [], [], None)
+    own = fold_recipe(given, fold, mixture).segmentation
+    assert (own.cases, own.least_lesion) == (None, 0)
+    assert own.real == given.segmentation.real
+
+
+def test_a_fold_starts_from_the_fold_of_its_number_or_from_the_one_model_that_is_named(tmp_path, mistake):
+    run = tmp_path / "pretrained"
+    run.mkdir()
+    folds = {str(number): f"{run}-fold-{number}" for number in (0, 2)}
+    (run / "result.json").write_text(json.dumps({"artefacts": {"folds": folds}}))
+
+    def starting(named):
+        return recipe().model_copy(
+            update={
+                "training": recipe().training.model_copy(update={"start_from": named}),
+                "storage": recipe().storage.model_copy(update={"path": str(tmp_path)}),
+            }
+        )
+
+    assert start_of(recipe(), 0) is None
+    for named in ("pretrained", str(run)):
+        assert [start_of(starting(named), number) for number in (0, 2)] == [folds["0"], folds["2"]]
+        with mistake(f"training.start_from: {named} has no fold 1 to start from; it has 0, 2"):
+            start_of(starting(named), 1)
+    assert start_of(starting("some-segmentor"), 1) == "some-segmentor"
+    tiles = write_set(tmp_path / "tiles")
+    fold = planned_folds(tiles, [], recipe())[2]
+    mixture = write_mixture(str(tmp_path / "mix"), tiles, fold.train, fold.val, [], [], None)
+    assert fold_recipe(starting("pretrained"), fold, mixture).training.start_from == folds["2"]
+    with mistake("training.start_from: ", "no checkpoint here"):
+        find_fold_start(starting("pretrained"), 2, tiles)

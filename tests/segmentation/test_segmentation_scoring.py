@@ -173,8 +173,8 @@ def test_no_lesions_at_all_is_told_and_not_divided_by():
 def test_of_several_classes_each_has_its_own_dice_by_name():
     counts = {"found": 1, "missed": 0, "matched": 1, "false_positives": 0, "unit": "volume", "tiles": 1}
     pixels = {"overlap_1": 6, "size_1": 16, "overlap_2": 1, "size_2": 10, "overlap_3": 0, "size_3": 0}
-    places = pd.DataFrame([{"place": 0, "fold": 0, **counts, **pixels}] * 2)
-    lesions = pd.DataFrame({"fold": [0], "area": [3], "brightness": [0.5], "found": [True]})
+    places = pd.DataFrame([{"place": k, "volume": f"v{k}", "fold": 0, **counts, **pixels} for k in range(2)])
+    lesions = pd.DataFrame({"fold": [0], "place": [0], "area": [3], "brightness": [0.5], "found": [True]})
     tiles = pd.DataFrame({"fold": [0], "tile": [0]})
     scored = FoldScores(tiles, places, lesions, ("left ventricle", "myocardium", "vein"))
     found = scored.scores(0)

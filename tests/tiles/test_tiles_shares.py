@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metgan_dist.tiles.shares import kept_for_judges, share_of
+from metgan_dist.tiles.shares import cases_of, kept_for_judges, share_of
 
 
 def index(patients, tiles=3):
@@ -39,3 +39,18 @@ def test_judges_keep_whole_patients_where_there_are_enough():
     assert len(kept_for_judges(table, rows, 0.01)) == 3
     assert len(kept_for_judges(table, rows, 0)) == 0
     assert len(kept_for_judges(*index(4), 0.5)) == 0
+
+
+def test_cases_are_whole_patients_nested_by_seed_and_too_few_are_one_line(mistake):
+    table, rows = index(12)
+    for seed in (0, 1):
+        parts = [cases_of(table, rows, count, seed, "field") for count in (1, 5, 12)]
+        assert [len(patients(table, part)) for part in parts] == [1, 5, 12]
+        assert [len(part) for part in parts] == [3, 15, 36]
+        for smaller, larger in pairwise(parts):
+            assert patients(table, smaller) <= patients(table, larger)
+    assert patients(table, cases_of(table, rows, 5, 0, "")) != patients(table, cases_of(table, rows, 5, 1, ""))
+    with mistake("segmentation.cases: 13 cases asked, but the tiles to train on are of 12; ask for fewer"):
+        cases_of(table, rows, 13, 0, "segmentation.cases")
+    volumes = table.assign(patient="", volume=table["patient"])  # where no patients are known
+    np.testing.assert_array_equal(cases_of(volumes, rows, 5, 0, ""), cases_of(table, rows, 5, 0, ""))

@@ -1,5 +1,7 @@
 """A run that is given more length goes on with the schedule of that length; one may begin with another's weights."""
 
+import json
+
 import pytest
 import torch
 from test_training_loop import Kept, _same, recipe, stepper
@@ -80,6 +82,27 @@ def test_a_start_is_known_by_its_place_and_digest(other):
     (folder.parent / "result.json").write_text(f'{{"artefacts": {{"best_checkpoint": "{folder}"}}}}')
     named = starting("other").model_copy(update={"storage": Storage(path=str(folder.parents[1]))})
     assert find_start(named) == {**known, "run": "abc"}
+
+
+def test_a_start_is_the_checkpoint_that_its_run_is_known_by_or_the_last(other, tmp_path):
+    plan, folder = other
+    train(
+        plan, stepper(plan, ema_half_life=plan.training.ema_half_life), Length(1, 6), Kept(tmp_path / "more").around()
+    )
+    last = tmp_path / "more" / "images-000000006"
+    artefacts = {"best_checkpoint": str(folder), "last_checkpoint": str(last)}
+    (folder.parent / "run.json").write_text("{}")
+    (folder.parent / "result.json").write_text(json.dumps({"artefacts": artefacts}))
+    named = starting(folder.parent)
+    assert find_start(named)["uri"] == str(folder)
+    training = named.training.model_copy(update={"start_checkpoint": "last"})
+    found = find_start(named.model_copy(update={"training": training}))
+    assert (found["uri"], found["sha256"]) == (str(last), checkpoint_digest(str(last)))
+    # A checkpoint is itself, whatever is asked of runs.
+    itself = starting(folder)
+    assert find_start(
+        itself.model_copy(update={"training": itself.training.model_copy(update={"start_checkpoint": "last"})})
+    )["uri"] == str(folder)
 
 
 @pytest.mark.parametrize(
