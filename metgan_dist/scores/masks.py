@@ -155,9 +155,14 @@ def compare_masks(drawn: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
 
 def _distributions(drawn: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
     """Distances and tests of the four distributions, and the mean of the four."""
-    groups = {"volume": ("voxels",), "components": ("components",), "sphericity": ("sphericity",)}
+    groups: dict[str, tuple[str, ...]] = {
+        "volume": ("voxels",),
+        "components": ("components",),
+        "sphericity": ("sphericity",),
+    }
     groups["place"] = tuple(axis for axis in AXES if axis in real)
-    found, scaled = {}, []
+    found: dict[str, float] = {}
+    scaled = []
     for name, measures in groups.items():
         distance = [float(scipy.stats.wasserstein_distance(drawn[one], real[one])) for one in measures]
         p = np.array([scipy.stats.ks_2samp(drawn[one], real[one], method="asymp").pvalue for one in measures])
