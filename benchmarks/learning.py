@@ -156,7 +156,7 @@ def _trained(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, help="where phantom and tiles are written")
-    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "segmentor"])
+    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if METHODS[name].judged])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--width", type=float, default=0.125)
