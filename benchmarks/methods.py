@@ -171,7 +171,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the real volumes of the recipe `cells`")
     parser.add_argument("--folder", required=True, help="where everything is written")
-    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "segmentor"])
+    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if METHODS[name].judged])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--size", type=int, default=64, help="edge of a tile, pixels")
     parser.add_argument("--width", type=float, default=0.125)

@@ -118,11 +118,14 @@ def score_methods(
             progress.step(done, f"{label}: {own} of {all_own} tiles", now=own == all_own)
             yield part
 
+    task = task_named(scoring.task, TileSet.open(scoring.tiles, scoring.options))
     results: dict[str, Scored] = {}
     real: FeatureSet | None = None
     for label in rows:
         scored = Scored.joined(arriving(label))
         of_set = distribution_scores(scored.features, real) if scored.features and real else {}
+        if label != REAL and REAL in results:
+            of_set |= task.of_set(scored, results[REAL])
         real = real or scored.features
         results[label] = replace(scored, of_set=of_set, features=None)
     return results

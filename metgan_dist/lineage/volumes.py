@@ -93,7 +93,7 @@ def volume_links(tiles: TileSet) -> Iterator[Link]:
     for name, rows in tiles.index.groupby("volume", sort=False):
         entry = described.get(name, {})
         facts = {
-            "path": ", ".join(_listed(entry.get("path", []))),
+            "path": ", ".join(_listed(entry.get("path") or [])),
             "label": entry.get("label"),
             "organ": entry.get("organ"),
             "patient": entry.get("patient"),

@@ -157,6 +157,7 @@ class Segmentor(Method):
     inference = ("segmentor",)
     dimensions: ClassVar[tuple[int, ...]] = (2, 3)
     task = "segmentation"
+    judged = False
 
     def __init__(
         self,

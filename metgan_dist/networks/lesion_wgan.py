@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,12 +111,14 @@ class MaskCritic(nn.Module):
 
     def __init__(self, classes: int, edges: Sequence[int], *, width: float = 1.0) -> None:
         super().__init__()
-        layers, shrinking = layers_of(len(edges)), _steps(edges)[::-1]
-        channels = [classes, *(scaled(number, width) for number in CRITIC[: len(shrinking)])]
+        layers, strides = layers_of(len(edges)), _steps(edges)[::-1]
+        channels = [classes, *(scaled(number, width) for number in CRITIC[: len(strides)])]
+        # An edge that stays has a kernel of 3, which keeps it. Any: a tuple of either dimensionality.
+        kernels: list[Any] = [tuple(2 + step for step in stride) for stride in strides]
+        sizes: list[tuple[Any, Any]] = list(zip(kernels, strides, strict=True))
         self.convolutions = nn.ModuleList(
-            # An edge that stays has a kernel of 3, which keeps it.
-            layers.convolution(fed, made, tuple(2 + step for step in shrink), stride=shrink, padding=1)
-            for (fed, made), shrink in zip(itertools.pairwise(channels), shrinking, strict=True)
+            layers.convolution(fed, made, kernel, stride=stride, padding=1)
+            for (fed, made), (kernel, stride) in zip(itertools.pairwise(channels), sizes, strict=True)
         )
         self.dense = nn.Linear(channels[-1] * math.prod(_coarsest(edges)), 1)
 

@@ -2,7 +2,7 @@
 
 Of each mask is noted (`mask_measures`), in voxels of its grid:
 
-    volume       voxels of any class but background
+    voxels       of any class but background: its volume
     components   connected parts, touching at a face, an edge or a corner
     sphericity   of the largest part: surface of the ball of its volume / its own surface (Wadell 1935), both of the
                  mesh halfway between its voxels and others, in the proportions of the voxels; 1 for a ball. In 2D
@@ -47,7 +47,7 @@ def mask_measures(mask: np.ndarray, spacing: Sequence[float] | None = None) -> d
     axes = AXES[-mask.ndim :]
     numbered, count = components(mask > 0)
     sizes = np.bincount(numbered.ravel())[1:]
-    found = {"volume": float(sizes.sum()), "components": float(count)}
+    found = {"voxels": float(sizes.sum()), "components": float(count)}
     if not count:
         shape = ("sphericity", *axes, *(f"spread_{axis}" for axis in axes))
         return found | dict.fromkeys(shape, math.nan)
@@ -142,8 +142,8 @@ def compare_masks(drawn: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
     95 % of the held-out masks: 0.05 where nothing is copied. What needs two masks that hold something on either side is
     left out where there are none.
     """
-    found = {"empty": float((drawn["volume"] == 0).mean()), "nearest": float(drawn["nearest"].mean())}
-    solid, real_solid = drawn[drawn["volume"] > 0], real[real["volume"] > 0]
+    found = {"empty": float((drawn["voxels"] == 0).mean()), "nearest": float(drawn["nearest"].mean())}
+    solid, real_solid = drawn[drawn["voxels"] > 0], real[real["voxels"] > 0]
     if min(len(solid), len(real_solid)) < 2:
         return found
     found |= _distributions(solid, real_solid)
@@ -155,9 +155,14 @@ def compare_masks(drawn: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
 
 def _distributions(drawn: pd.DataFrame, real: pd.DataFrame) -> dict[str, float]:
     """Distances and tests of the four distributions, and the mean of the four."""
-    groups = {name: (name,) for name in ("volume", "components", "sphericity")}
+    groups: dict[str, tuple[str, ...]] = {
+        "volume": ("voxels",),
+        "components": ("components",),
+        "sphericity": ("sphericity",),
+    }
     groups["place"] = tuple(axis for axis in AXES if axis in real)
-    found, scaled = {}, []
+    found: dict[str, float] = {}
+    scaled = []
     for name, measures in groups.items():
         distance = [float(scipy.stats.wasserstein_distance(drawn[one], real[one])) for one in measures]
         p = np.array([scipy.stats.ks_2samp(drawn[one], real[one], method="asymp").pvalue for one in measures])
@@ -190,7 +195,7 @@ def _neighbourhoods(drawn: pd.DataFrame, real: pd.DataFrame, count: int) -> dict
 
 def _features(table: pd.DataFrame) -> np.ndarray:
     """(masks, features): all measures of shape and place, sizes by their logarithms."""
-    sizes = ["volume", "components"]
+    sizes = ["voxels", "components"]
     others = [name for name in table if name in ("sphericity", *AXES) or str(name).startswith("spread_")]
     return np.column_stack([np.log(table[sizes]), table[others]])
 

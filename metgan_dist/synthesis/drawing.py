@@ -52,10 +52,10 @@ class Drawing:
 
 
 class Batch(NamedTuple):
-    """Masks first, first + 1, ..., so many, of a set."""
+    """Masks first, first + 1, ..., of a set, `size` of them."""
 
     first: int
-    count: int
+    size: int
 
 
 class Drawer:
@@ -74,7 +74,7 @@ class Drawer:
         # Always whole: with fewer beside it a mask might have other last digits, and so another voxel.
         numbers = range(batch.first, batch.first + job.batch_size)
         masks = self._replica.draw([(OF_SET, job.seed, number) for number in numbers])
-        drawn = list(zip(numbers, masks, strict=True))[: batch.count]
+        drawn = list(zip(numbers, masks, strict=True))[: batch.size]
         return {"masks": [self._written(number, mask) for number, mask in drawn]}
 
     def _written(self, number: int, mask: np.ndarray) -> dict[str, Any]:
@@ -122,4 +122,5 @@ def place_of(tiles: TileSet, refs: Mapping[str, VolumeRef]) -> Place:
         sizes.append(size)
     base = np.diag([*(getattr(at, name) if at else 1.0 for name in reversed(AXES)), 1.0])
     affine = (base if volume.affine is None else volume.affine) @ onto
-    return Place(affine, volume.lies or "RAS", Spacing(*sizes, unit=at.unit) if at else None)
+    z, y, x = sizes
+    return Place(affine, volume.lies or "RAS", Spacing(z, y, x, unit=at.unit) if at else None)

@@ -47,7 +47,7 @@ FOLDER, MARKERS = "masks", "drawn"
 SETTINGS = ("count", "seed", "batch_size", "threads")
 ALLOWED = {*SETTINGS, "model", "tiles", "replicas", "pictures"}
 SEEN = ("train", "val")
-SHOWN = ("volume", "components", "sphericity", *AXES, "nearest")
+SHOWN = ("voxels", "components", "sphericity", *AXES, "nearest")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class MaskSynthesis:
         real = scorer.scored()
         scores = task.compared_with({GENERATED: Scored(drawn), REAL: real}, rows)
         panels = {name: {"drawn": drawn[name], "held out": real.per_tile[name]} for name in SHOWN}
-        opened.keep({"distributions.png": histograms(panels, logarithmic=("volume",))}, {"distributions.png": "plot"})
+        opened.keep({"distributions.png": histograms(panels, logarithmic=("voxels",))}, {"distributions.png": "plot"})
         say(task.line("masks", {"tiles": len(made), **scores}))
         return scores[GENERATED]
 

@@ -19,7 +19,7 @@ from metgan_dist.methods.method import Batch, Method
 from metgan_dist.scores.column import columns
 from metgan_dist.scores.masks import AXES, TrainingMasks, compare_masks, mask_measures
 from metgan_dist.scores.scored import Scored, TileScorer
-from metgan_dist.tasks.pictures import loaded, on_device
+from metgan_dist.tasks.pictures import on_device
 from metgan_dist.tasks.task import ALL, GENERATED, REAL, Maker, Task, Wanted
 from metgan_dist.tiles.stream import tile_batches
 
@@ -47,14 +47,19 @@ class MaskGeneration(Task):
 
     def score(self, sample: str, scorer: TileScorer, batch: Batch, maker: Maker | None) -> None:
         """The masks that `maker` draws; those of the batch without one."""
-        masks = batch["label"] if maker is None else maker.translate(batch)
-        found = [self.measures(mask) for mask in masks.cpu().numpy()]
-        table = {name: np.array([own[name] for own in found]) for name in found[0]}
-        scorer.add(batch, table, masks.unsqueeze(1).float())
+        masks = (batch["label"] if maker is None else maker.translate(batch)).cpu().numpy()
+        found = [self.measures(mask) for mask in masks]
+        shown = torch.from_numpy(np.stack([_from_above(mask) for mask in masks])).unsqueeze(1) if scorer.show else None
+        scorer.add(batch, {name: np.array([own[name] for own in found]) for name in found[0]}, shown)
 
     def summary(self, scored: Mapping[str, Scored]) -> dict[str, float]:
         """As `compare_masks`, without its tests; of copying also `nearest_real`, what the held-out masks have."""
         return {name: value for name, value in _compared(scored).items() if not name.endswith("_p")}
+
+    def of_set(self, scored: Scored, real: Scored) -> dict[str, float]:
+        """All columns that are no single mask's."""
+        found = compare_masks(scored.per_tile, real.per_tile)
+        return {column.name: found[column.name] for column in self.columns if column.name in found.keys() - {"nearest"}}
 
     def summaries(self, scored: Mapping[str, Scored], rows: np.ndarray) -> dict[str, dict[str, float]]:
         """As `summary`, with the tests; of the real masks how many are independent (`units`), and means of measures."""
@@ -105,8 +110,8 @@ class MaskGeneration(Task):
         return image_grid({title: shown[title] for title in order})
 
     def given(self, rows: np.ndarray) -> dict[str, list[np.ndarray]]:
-        """The real mask of the tile, which no method has seen."""
-        return loaded(self.tiles, rows, {"real": "label"})
+        """The real masks of the tiles, along z, which no method has seen; any drawn one may stand beside any."""
+        return {"real": [_from_above(self.tiles.load(int(row))["label"]) for row in rows]}
 
     @property
     def training_rows(self) -> np.ndarray:
@@ -138,6 +143,11 @@ class MaskGeneration(Task):
 def _compared(scored: Mapping[str, Scored]) -> dict[str, float]:
     real = scored[REAL].per_tile
     return {**compare_masks(scored[GENERATED].per_tile, real), "nearest_real": float(real["nearest"].mean())}
+
+
+def _from_above(mask: np.ndarray) -> np.ndarray:
+    """The first of `projections`."""
+    return next(iter(projections(mask).values()))
 
 
 def projections(mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -167,6 +167,13 @@ class Task(ABC):
         The batch is as `tile_batches` gives it, and lies on the device of the maker and the judges.
         """
 
+    def of_set(self, scored: Scored, real: Scored) -> dict[str, float]:
+        """Scores of all that was made in a comparison, beside the real images; none where single tiles tell all.
+
+        Distances of published networks' features are seen to by who compares.
+        """
+        return {}
+
     def beside(self, say: Callable[[str], None]) -> dict[str, Maker]:
         """Trivial predictions that are scored beside a method, by name, fitted on the training tiles.
 

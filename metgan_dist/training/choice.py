@@ -17,6 +17,7 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.scores.column import COLUMNS
 from metgan_dist.scores.fidelity import SHARE
 
+MASKS = "mask_distance"  # of masks that are drawn, which have no other score to be chosen by
 NO_SCORE = 1e30  # worse than any score, yet a number: infinity is none in JSON
 
 
@@ -50,6 +51,10 @@ class Choice:
                     "training.keep, or leave patience out"
                 )
             return Choice(own, order, last=True)
+        if MASKS in (keep, own) and keep != own:
+            raise UserError(f"training.keep: {keep} is no score of {recipe.method.name}; use last or {own}")
+        if own == MASKS and training.keep_floor is not None:
+            raise UserError("training.keep_floor: drawn masks have no label fidelity to be judged by; leave it out")
         if keep == "cycle_mae":
             if own != "cycle_mae" and "alpha2" not in method.loss_weights(recipe):
                 raise UserError(f"training.keep: {recipe.method.name} has no cycle; use last, mae or label_fidelity")

@@ -30,7 +30,7 @@ def test_measures_of_two_parts_by_hand():
     mask = box((1, 3), (2, 4), (1, 4)) + 2 * box((5, 6), (7, 8), (9, 10))
     found = mask_measures(mask)
     z, y, x = np.nonzero(mask)
-    assert (found["volume"], found["components"]) == (13, 2)
+    assert (found["voxels"], found["components"]) == (13, 2)
     assert [found[axis] for axis in "zyx"] == pytest.approx([(6 * 1 + 6 * 2 + 5) / 13, y.mean(), x.mean()])
     assert [found[f"spread_{axis}"] for axis in "zyx"] == pytest.approx([z.std(), y.std(), x.std()])
     assert found["sphericity"] == mask_measures(box((1, 3), (2, 4), (1, 4)))["sphericity"]  # of the largest alone
@@ -38,7 +38,7 @@ def test_measures_of_two_parts_by_hand():
 
 def test_an_empty_mask_has_no_shape_and_no_place():
     found = mask_measures(np.zeros((4, 4, 4)))
-    assert (found["volume"], found["components"]) == (0, 0)
+    assert (found["voxels"], found["components"]) == (0, 0)
     assert all(math.isnan(found[name]) for name in ("sphericity", "z", "y", "x", "spread_z", "spread_y", "spread_x"))
 
 
@@ -56,7 +56,7 @@ def test_sphericity_of_an_octahedron_a_ball_and_a_needle():
 def test_circularity_in_2d():
     disc = ball(9)[12]
     found = mask_measures(disc)
-    assert set(found) == {"volume", "components", "sphericity", "y", "x", "spread_y", "spread_x"}
+    assert set(found) == {"voxels", "components", "sphericity", "y", "x", "spread_y", "spread_x"}
     assert 0.85 < found["sphericity"] < 1
     # One pixel's outline is a square on its corner: 2 sqrt(pi A) / P with A = 1/2 and P = 4 sqrt(1/2).
     assert sphericity(np.ones((1, 1), bool), (1, 1)) == pytest.approx(math.sqrt(math.pi) / 2)
@@ -78,7 +78,7 @@ def some(count, seed, place=0.0, size=1.0):
     random = np.random.default_rng(seed)
     return pd.DataFrame(
         {
-            "volume": np.exp(random.normal(5, 1, count)) * size,
+            "voxels": np.exp(random.normal(5, 1, count)) * size,
             "components": random.integers(1, 5, count).astype(float),
             "sphericity": random.uniform(0.4, 0.9, count),
             **{axis: random.normal(20 + place, 3, count) for axis in "zyx"},
@@ -95,9 +95,10 @@ def test_distances_and_tests_are_those_of_scipy_and_the_mean_is_in_deviations():
     assert found["place_distance"] == pytest.approx(np.mean(own))
     p = [stats.ks_2samp(drawn[axis], real[axis], method="asymp").pvalue for axis in "zyx"]
     assert found["place_p"] == pytest.approx(min(1, 3 * min(p)))
-    assert found["volume_distance"] == stats.wasserstein_distance(drawn["volume"], real["volume"])
+    assert found["volume_distance"] == stats.wasserstein_distance(drawn["voxels"], real["voxels"])
     scaled = [np.mean([d / real[axis].std(ddof=0) for d, axis in zip(own, "zyx", strict=True)])]
-    scaled += [found[f"{name}_distance"] / real[name].std(ddof=0) for name in ("volume", "components", "sphericity")]
+    measures = {"volume": "voxels", "components": "components", "sphericity": "sphericity"}
+    scaled += [found[f"{name}_distance"] / real[one].std(ddof=0) for name, one in measures.items()]
     assert found["mask_distance"] == pytest.approx(np.mean(scaled))
 
 
@@ -112,11 +113,11 @@ def test_masks_of_one_kind_agree_and_others_are_told_apart():
 
 def test_precision_recall_density_and_coverage_on_a_line_by_hand():
     def at(*places):
-        same = {"volume": 1.0, "components": 1.0, "sphericity": 0.5, "y": 0.0, "x": 0.0, "nearest": 0.0}
+        same = {"voxels": 1.0, "components": 1.0, "sphericity": 0.5, "y": 0.0, "x": 0.0, "nearest": 0.0}
         return pd.DataFrame([{**same, "z": place} for place in places])
 
     # Two real masks at 0 and 1: one neighbour, balls of radius 1 about either; drawn at 0.5 and at 3, and an empty one.
-    empty = at(0.0).assign(volume=0.0, components=0.0, sphericity=np.nan, z=np.nan)
+    empty = at(0.0).assign(voxels=0.0, components=0.0, sphericity=np.nan, z=np.nan)
     found = compare_masks(pd.concat([at(0.5, 3.0), empty]), at(0.0, 1.0))
     assert found["empty"] == pytest.approx(1 / 3)
     assert found["precision"] == pytest.approx(1 / 3)  # 0.5 alone

@@ -83,7 +83,7 @@ def test_the_data_set_reads_as_masks_and_says_what_the_generator_has_seen(learne
         volume = ref.open()
         mask = volume.read("label", tuple((0, edge) for edge in volume.shape))
         assert volume.shape == (8, 16, 24)
-        assert mask.sum() == one["measures"]["volume"]
+        assert mask.sum() == one["measures"]["voxels"]
     written = yaml.safe_load((tmp_path / "made/dataset.yaml").read_text())
     section = written["synthesis"]
     assert written["labels"] == {1: "lesion"}

@@ -27,6 +27,8 @@ def recipe(name="metgan", **training):
         ("sifa", None, Choice("cycle_mae", "min", last=True)),
         ("metgan", "last", Choice("mae", "min", last=True)),
         ("cyclegan", "ssim", Choice("ssim", "max")),
+        ("lesion_wgan", None, Choice("mask_distance", "min")),
+        ("lesion_wgan", "last", Choice("mask_distance", "min", last=True)),
     ],
 )
 def test_a_methods_own_choice_and_the_recipes(name, keep, expected):
@@ -63,6 +65,12 @@ def test_of_these_checkpoints_this_one_is_kept(training, kept):
         ({"keep": "cycle_mae", "name": "spade"}, "training.keep: spade has no cycle; use last, mae or label_fidelity"),
         ({"keep": "last", "keep_floor": 0.5}, "training.keep_floor: the last checkpoint is kept whatever it scores"),
         ({"keep_floor": 0.5, "name": "cyclegan"}, "training.keep_floor: the last checkpoint is kept"),
+        (
+            {"keep": "mae", "name": "lesion_wgan"},
+            "training.keep: mae is no score of lesion_wgan; use last or mask_dist",
+        ),
+        ({"keep": "mask_distance"}, "training.keep: mask_distance is no score of metgan; use last or mae"),
+        ({"keep_floor": 0.5, "name": "lesion_wgan"}, "training.keep_floor: drawn masks have no label fidelity"),
         (
             {"keep": "last", "patience": 2},
             "training.patience: with the last checkpoint kept no score says when to stop",
