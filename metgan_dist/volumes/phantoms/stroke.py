@@ -1,7 +1,8 @@
 """Brains with and without a stroke: which patient has which tissues and which lesion, and each drawn by itself.
 
 Tissues are drawn, or those of real maps, bent and mirrored for every patient; lesions are drawn, or real masks, brought
-to the brain by its extent. Which map and which masks a patient may have is settled by his side of the split: nobody who is tested shares a map or a mask with anybody who is trained on.
+to the brain by its extent. Which map and which masks a patient may have is settled by his side of the split: nobody who
+is tested shares a map or a mask with anybody who is trained on.
 """
 
 from __future__ import annotations
