@@ -133,7 +133,7 @@ def _with_phantom(recipe: Recipe, storage: str) -> Recipe:
     if recipe.data.path is not None:
         return recipe
     phantom = recipe.data.phantom
-    digest = hashlib.sha256(phantom.model_dump_json().encode()).hexdigest()[:8]
+    digest = hashlib.sha256(phantom.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
     folder = write_phantom(phantom, join(storage, f"phantom-{phantom.modality}-{digest}"), recipe.storage.options)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": folder})})
 

@@ -158,16 +158,38 @@ class Domain(Section):
 class Phantom(Section):
     """Volumes that the package draws itself when a recipe has no data path."""
 
-    modality: Literal["light-sheet", "brain-dwi", "cardiac", "cardiac-unpaired"] = Field(
+    modality: Literal["light-sheet", "brain-dwi", "cardiac", "cardiac-unpaired", "stroke"] = Field(
         "light-sheet",
         description="kind of phantom; cardiac: CT and MR of each chest; cardiac-unpaired: CT of one, MR of the next, "
-        "with hearts of other sizes, poses and walls",
+        "with hearts of other sizes, poses and walls; stroke: DWI of many patients, healthy ones among them, with maps "
+        "of tissues and lesions",
     )
     volumes: int = Field(4, ge=1, description="how many volumes")
     shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(
         (32, 192, 192), description="voxels (z, y, x) of each"
     )
     seed: int = Field(0, ge=0, description="seed of the first volume; the others count on")
+    healthy: float | None = Field(None, ge=0, le=1, description="stroke: fraction without a lesion; default: 0.5")
+    tissue_maps: str | None = Field(
+        None,
+        description="stroke: folder of NIfTI maps of real tissues in FreeSurfer's numbers, bent and mirrored for each "
+        "patient; default: drawn brains",
+    )
+    lesion_masks: str | None = Field(
+        None,
+        description="stroke: folder of NIfTI masks of real lesions in standard (MNI) space; default: drawn lesions",
+    )
+
+    def told(self) -> dict[str, Any]:
+        """The section as JSON, by which phantoms are known: without later fields that say nothing."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Phantom:
+        given = [name for name in ("healthy", "tissue_maps", "lesion_masks") if getattr(self, name) is not None]
+        if given and self.modality != "stroke":
+            raise ValueError(f"{given[0]}: {self.modality} phantoms know nothing of it; set modality to stroke")
+        return self
 
 
 class Data(Section):
@@ -298,6 +320,7 @@ class Data(Section):
         for name in LATER:
             if fields[name] in (None, "", {}):
                 del fields[name]
+        fields["phantom"] = self.phantom.told()
         if self.labels is not None:
             fields["labels"] = _pairs(self.labels)
         for name, domain in self.domains.items():

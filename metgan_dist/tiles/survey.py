@@ -26,7 +26,7 @@ from metgan_dist.volumes.label_map import counts_text
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 from metgan_dist.volumes.orientation import several_ways
-from metgan_dist.volumes.phantoms import phantom_volume
+from metgan_dist.volumes.phantoms import phantom_grid
 
 LOOKED_AT_ONCE = 2  # a label each, of up to `cheap_bytes`
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
@@ -221,9 +221,9 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
     """
     data, options = recipe.data, recipe.storage.options
     if data.path is None:
-        phantom, described = phantom_volume(data.phantom, 0), as_described(data)
+        (shape, spacing), described = phantom_grid(data.phantom), as_described(data, options)
         rules = described.rules(recipe.tiles, described.volumes[0].domain or "")
-        _plans(rules, "phantom-0", phantom.shape, phantom.spacing)
+        _plans(rules, "phantom-0", shape, spacing)
         floor_of(described, rules)
         images = ["anatomy"] if data.anatomy or not data.tumour else []
         held: dict[str, Sequence[str]] = {"": [*images, *(["tumour"] if data.tumour else []), "label"]}

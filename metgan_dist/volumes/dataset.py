@@ -111,7 +111,7 @@ def resolve_data(data: Data, options: Options | None = None) -> Data:
     return _filled(data, found)
 
 
-def as_described(data: Data) -> Data:
+def as_described(data: Data, options: Options | None = None) -> Data:
     """`data` of a phantom as its dataset.yaml will have them once it is drawn; other data as they are.
 
     So a mistake on domains is told before anything is drawn. Raises UserError as `resolve_data` does.
@@ -119,7 +119,7 @@ def as_described(data: Data) -> Data:
     if data.path is not None or data.volumes:
         return data
     place = f"the {data.phantom.modality} phantom"
-    return _filled(data, Described(place, "", _validated(place, phantom_description(data.phantom)), None))
+    return _filled(data, Described(place, "", _validated(place, phantom_description(data.phantom, options)), None))
 
 
 def _filled(data: Data, found: Described) -> Data:

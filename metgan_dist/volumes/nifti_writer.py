@@ -21,6 +21,7 @@ def write_nifti(
     lies: str,
     spacing: Spacing | None,
     options: Options | None = None,
+    effort: int = 9,
 ) -> None:
     """Write a .nii.gz, whole or not at all.
 
@@ -31,6 +32,7 @@ def write_nifti(
         lies: sides towards which x, y, z of the file shall run, e.g. LPS; voxels are turned, and the affine with them.
         spacing: voxel size, which a header states beside the affine, and not always as that has it; None: the affine's.
         options: fsspec options of remote storage.
+        effort: of the compression, 1 (fast) to 9 (small).
     """
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(lies)))
     image = nibabel.Nifti1Image(voxels.T, affine).as_reoriented(turn)
@@ -39,4 +41,4 @@ def write_nifti(
         sizes[turn[:, 0].astype(int)] = spacing.x, spacing.y, spacing.z
         image.header.set_zooms(sizes)
         image.header.set_xyzt_units(_UNITS.get(spacing.unit, "unknown"))
-    write_whole(uri, gzip.compress(image.to_bytes(), mtime=0), options)
+    write_whole(uri, gzip.compress(image.to_bytes(), effort, mtime=0), options)

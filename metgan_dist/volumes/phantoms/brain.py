@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metgan_dist.volumes.phantoms.field import Floats, random_generator, soft_step
-from metgan_dist.volumes.phantoms.procedural import BLOCK, Block, ProceduralVolume, Truth
+from metgan_dist.volumes.phantoms.dwi_signal import NUMBER
+from metgan_dist.volumes.phantoms.field import Axes, Floats, random_generator, soft_step
+from metgan_dist.volumes.phantoms.procedural import Block, ProceduralVolume, Truth
 
 FIELD_OF_VIEW = (160.0, 230.0, 230.0)  # millimetres z, y, x: 5 x 1.2 x 1.2 mm at 32 x 192 x 192 voxels
 CSF, GREY, WHITE, LESION = 1, 2, 3, 4
@@ -23,6 +25,14 @@ class Infarct:
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
     ratio: float
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """tissue: numbers of `TISSUES` (z, y, x); lesion: where one is, also outside of the tissue that can have one."""
+
+    tissue: NDArray[np.uint8]
+    lesion: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,34 @@ class BrainPhantom(ProceduralVolume):
         self.ventricles = random.uniform(0.85, 1.35)
         self.infarcts = _draw_infarcts(random)
 
-    def _compose(self, block: Block) -> Truth:
-        head = self._head(block)
+    def anatomy_at(self, axes: Axes) -> Anatomy:
+        """What lies where on a grid, without any signal."""
+        head = self._head(Block((0, 0, 0), axes))
+        z, y, x = head.at
+        csf, grey, inside = self._tissues(head)
+        wet = csf & (head.chambers < 0)
+        parts = (
+            (~inside, "background"),
+            (wet, "ventricles"),
+            (csf, "CSF"),
+            (_cerebellum(z, y, x) > 0, "cerebellum"),
+            (_stem(z, y, x) > 0, "brain-stem"),
+            (head.nuclei < 0, "deep grey matter"),
+            (grey, "grey matter"),
+        )
+        tissue = np.select([where for where, _ in parts], [NUMBER[name] for _, name in parts], NUMBER["white matter"])
+        return Anatomy(tissue.astype(np.uint8), self._lesion(head)[1])
+
+    def _tissues(self, head: _Head) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where there is fluid, grey matter, and brain at all."""
         inside = head.depth > 0
         csf = (np.minimum(head.sulci - 0.9, head.chambers) < 0) & inside
         grey = ((head.sulci < _CORTEX + 0.5 * head.rough) | (head.nuclei < 0)) & inside & ~csf
+        return csf, grey, inside
+
+    def _compose(self, block: Block) -> Truth:
+        head = self._head(block)
+        csf, grey, inside = self._tissues(head)
         gain, lesion = self._lesion(head)
         lesion &= inside & ~csf
         label = np.where(csf, CSF, np.where(grey, GREY, WHITE)).astype(np.uint8)
@@ -145,8 +178,8 @@ class BrainPhantom(ProceduralVolume):
     def _lesion(self, head: _Head) -> tuple[Floats, np.ndarray]:
         """Signal gain of the lesions (0 where none), and the voxels inside (bool), CSF not yet taken out."""
         rough = head.rough + 1.3 * head.warp
-        gain = np.zeros(BLOCK, np.float32)
-        inside = np.zeros(BLOCK, np.bool_)
+        gain = np.zeros(rough.shape, np.float32)
+        inside = np.zeros(rough.shape, np.bool_)
         for infarct in self.infarcts:
             depth = -_ellipsoid(*head.at, infarct.centre, infarct.radii)
             depth -= 0.13 * rough
@@ -177,9 +210,17 @@ def _outline(z: Floats, y: Floats, x: Floats) -> Floats:
     """About millimetres below the surface of cerebrum, cerebellum and brain stem (negative outside)."""
     cerebrum = -62 * _ellipsoid(z, y, x * (1 - 0.0012 * y), (8, 0, 0), (60, 84, 67))
     cerebrum = np.minimum(cerebrum, z + 34 - 0.10 * y + 0.15 * np.abs(x))  # flat base, temporal lobes hang lower
-    cerebellum = -30 * _ellipsoid(z, y, x, (-38, 42, 0), (26, 34, 50))
-    stem = -12 * _ellipsoid(z, y, x, (-40, 14, 0), (40, 13, 15))
-    return np.maximum(np.maximum(cerebrum, cerebellum), stem)
+    return np.maximum(np.maximum(cerebrum, _cerebellum(z, y, x)), _stem(z, y, x))
+
+
+def _cerebellum(z: Floats, y: Floats, x: Floats) -> Floats:
+    """About millimetres below the surface of the cerebellum (negative outside)."""
+    return -30 * _ellipsoid(z, y, x, (-38, 42, 0), (26, 34, 50))
+
+
+def _stem(z: Floats, y: Floats, x: Floats) -> Floats:
+    """About millimetres below the surface of the brain-stem (negative outside)."""
+    return -12 * _ellipsoid(z, y, x, (-40, 14, 0), (40, 13, 15))
 
 
 def _deep_grey(z: Floats, y: Floats, x: Floats) -> Floats:

@@ -1,10 +1,12 @@
-"""Phantoms as a data set: OME-Zarr 0.5 volumes, written chunk by chunk, and the `dataset.yaml` that lists them."""
+"""Phantoms as a data set: OME-Zarr 0.5 volumes, written chunk by chunk, or NIfTI, and their `dataset.yaml`."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from metgan_dist.storage import Options, absolute, exists, filesystem, is_local,
 from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.ome_zarr import zarr_store
 from metgan_dist.volumes.ome_zarr_writer import ARRAY_SETTINGS, regions
-from metgan_dist.volumes.phantoms.brain import BrainPhantom
+from metgan_dist.volumes.phantoms.brain import FIELD_OF_VIEW, BrainPhantom
 from metgan_dist.volumes.phantoms.heart import CtHeartPhantom, HeartPhantom, MrHeartPhantom
 from metgan_dist.volumes.phantoms.light_sheet import LightSheetPhantom
 from metgan_dist.volumes.phantoms.procedural import BLOCK, ProceduralVolume
+from metgan_dist.volumes.phantoms.stroke import StrokeBrains
+from metgan_dist.volumes.phantoms.write_cases import cases_description, stale_cases, write_cases
 from metgan_dist.volumes.volume import Spacing
 
 CHUNKS = (32, 128, 128)
@@ -37,14 +41,31 @@ _KINDS: dict[str, tuple[_Kind, ...]] = {
 }
 
 
+def phantom_grid(phantom: Phantom) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Voxels and their size (z, y, x) of each volume of a phantom; UserError for a shape that is no volume."""
+    if phantom.modality != "stroke":
+        volume = phantom_volume(phantom, 0)
+        return volume.shape, volume.spacing
+    _check_shape(phantom)
+    z, y, x = (extent / length for extent, length in zip(FIELD_OF_VIEW, phantom.shape, strict=True))
+    return phantom.shape, (z, y, x)
+
+
 def phantom_volume(phantom: Phantom, number: int) -> ProceduralVolume:
-    """Volume `number` (0, 1, ...) of a phantom data set, ready to `draw` any region or to tell its `truth`."""
+    """Volume `number` (0, 1, ...) of a phantom data set, ready to `draw` any region or to tell its `truth`.
+
+    Of stroke phantoms see `StrokeBrains`.
+    """
+    _check_shape(phantom)
+    kind = _kind(phantom, number)
+    return kind(phantom.shape, phantom.seed + number, kind.organs[number % len(kind.organs)])
+
+
+def _check_shape(phantom: Phantom) -> None:
     if min(phantom.shape) < 1 or any(length != int(length) for length in phantom.shape):
         raise UserError(
             f"data.phantom.shape: {phantom.shape} is no volume; give three positive whole numbers (z, y, x)"
         )
-    kind = _kind(phantom, number)
-    return kind(phantom.shape, phantom.seed + number, kind.organs[number % len(kind.organs)])
 
 
 def _kind(phantom: Phantom, number: int) -> _Kind:
@@ -61,6 +82,8 @@ def write_phantom(
 ) -> str:
     """Writes the volumes `phantom-0.ome.zarr`, ... and `dataset.yaml` to a folder; returns the folder.
 
+    Stroke phantoms are NIfTI files instead, a folder for each patient, and know no chunks.
+
     Deterministic: volume i has the seed `phantom.seed + i`. One chunk (a shard of 2 x 2 x 2 chunks when `sharded`) is
     in memory at a time; `chunks` is (z, y, x), by default (32, 128, 128), clipped to the shape. Volumes that are
     complete and drawn from the same parameters are left alone, others are replaced. A volume appears whole or not at
@@ -70,9 +93,15 @@ def write_phantom(
     phantom has a phantom's name.
     """
     folder = absolute(folder_uri)
+    phantom_grid(phantom)  # before anything is written
+    if phantom.modality == "stroke":
+        brains = StrokeBrains(phantom, options)
+        cases = stale_cases(brains, folder, options)
+        _listed(phantom, folder, options, [partial(write_cases, brains, folder, cases, options)] if cases else [])
+        return folder
     shape = phantom_volume(phantom, 0).shape
     clipped = tuple(max(1, min(a, b)) for a, b in zip(chunks or CHUNKS, shape, strict=True))
-    stale = []
+    stale: list[Callable[[], None]] = []
     for number in range(phantom.volumes):
         volume, uri = phantom_volume(phantom, number), join(folder, f"phantom-{number}.ome.zarr")
         record = {
@@ -85,19 +114,29 @@ def write_phantom(
             "sharded": sharded,
         }
         if _recorded(uri, options) != record:
-            stale.append((volume, uri, record))
-    text = yaml.safe_dump(phantom_description(phantom), sort_keys=False)
-    list_uri = join(folder, "dataset.yaml")
-    if stale or _text(list_uri, options) != text:
-        _remove(list_uri, options)  # the list comes last: who finds it finds what it lists
-        for volume, uri, record in stale:
-            _write_whole(volume, uri, record, options)
-        _write_text(list_uri, text, options)
+            stale.append(partial(_write_whole, volume, uri, record, options))
+    _listed(phantom, folder, options, stale)
     return folder
 
 
-def phantom_description(phantom: Phantom) -> dict[str, Any]:
-    """What the dataset.yaml of a phantom holds, whether it is drawn already or not."""
+def _listed(phantom: Phantom, folder: str, options: Options | None, stale: Sequence[Callable[[], None]]) -> None:
+    """Do what is to be done, and list the volumes after it: who finds the list finds what it lists."""
+    text = yaml.safe_dump(phantom_description(phantom, options), sort_keys=False)
+    list_uri = join(folder, "dataset.yaml")
+    if stale or _text(list_uri, options) != text:
+        _remove(list_uri, options)
+        for work in stale:
+            work()
+        _write_text(list_uri, text, options)
+
+
+def phantom_description(phantom: Phantom, options: Options | None = None) -> dict[str, Any]:
+    """What the dataset.yaml of a phantom holds, whether it is drawn already or not.
+
+    Raises UserError where real maps or masks that it takes are not there.
+    """
+    if phantom.modality == "stroke":
+        return cases_description(phantom, options)
     kinds = _KINDS[phantom.modality]
     volumes = []
     for number in range(phantom.volumes):
