@@ -107,7 +107,8 @@ def build_generator(
             label_norm=label_norm,
             halvings=halvings_of(edges),
         )
-        begin_dark(initialise(metgen).anatomy_path.output)
+        initialise(metgen)
+        begin_dark(metgen.anatomy_path.output)
         return metgen
     incoming = in_channels + classes - 1
     if backbone == "resnet-9":
