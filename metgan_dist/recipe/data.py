@@ -121,8 +121,9 @@ class VolumeEntry(Section):
     @property
     def paths(self) -> tuple[str, ...]:
         """The volume's one path, or that of each channel, as the data set gives them; of a mask alone its label's."""
-        path = self.label if self.path is None else self.path
-        return tuple(path.values()) if isinstance(path, dict) else (str(path),)
+        if self.path is None:
+            return (str(self.label),)
+        return tuple(self.path.values()) if isinstance(self.path, dict) else (self.path,)
 
 
 class Domain(Section):

@@ -174,11 +174,11 @@ class BrainSynthesis:
         assert data.labels is not None
         names = class_names(data.labels)
         listed = [
-            {"id": one["id"], "volume": own.ref.id, "patient": own.ref.patient, "lesions": one["laid"]}
-            | {"voxels_sha256": one["voxels_sha256"]}
+            {"volume": own.ref.id, "patient": own.ref.patient, "lesions": one["laid"]}
+            | {key: one[key] for key in ("id", "voxels_sha256")}
             for one, own in zip(made, plan, strict=True)
         ]
-        written = {
+        written: dict[str, Any] = {
             "tumour": "image",
             "labels": {
                 tissue: {number: name for number, name in enumerate(names) if number not in (0, job.lesion)},
