@@ -116,6 +116,8 @@ class VolumeEntry(Section):
     def _is_something(self) -> VolumeEntry:
         if self.path is None and self.label is None:
             raise ValueError(f"volume {self.id!r} needs a path, or a label where it is a mask without an image")
+        if self.path is None and not isinstance(self.label, str):
+            raise ValueError(f"volume {self.id!r} is a mask without an image, which has one label file")
         return self
 
     @property
