@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads a part of itself when that is first used
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class LesionMatch:
     def brightness(self, image: np.ndarray) -> np.ndarray:
         """(number of lesions,) float64: mean of `image`, of the masks' shape, over each true component."""
         numbers = np.arange(1, len(self.found) + 1)
-        return np.asarray(ndimage.mean(image, self.lesions, numbers), dtype=np.float64).reshape(len(numbers))
+        return np.asarray(scipy.ndimage.mean(image, self.lesions, numbers), dtype=np.float64).reshape(len(numbers))
 
     def outcome(self) -> np.ndarray:
         """uint8 map of the masks' shape: 0 nothing, 1 a lesion that was found, 2 one that was missed, 3 a prediction
@@ -113,9 +113,9 @@ class LesionMatch:
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the connected components of a mask (H, W) or (D, H, W): (int32 map, their number)."""
     # Of full rank: a thin lesion that runs diagonally is one, not a row of single pixels.
-    neighbours = ndimage.generate_binary_structure(mask.ndim, mask.ndim)
+    neighbours = scipy.ndimage.generate_binary_structure(mask.ndim, mask.ndim)
     numbered = np.empty(mask.shape, dtype=np.int32)
-    return numbered, int(ndimage.label(mask, neighbours, output=numbered))
+    return numbered, int(scipy.ndimage.label(mask, neighbours, output=numbered))
 
 
 def match_lesions(predicted: np.ndarray, label: np.ndarray) -> LesionMatch:

@@ -88,6 +88,18 @@ from metgan_dist.volumes.dataset import Description
             "metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, spade, spade_vae, sean, "
             "sean_vae, sifa, redgan, cycle_shape, pix2pix_stroke, spade_stroke, lesion_wgan, segmentor",
         ),
+        (
+            {"method": {"name": "lesion_wgan", "penalty": -1}},
+            "method.penalty: -1: input should be greater than or equal to 0",
+        ),
+        (
+            {"method": {"name": "lesion_wgan", "critic_moves": 0}},
+            "method.critic_moves: 0: input should be greater than or equal to 1",
+        ),
+        (
+            {"method": {"name": "lesion_wgan", "latent": 0}},
+            "method.latent: 0: input should be greater than or equal to 1",
+        ),
         ({"method": {"name": 3}}, "method.name: 3: input should be a valid string"),
         ({"method": 3}, "method: 3: input should be a valid dictionary or instance of MethodRecipe"),
         (
