@@ -247,8 +247,16 @@ def fields_of_its_own(data: Data, options: Options | None = None) -> set[str]:
         own = {name for name in Description.model_fields if getattr(given, name) is not None}
         # Of domains, the channels are each one's own, and labels where a volume names them.
         parted = given.domains or any(entry.domain for entry in given.volumes)
-        return own | {"anatomy", "tumour", "label"} if parted else own
+        return own | {"anatomy", "tumour", "label"} if parted else _less_for_one_image(own, given, data)
     return set() if there else {"volumes"}
+
+
+def _less_for_one_image(own: set[str], given: Description, data: Data) -> set[str]:
+    """Of those fields what a preset may still say: to do without the anatomy image, and which of several labels."""
+    if not data.anatomy and data.tumour and data.tumour == given.tumour:
+        own = own - {"anatomy"}
+    files = by_file(given.labels or {})
+    return own if "" in files or set(label_names(data.label)) <= set(files) else own | {"label"}
 
 
 def _description_at(path: str, options: Options | None) -> str | None:

@@ -138,6 +138,24 @@ def test_a_label_value_that_is_not_mapped(tmp_path):
     refused(done, folder / "label.tif", "label value 1 (", "voxels)", "`labels`", "unmapped: background")
 
 
+def test_a_value_that_is_not_mapped_in_one_of_two_label_files(tmp_path):
+    folder = planes(tmp_path / "data")
+    tissue = np.full((5, 128, 256), 2, "uint8")
+    tissue[0, 0, :7] = 77
+    tifffile.imwrite(folder / "tissue.tif", tissue)
+    described = (folder / "dataset.yaml").read_text()
+    both = described.replace("label: label.tif", "label: {tissue: tissue.tif, lesion: label.tif}")
+    (folder / "dataset.yaml").write_text(both + "labels: {tissue: {2: white matter}, lesion: {1: lesion}}\n")
+    done = run_here("make_tiles", tmp_path / "out", data__path=folder, **OWN | {"data__label": "tissue,lesion"})
+    refused(done, folder / "tissue.tif", "label value 77 (7 voxels)", "`labels`", "unmapped: background")
+
+
+def test_a_stroke_set_in_bids_without_its_masks(tmp_path):
+    (tmp_path / "data/sub-strokecase0001/ses-0001/dwi").mkdir(parents=True)
+    done = run_here("make_tiles", tmp_path / "out", recipe="stroke", data__path=tmp_path / "data", tiny=False)
+    refused(done, tmp_path / "data", "subjects of ISLES'22", "no folder derivatives/")
+
+
 def test_a_volume_without_a_voxel_size_to_resample_from(tmp_path):
     done = run_here("make_tiles", tmp_path / "out", data__path=planes(tmp_path / "data"), tiles__spacing="1,1,1", **OWN)
     refused(done, "tiles.spacing", "'mine' has no voxel spacing")

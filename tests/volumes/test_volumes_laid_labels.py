@@ -7,7 +7,7 @@ import yaml
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import FREESURFER, Data
-from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.dataset import fields_of_its_own, resolve_data, volume_refs
 from metgan_dist.volumes.labelled import open_looked_at
 from metgan_dist.volumes.volume import whole
 
@@ -142,3 +142,13 @@ def test_a_label_file_on_another_grid_names_both_files(folder, lesion):
     nifti(folder / "lesion.nii.gz", lesion[:, :, :-1])
     with pytest.raises(UserError, match=r"lesion\.nii\.gz: \(3, 5, 6\) voxels.*dwi\.nii\.gz has \(3, 5, 7\)"):
         labels_of(folder)
+
+
+def test_a_preset_says_which_label_of_those_that_there_are_and_may_do_without_the_anatomy(folder):
+    describe(folder, anatomy="c1", tumour="c0")
+    of_set = {"tumour", "labels", "classes", "volumes"}
+    for label in ("lesion", ["tissue", "lesion"]):
+        preset = Data(path=str(folder), anatomy="", tumour="c0", label=label)
+        assert fields_of_its_own(preset) == of_set
+        assert resolve_data(preset).anatomy == ""
+    assert fields_of_its_own(Data(path=str(folder), label="metastases")) == of_set | {"anatomy", "label"}
