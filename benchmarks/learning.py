@@ -32,6 +32,7 @@ from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe, recipe_tree
 from metgan_dist.recipe.methods import owners
 from metgan_dist.tasks import task_of
+from metgan_dist.tiles.brightness import mean_intensities
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.stream import planned_rows, tile_batches
 from metgan_dist.tiles.tile_set import TileSet
@@ -147,6 +148,7 @@ def _trained(
     seeded = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     needs = "segmentor" in method_class(recipe.method.name).needs(recipe)
     method = build_method(seeded, segmentor if needs else None)
+    method.begin_at(mean_intensities(tiles))
     stepper = Stepper(method, DEVICE, autocast=autocast_dtype(precision, DEVICE))
     before = validator(stepper)[0]
     _train(stepper, tiles, recipe.training.max_steps or 1, recipe.training.batch_size, seed)

@@ -33,6 +33,7 @@ from metgan_dist.methods.rows import (
     LossWeights,
     Terms,
     backbone_divisor,
+    begin_at,
     build_generator,
     coarsest_values,
 )
@@ -40,6 +41,7 @@ from metgan_dist.methods.segmentor import label_picture, one_versus_rest
 from metgan_dist.networks.image_statistics import image_statistics
 from metgan_dist.networks.initialise import initialise
 from metgan_dist.networks.label_as_image import label_channels
+from metgan_dist.networks.metgen import MetGen
 from metgan_dist.networks.patchgan import PatchGAN, shortest_edge
 from metgan_dist.networks.resnet_9 import ResNet9
 from metgan_dist.networks.spade import Norm
@@ -127,6 +129,7 @@ class MetGAN(Method):
         super().__init__(networks, frozen=("segmentor",) if judged else (), pools=pools)
         self.row, self.classes, self.weights = row, classes, weights
         self.makes_ahead = row.discriminator_first
+        self.begins_at = backbone == "metgen"
         self.translates_back = row.cycle
         self.adversarial: AdversarialForm = adversarial
         self.segmentation_loss = segmentation_loss
@@ -205,6 +208,14 @@ class MetGAN(Method):
     def needs_label(cls, recipe: Recipe) -> bool:
         """For the segmentation loss."""
         return "segmentor" in cls.needs(recipe)
+
+    def begin_at(self, intensities: Mapping[str, Sequence[float]]) -> None:
+        """F begins at the brightness of the tumour images, G at that of the anatomy."""
+        for name, target in (("generator", "tumour"), ("inverse", "anatomy")):
+            if target in intensities and name in self.networks:
+                network = self.networks[name]
+                assert isinstance(network, MetGen)
+                begin_at(network.anatomy_path.output, intensities[target])
 
     def players(self) -> tuple[Player, ...]:
         """Generators, then discriminators; the reverse in pix2pix rows. No discriminators where alpha1 is 0."""

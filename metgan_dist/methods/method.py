@@ -89,6 +89,7 @@ class Method(nn.Module, ABC):
         statistics: what BatchNorm normalises by where images are made: each image's own, where the method offers that,
             or the running ones of the training.
         makes_ahead: whether `ahead` makes anything.
+        begins_at: whether `begin_at` does anything.
         translates_back: whether there is `translate_back`.
         segments: roles whose images the method finds labels in itself (`class_scores`).
         task: what the method is for, and so how it is scored and shown (`metgan_dist/tasks/`).
@@ -102,6 +103,7 @@ class Method(nn.Module, ABC):
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False
+    begins_at: bool = False
     translates_back: bool = False
     segments: tuple[str, ...] = ()
 
@@ -222,6 +224,12 @@ class Method(nn.Module, ABC):
         a run goes on, or is loaded, up to the stage that it was in. So it follows from the stage alone; weights that it
         draws depend on `training.seed` and the stage's name. A network that is there already stays the same object, and
         a player that gets other networks another name. What no player trains any more may join `frozen`.
+        """
+
+    def begin_at(self, intensities: Mapping[str, Sequence[float]]) -> None:
+        """Start from images as bright as those of the training; asked before the first step, where `begins_at`.
+
+        intensities: of `anatomy` and `tumour`, those that there are, the mean of each channel, in [-1, 1].
         """
 
     @abstractmethod

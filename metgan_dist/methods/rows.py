@@ -20,8 +20,8 @@ from metgan_dist.networks.unet import LEAST_HALVINGS, centre_values, halvings_of
 from metgan_dist.networks.unet_256 import LEAST_DOWNS, UNet256, downs_of
 
 Backbone = Literal["metgen", "unet-256", "resnet-9"]
-# Where MetGen's last layer begins, before the tanh: -0.76 of [-1, 1].
-DARK = -1.0
+# How bright, in [-1, 1], images may be at most that MetGen begins with: further out the tanh hardly moves.
+BRIGHTEST = 0.95
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def build_generator(
     stochastic_inference: bool,
     label_norm: Norm,
 ) -> nn.Module:
-    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`; MetGen is dark.
+    """A generator with fresh weights N(0, 0.02): `encode_label(l)`, then `forward(image, features)`.
 
     `image` is (N, in_channels, *edges), what is made of it (N, out_channels, *edges); two edges or three.
     """
@@ -108,7 +108,7 @@ def build_generator(
             halvings=halvings_of(edges),
         )
         initialise(metgen)
-        begin_dark(metgen.anatomy_path.output)
+        begin_balanced(metgen.anatomy_path.output)
         return metgen
     incoming = in_channels + classes - 1
     if backbone == "resnet-9":
@@ -125,19 +125,23 @@ def build_generator(
     return initialise(LabelAsImage(unet, classes))
 
 
-def begin_dark(output: nn.modules.conv._ConvNd) -> None:
-    """Start a last layer between a ReLU and a tanh dark, with as many weights that brighten as that darken, in place.
+def begin_balanced(output: nn.modules.conv._ConvNd) -> None:
+    """Start a last layer between a ReLU and a tanh with as many weights that brighten as that darken, in place.
 
-    Images are mostly background, which is dark: from a bias of 0 and small weights it first drives them all down. A
-    narrow network has six, and where all are negative no image is brighter than tanh(bias): bright tissue is one flat
-    grey; where all are positive, dark tissue is. From here the background asks for little, and weights of torch's own
-    size keep their signs until the tissue is learned.
+    Small ones are all driven down, or up, by an image's mean before they learn anything of it. A narrow network has
+    six, and where all are negative no image is brighter than tanh(bias): bright tissue is one flat grey; where all are
+    positive, dark tissue is. Weights of torch's own size keep their signs, and the bias has the mean (`begin_at`).
     """
-    assert output.bias is not None
     nn.init.uniform_(output.weight, 0.0, output.in_channels**-0.5)
     with torch.no_grad():
         output.weight[:, 1::2].neg_()
-    nn.init.constant_(output.bias, DARK)
+
+
+def begin_at(output: nn.modules.conv._ConvNd, means: Sequence[float]) -> None:
+    """Let the layer of `begin_balanced` begin at the mean of each channel of the images, in [-1, 1], in place."""
+    assert output.bias is not None
+    with torch.no_grad():
+        output.bias.copy_(torch.tensor(means).clamp(-BRIGHTEST, BRIGHTEST).atanh())
 
 
 def backbone_divisor(backbone: Backbone, dimensions: int) -> int:

@@ -20,6 +20,7 @@ from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
 from metgan_dist.tasks import Drawn, Task, task_of
 from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS
+from metgan_dist.tiles.brightness import mean_intensities
 from metgan_dist.tiles.stream import tile_stream
 from metgan_dist.tiles.tile_set import TileSet, open_part
 from metgan_dist.tracking import RunLogger
@@ -67,9 +68,9 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     if device.type == "cpu":
         torch.set_num_threads(assignment.plan.threads_per_worker)
     torch.backends.cudnn.benchmark = True
-    stepper = _stepper(assignment, device, rank, world)
-    torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     tiles = open_part(assignment.tiles, assignment.options, assignment.domain)
+    stepper = _stepper(assignment, tiles, device, rank, world)
+    torch.manual_seed(recipe.training.seed * 1_000_003 + rank)
     drawn = task_of(stepper.method, tiles).drawn(recipe, assignment.part)
     stages = stepper.method.stages(recipe)
     length = Length.of(recipe.training, drawn.epoch, world, assignment.plan.workers, stages)
@@ -153,7 +154,7 @@ def _log(assignment: Assignment, logger: RunLogger | None) -> Log:
     return RunLog(logger, prefix, assignment.run_folder, assignment.options)
 
 
-def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int) -> Stepper:
+def _stepper(assignment: Assignment, tiles: TileSet, device: torch.device, rank: int, world: int) -> Stepper:
     recipe = assignment.recipe
     # What is drawn in training (dropout, latents, noise) differs between ranks; the weights do not.
     torch.manual_seed(recipe.training.seed + rank)
@@ -163,6 +164,8 @@ def _stepper(assignment: Assignment, device: torch.device, rank: int, world: int
     if "vgg19" in method_class(recipe.method.name).needs(recipe):
         perceptual = Vgg19Features(weights_path("vgg19"))
     method = build_method(recipe, segmentor, perceptual)
+    if method.begins_at:
+        method.begin_at(mean_intensities(tiles))
     method.seed_pools(recipe.training.seed + rank)
     return Stepper(
         method,

@@ -17,9 +17,12 @@ import torch
 from alone import Killed, assignment, killed_at, same, state
 from tile_sets import write_set
 
+from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.recipe import Recipe, Scaling, Training
 from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.runs.children import termination_as_interrupt
+from metgan_dist.tiles.brightness import mean_intensities
+from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.choice import NO_SCORE
 from metgan_dist.training.launch import Checkpoints, _trained, run_training
 from metgan_dist.training.snapshot import Snapshot, read_snapshot
@@ -268,3 +271,10 @@ def test_a_training_without_a_score_has_none_instead_of_a_stand_in():
     assert (trained.score, trained.best) == (None, "first")
     scored = {**nothing, "score": 0.25, "validation/mae": 0.25}
     assert _trained(assigned, Checkpoints([("a", scored)], ("b", nothing)), print).score == 0.25
+
+
+def test_a_generator_begins_at_the_brightness_of_the_training_images(assigned, tiles, monkeypatch):
+    begun = []
+    monkeypatch.setattr(MetGAN, "begin_at", lambda self, intensities: begun.append(intensities))
+    run_training(assigned("bright", here=True), print)
+    assert begun == [mean_intensities(TileSet.open(tiles, {}))]
