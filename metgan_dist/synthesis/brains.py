@@ -214,7 +214,7 @@ class BrainSynthesis:
             volume, brain = written[one["id"]], plan[one["id"]]
             columns["label"].append(whole(volume, "label")[kept])
             columns["drawn"].append(normalise(whole(volume, "tumour")[kept], *brain.ends, clip=True))
-            columns["the brain's own"].append(np.stack([self.tiles.load(row)["tumour"] for row in brain.rows]))
+            columns["the brain's own"].append(np.stack([self.tiles.load(row)["tumour"][0] for row in brain.rows]))
         return image_grid(columns, rows=[plan[one["id"]].ref.id for one in chosen])
 
 

@@ -76,12 +76,15 @@ def test_masks_of_mixed_grids_and_empty_ones_are_refused(tmp_path):
         refused(run_here(job, out, data__path=nothing, **FIELDS), "data.label", "holds a labelled pixel")
 
 
-@pytest.mark.parametrize("method", ["metgan", "cyclegan", "sifa", "redgan"])
-def test_methods_of_images_refuse_masks(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "role"), [("metgan", "anatomy"), ("cyclegan", "anatomy"), ("sifa", "anatomy"), ("redgan", "tumour")]
+)
+def test_methods_of_images_refuse_masks(tmp_path, method, role):
+    """Those that draw images from labels need no anatomy, but the images."""
     fields = {**FIELDS, "tiles__kind": "slice", "tiles__size": "16", "method__name": method, "tiles__resize": 64}
     del fields["method__critic_moves"]
     line = refused(run_here("train_metgan", tmp_path, data__path=write_masks(tmp_path / "masks", 6), **fields))
-    assert "data.anatomy: volume 'm00' has no anatomy to train on" in line
+    assert f"data.{role}: volume 'm00' has no {role} to train on" in line
 
 
 def test_segmentors_refuse_masks_and_flips_take_them_out_of_their_place(tmp_path):

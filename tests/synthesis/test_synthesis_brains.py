@@ -1,5 +1,6 @@
 """Stroke volumes: lesions within the parenchyma of healthy brains, drawn whole, in place, known by whose they are."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from brain_sets import AFFINE, GRID, LESION, SHAPE, WHITE, cut_brains, recipe_of, tissue_map
 from mask_sets import write_masks
+from PIL import Image
 from two_domains import cut_here
 from untrained import write_untrained
 
@@ -83,6 +85,16 @@ def test_lesions_lie_in_the_parenchyma_of_healthy_training_brains(learned, tmp_p
         assert lesion.shape == SHAPE  # the whole grid, its margin empty
         assert not lesion[[0, -1]].any()
     assert {one["laid"][0]["mirrored"] for one in made} == {True, False}
+
+
+def test_the_preview_shows_the_volumes_that_were_made(learned, tmp_path):
+    """Three columns, and four at most of five volumes: a volume a row, in three cuts each."""
+    folder, _ = learned
+    plan = planned_synthesis(asked(folder, tmp_path, pictures=4))
+    _, made = painted(plan, tmp_path)
+    picture = Image.open(io.BytesIO(plan.preview(replace(plan.job, folder=str(tmp_path)), made)))
+    assert picture.width > 3 * GRID[2]
+    assert picture.height > 4 * GRID[1]
 
 
 def test_tiles_cut_from_what_was_made_are_the_very_label_maps(learned, tmp_path):
