@@ -179,6 +179,7 @@ class BrainSynthesis:
             for one, own in zip(made, plan, strict=True)
         ]
         written: dict[str, Any] = {
+            "anatomy": "",
             "tumour": "image",
             "labels": {
                 tissue: {number: name for number, name in enumerate(names) if number not in (0, job.lesion)},
