@@ -10,8 +10,8 @@ measured: they are set between grey and white matter, and to white matter.
 from __future__ import annotations
 
 import numpy as np
+import scipy  # loads a part of itself when that is first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from metgan_dist.volumes.phantoms.field import Axes, Floats, random_generator, smooth_noise
 
@@ -77,7 +77,7 @@ def draw_signal(tissue: NDArray[np.uint8], lesion: NDArray[np.bool_], axes: Axes
     signal += _scalp(tissue > 0, step, random.uniform(*SCALP)) * (1 + 0.4 * smooth_noise(fields + 4, axes, 20)).clip(0)
     width = [random.uniform(*SLICE) * step[0], *(2 * [random.uniform(*IN_PLANE)])]
     # 2.355 standard deviations of a Gaussian are its width at half the height.
-    blurred = ndimage.gaussian_filter(
+    blurred = scipy.ndimage.gaussian_filter(
         signal.astype(np.float32), [wide / 2.355 / size for wide, size in zip(width, step, strict=True)]
     )
     blurred *= 1 + BIAS * smooth_noise(fields + 5, axes, 150)
@@ -107,7 +107,7 @@ def _bright(tissue: NDArray[np.uint8], axes: Axes, random: np.random.Generator, 
 
 def _scalp(brain: NDArray[np.bool_], step: list[float], level: float) -> Floats:
     """A faint shell some millimetres outside the brain."""
-    distance = ndimage.distance_transform_edt(~brain, sampling=step).astype(np.float32)
+    distance = scipy.ndimage.distance_transform_edt(~brain, sampling=step).astype(np.float32)
     return np.float32(level) * np.exp(-(((distance - 11) / np.float32(3)) ** 2)) * ~brain
 
 
