@@ -53,7 +53,7 @@ PAPERS = {
 BATCH_SIZE, LEARNING_RATE = dict.fromkeys(PAPERS, 1) | {"sifa": 8}, 2e-4
 # What presets set for the method that they name, MetGAN where they name none.
 PRESETS = {
-    "quickstart": {"alpha3": 30},
+    "quickstart": {"alpha3": 20},
     **{name: {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20} for name in ("cells", "cells-3d")},
     "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
 }
