@@ -52,7 +52,7 @@ def test_mlflow_has_the_run(finished):
     client = mlflow.MlflowClient(result["tracking_uri"])
     run_ = client.get_run(result["mlflow_run_id"])
     assert run_.info.status == "FINISHED"
-    assert run_.data.params["method.alpha3"] == "30.0"
+    assert run_.data.params["method.alpha3"] == "20.0"
     steps = {metric.step for metric in client.get_metric_history(run_.info.run_id, "generators/pair")}
     assert steps == {2, 4, 6, 8, 10, 12, 14, 16}
     assert "validation/mae" in run_.data.metrics
@@ -140,7 +140,7 @@ def test_cells_in_3d_are_planned_on_volumes_as_thin_as_theirs(tmp_path):
 def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
     done = run_here("train_metgan", tmp_path / "none", "--dry-run")
     assert done.code == 0
-    assert "alpha3: 30" in done.out
+    assert "alpha3: 20" in done.out
     assert "plan: 1 worker(s)" in done.out
     assert not (tmp_path / "none").exists()
 

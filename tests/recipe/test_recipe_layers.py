@@ -58,7 +58,7 @@ BATCH_SIZE = dict.fromkeys(PAPERS, 1) | dict.fromkeys(("sifa", "pix2pix_stroke",
 LEARNING_RATE = dict.fromkeys(PAPERS, 2e-4) | {"lesion_wgan": 1e-4}
 # What presets set for the method that they name, MetGAN where they name none.
 PRESETS = {
-    "quickstart": {"alpha3": 30},
+    "quickstart": {"alpha3": 20},
     **{name: {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20} for name in ("cells", "cells-3d")},
     "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
     **{f"stroke-segmentation{size}": {"segmentor_network": "unet-stroke"} for size in ("", "-small")},
