@@ -8,8 +8,6 @@ brain and which masks are in it, and what the masks' generator has seen. Volume 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,18 +31,19 @@ from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import join, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.model import Model
-from metgan_dist.synthesis.painting import Brain, Painting, painter, volume_file, whole
+from metgan_dist.synthesis.painting import Brain, Painting, painter, volume_file
 from metgan_dist.synthesis.passes import Pass, begin_pass
 from metgan_dist.synthesis.plan import check_anatomies
 from metgan_dist.synthesis.target_range import joint_type
-from metgan_dist.synthesis.translation_plan import located_volumes
+from metgan_dist.synthesis.translation_plan import check_given, located_volumes
+from metgan_dist.synthesis.volume_files import set_digest
 from metgan_dist.tasks.label_to_image import LabelToImage
-from metgan_dist.tasks.pictures import chosen_rows
 from metgan_dist.tiles.grid import WholeGrid, grid_of
 from metgan_dist.tiles.intensity import normalise
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, chosen_rows
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
 from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.volume import whole
 
 FOLDER, MARKERS = "volumes", "painted"
 # Fields that decide the volumes, and those that may be given beside them.
@@ -71,7 +70,7 @@ class BrainSynthesis:
     def planned(command: Command, model: Model, tiles: TileSet) -> BrainSynthesis:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
         recipe, settings, data = command.recipe, command.recipe.synthesis, model.recipe.data
-        check_given(command, model, tiles)
+        check_fits(command, model, tiles)
         grid, lesion, files = grid_of_slices(tiles), lesion_class(data), label_files(data)
         brains = healthy_brains(recipe, model, tiles, grid, files[1])
         refs, masks = lesion_masks(recipe, tiles)
@@ -169,7 +168,7 @@ class BrainSynthesis:
 
     def describe(self, job: Painting, made: Sequence[dict[str, Any]], plan: Sequence[Brain]) -> str:
         """Write the dataset.yaml, which makes the folder a data set; the SHA-256 of all voxels."""
-        digest = hashlib.sha256(json.dumps([[one["id"], one["voxels_sha256"]] for one in made]).encode()).hexdigest()
+        digest = set_digest((one["id"], one["voxels_sha256"]) for one in made)
         data, (tissue, lesion) = self.model.recipe.data, job.files
         assert data.labels is not None
         names = class_names(data.labels)
@@ -213,17 +212,15 @@ class BrainSynthesis:
         kept = tuple(slice(margin, size - margin) for margin, size in zip(job.grid.margin, job.grid.size, strict=True))
         for one in chosen:
             volume, brain = written[one["id"]], plan[one["id"]]
-            columns["label"].append(whole(volume, "label")[kept])
-            columns["drawn"].append(normalise(whole(volume, "tumour")[kept], *brain.ends, clip=True))
+            columns["label"].append(volume.read("label", whole(volume))[kept])
+            columns["drawn"].append(normalise(volume.read("tumour", whole(volume))[kept], *brain.ends, clip=True))
             columns["the brain's own"].append(np.stack([self.tiles.load(row)["tumour"][0] for row in brain.rows]))
         return image_grid(columns, rows=[plan[one["id"]].ref.id for one in chosen])
 
 
-def check_given(command: Command, model: Model, tiles: TileSet) -> None:
+def check_fits(command: Command, model: Model, tiles: TileSet) -> None:
     """UserError for fields of other syntheses, for a model that draws no images of labels, and for other tiles."""
-    said = next((name for name in command.given.get("synthesis", {}) if name not in ALLOWED), None)
-    if said is not None:
-        raise UserError(f"synthesis.{said}: lesions are taken from synthesis.masks as they are; leave it out")
+    check_given(command, ALLOWED, "lesions are taken from synthesis.masks as they are")
     name = model.recipe.method.name
     if method_class(name).task != LabelToImage.name:
         raise UserError(

@@ -9,8 +9,6 @@ batch; one that is there is not drawn again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +19,6 @@ import pandas as pd
 import ray
 import yaml
 
-from metgan_dist.errors import UserError
 from metgan_dist.figures import histograms, image_grid
 from metgan_dist.recipe import Data, Recipe
 from metgan_dist.runs.command_line import Command
@@ -34,13 +31,14 @@ from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.drawing import Batch, Drawing, drawer, mask_file, mask_name, place_of
 from metgan_dist.synthesis.model import Model
 from metgan_dist.synthesis.passes import Pass, begin_pass
-from metgan_dist.synthesis.translation_plan import located_volumes, written_labels
+from metgan_dist.synthesis.translation_plan import check_given, located_volumes, written_labels
+from metgan_dist.synthesis.volume_files import set_digest
 from metgan_dist.tasks import GENERATED, REAL
 from metgan_dist.tasks.mask_generation import MaskGeneration, projections
-from metgan_dist.tasks.pictures import chosen_rows
 from metgan_dist.tiles.stream import tile_batches
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, chosen_rows
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
+from metgan_dist.volumes.volume import whole
 
 FOLDER, MARKERS = "masks", "drawn"
 # Fields that decide the masks, and those that may be given beside them.
@@ -66,7 +64,7 @@ class MaskSynthesis:
     def planned(command: Command, model: Model, tiles: TileSet) -> MaskSynthesis:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
         recipe, settings = command.recipe, command.recipe.synthesis
-        _check_given(command)
+        check_given(command, ALLOWED, "the generator draws masks from nothing but their seeds")
         model.check_masks(tiles)
         job = Drawing(
             model=model.uri,
@@ -143,7 +141,7 @@ class MaskSynthesis:
 
     def describe(self, job: Drawing, made: Sequence[dict[str, Any]]) -> str:
         """Write the dataset.yaml, which makes the folder a data set; the SHA-256 of all voxels."""
-        digest = hashlib.sha256(json.dumps([[one["id"], one["voxels_sha256"]] for one in made]).encode()).hexdigest()
+        digest = set_digest((one["id"], one["voxels_sha256"]) for one in made)
         data, volumes = self.tiles.manifest["data"], self.tiles.index["volume"]
         listed = [
             {
@@ -190,19 +188,11 @@ class MaskSynthesis:
         chosen = [made[k] for k in chosen_rows(np.arange(len(made)), self.recipe.synthesis.pictures)]
         for one in chosen:
             volume = written[one["id"]].open()
-            z, y, x = volume.shape
             empty = np.zeros(volume.shape, np.uint8)
             near = empty if one["nearest"] is None else self.tiles.load(one["nearest"])["label"]
-            for title, mask in (("drawn", volume.read("label", ((0, z), (0, y), (0, x)))), ("nearest", near)):
+            for title, mask in (("drawn", volume.read("label", whole(volume))), ("nearest", near)):
                 for name, picture in projections(mask).items():
                     shown.setdefault(f"{title}{name}", []).append(picture)
         order = sorted(shown, key=lambda title: title.startswith("nearest"))
         rows = [f"{one['id']}: {one['measures']['nearest']:.2f}" for one in chosen]
         return image_grid({title: shown[title] for title in order}, rows=rows)
-
-
-def _check_given(command: Command) -> None:
-    """UserError for a field on what is imposed on tiles or volumes, rather than ignoring it."""
-    said = next((name for name in command.given.get("synthesis", {}) if name not in ALLOWED), None)
-    if said is not None:
-        raise UserError(f"synthesis.{said}: the generator draws masks from nothing but their seeds; leave it out")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -15,11 +14,12 @@ from metgan_dist.synthesis.filling import RSS_UNIT
 from metgan_dist.synthesis.injection import inject
 from metgan_dist.synthesis.replica import Replica
 from metgan_dist.synthesis.target_range import as_stored
+from metgan_dist.synthesis.volume_files import voxels_digest
 from metgan_dist.tiles.grid import WholeGrid
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
+from metgan_dist.volumes.labelled import VolumeRef
 from metgan_dist.volumes.nifti_writer import write_nifti
-from metgan_dist.volumes.volume import Region, Spacing
+from metgan_dist.volumes.volume import Spacing, whole
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Masks(Sequence[np.ndarray]):
     def __getitem__(self, number: int | slice) -> np.ndarray | Sequence[np.ndarray]:
         if isinstance(number, slice):
             return Masks(self._refs[number], self._grid)
-        mask = whole(self._refs[number].open(), "label")
+        volume = self._refs[number].open()
+        mask = volume.read("label", whole(volume))
         return mask if mask.shape == self._grid.shape else self._grid.laid(mask, is_label=True)
 
 
@@ -129,7 +130,7 @@ class Painter:
                 {"mask": job.masks[one.mask].id, "mirrored": one.mirrored, "draws": one.draws, "voxels": one.voxels}
                 for one in injected.laid
             ],
-            "voxels_sha256": _digest(voxels.values()),
+            "voxels_sha256": voxels_digest(voxels.values()),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
 
@@ -144,9 +145,9 @@ class Painter:
         margins = [(margin, margin) for margin in job.grid.margin]
         for kind, own in voxels.items():
             lowest = brain.ends[0] if kind == "" else 0
-            whole_grid = np.pad(own, margins, constant_values=np.asarray(lowest).astype(own.dtype))
+            padded = np.pad(own, margins, constant_values=np.asarray(lowest).astype(own.dtype))
             file = join(job.folder, volume_file(brain.name, kind))
-            write_nifti(file, whole_grid, affine, source.lies or "RAS", spacing, job.options)
+            write_nifti(file, padded, affine, source.lies or "RAS", spacing, job.options)
 
 
 def painter(job: Painting) -> Callable[[Brain], dict[str, Any]]:
@@ -157,17 +158,3 @@ def painter(job: Painting) -> Callable[[Brain], dict[str, Any]]:
 def volume_file(name: str, kind: str) -> str:
     """The file of a volume's image (kind "") or of one of its labels, relative to its data set."""
     return f"{name}-{kind}.nii.gz" if kind else f"{name}.nii.gz"
-
-
-def whole(volume: LabelledVolume, layer: str) -> np.ndarray:
-    """All of a layer, (z, y, x)."""
-    z, y, x = volume.shape
-    everything: Region = (0, z), (0, y), (0, x)
-    return volume.read(layer, everything)
-
-
-def _digest(arrays: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

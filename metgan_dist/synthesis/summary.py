@@ -14,8 +14,7 @@ from metgan_dist.figures import by_channel, histograms, image_grid
 from metgan_dist.storage import Options
 from metgan_dist.synthesis.gate import KEPT
 from metgan_dist.synthesis.lesions import Lesions
-from metgan_dist.tasks.pictures import chosen_rows
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, chosen_rows
 
 # Real tiles that the summary looks at, and how many of them one task reads.
 MOST_REAL, PER_TASK = 4096, 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,14 +15,14 @@ from metgan_dist.synthesis.filling import RSS_UNIT
 from metgan_dist.synthesis.originals import Original
 from metgan_dist.synthesis.replica import Replica
 from metgan_dist.synthesis.target_range import as_stored
-from metgan_dist.synthesis.volume_files import Made, write_made
+from metgan_dist.synthesis.volume_files import Made, voxels_digest, write_made
 from metgan_dist.synthesis.voxel_grid import VoxelGrid
 from metgan_dist.tiles.cut import resample
 from metgan_dist.tiles.intensity import Histogram, normalise
 from metgan_dist.tiles.ranges import range_of
 from metgan_dist.volumes.labelled import LabelledVolume
 from metgan_dist.volumes.layers import layers_of
-from metgan_dist.volumes.volume import Region
+from metgan_dist.volumes.volume import whole
 
 TILE_PIXELS = 256 * 256  # of the tiles that `synthesis.batch_size` counts
 
@@ -105,7 +104,7 @@ class Translator:
         return {
             "name": original.name,
             "entry": entry,
-            "sha256": _digest([image, *([] if written is None else [written])]),
+            "sha256": voxels_digest([image, *([] if written is None else [written])]),
             "shape": list(image.shape[1:]),
             "label_voxels": [] if seen.label is None else np.bincount(seen.label.ravel(), minlength=2).tolist(),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
@@ -164,9 +163,7 @@ class Windowed:
 
 def as_seen(volume: LabelledVolume, original: Original, job: Translation) -> Seen:
     """A volume on the generator's voxels, normalised by the ranges that its tiles had."""
-    z, y, x = volume.shape
-    everything: Region = (0, z), (0, y), (0, x)
-    label = volume.read("label", everything) if volume.has("label") else None
+    label = volume.read("label", whole(volume)) if volume.has("label") else None
     if job.around_heart and label is not None:
         grid = VoxelGrid.around_heart(job.tiles, volume, label)
     else:
@@ -203,12 +200,3 @@ def _values(label: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
 
 def _batches(count: int, size: int) -> Iterator[slice]:
     yield from (slice(first, first + size) for first in range(0, count, size))
-
-
-def _digest(arrays: list[np.ndarray]) -> str:
-    """SHA-256 of arrays: types, shapes and values."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

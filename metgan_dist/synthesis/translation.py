@@ -7,8 +7,6 @@ translates one volume; one that is there is not made again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +28,7 @@ from metgan_dist.synthesis.originals import Original, chosen_originals, original
 from metgan_dist.synthesis.passes import Pass, begin_pass
 from metgan_dist.synthesis.translating import Translation, as_seen, translator
 from metgan_dist.synthesis.translation_plan import (
+    ALLOWED,
     SETTINGS,
     check_given,
     form_of,
@@ -37,6 +36,7 @@ from metgan_dist.synthesis.translation_plan import (
     rules_of,
     shared_job,
 )
+from metgan_dist.synthesis.volume_files import set_digest
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
@@ -66,7 +66,8 @@ class VolumeTranslation:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
         recipe = command.recipe
         settings, options = recipe.synthesis, recipe.storage.options
-        check_given(command)
+        why = "the generator was trained on two domains, and translates whole volumes with the labels that they have"
+        check_given(command, ALLOWED, why)
         back = settings.direction == "back"
         model.check_domains(tiles)
         by_role = {domain["role"]: name for name, domain in tiles.domains.items()}
@@ -140,8 +141,7 @@ class VolumeTranslation:
 
     def describe(self, job: Translation, made: list[dict[str, Any]]) -> str:
         """Write the dataset.yaml, which makes the folder a data set; the SHA-256 of all voxels."""
-        parts = [[one["name"], one["sha256"]] for one in made]
-        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        digest = set_digest((one["name"], one["sha256"]) for one in made)
         listed = [
             {"id": one["name"], "volume": own.ref.id, "patient": own.ref.patient, "voxels_sha256": one["sha256"]}
             for own, one in zip(self.originals, made, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import Records
@@ -26,14 +26,11 @@ SETTINGS = ("direction", "region", "overlap", "format", "seed", "batch_size", "t
 ALLOWED = {*SETTINGS, "model", "tiles", "anatomies", "replicas", "pictures"}
 
 
-def check_given(command: Command) -> None:
-    """UserError for a field on what is imposed on tiles, rather than ignoring it."""
-    said = next((name for name in command.given.get("synthesis", {}) if name not in ALLOWED), None)
+def check_given(command: Command, allowed: Collection[str], why: str) -> None:
+    """UserError for a field of another kind of synthesis, rather than ignoring it."""
+    said = next((name for name in command.given.get("synthesis", {}) if name not in allowed), None)
     if said is not None:
-        raise UserError(
-            f"synthesis.{said}: the generator was trained on two domains, and translates whole volumes with the labels "
-            "that they have; leave it out"
-        )
+        raise UserError(f"synthesis.{said}: {why}; leave it out")
 
 
 def rules_of(tiles: TileSet, domain: str, settings: Synthesis) -> Tiles:

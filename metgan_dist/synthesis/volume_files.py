@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +64,20 @@ def write_made(made: Made, form: str, folder: str, options: Options) -> dict[str
         entry = _as_ome_zarr(made, folder, options) if form == "ome-zarr" else _as_images(made, folder, options)
     VolumeEntry.model_validate({"id": made.name, **entry})  # a slip would show only when the set is read
     return entry
+
+
+def voxels_digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the arrays of a volume: types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def set_digest(volumes: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of all voxels of a data set, from the id and the digest of each volume, in their order."""
+    return hashlib.sha256(json.dumps([list(one) for one in volumes]).encode()).hexdigest()
 
 
 def _as_nifti(made: Made, folder: str, options: Options) -> dict[str, Any]:

@@ -11,16 +11,9 @@ from torch import Tensor
 from metgan_dist.figures import Voxel, by_channel, image_grid, most_label
 from metgan_dist.methods.method import Method
 from metgan_dist.tiles.stream import Batch, tile_batches
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, chosen_rows
 
 PICTURES = 4
-
-
-def chosen_rows(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` rows, evenly spaced, always the same ones."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TileSet, chosen_rows
 
 SEEN = 32  # tiles; the mean of more is hardly another one, and each worker reads them
 
@@ -18,7 +18,7 @@ def mean_intensities(tiles: TileSet) -> dict[str, list[float]]:
     for role in ("anatomy", "tumour"):
         rows = tiles.positions("train", role)
         if len(rows):
-            chosen = rows[np.linspace(0, len(rows) - 1, min(SEEN, len(rows))).round().astype(int)]
-            images = np.stack([tiles.load(int(row))[role] for row in chosen])
+            addresses = tiles.addresses(chosen_rows(rows, SEEN))
+            images = np.stack([tiles.reader.load(address, (role,))[role] for address in addresses])
             means[role] = images.mean(axis=(0, *range(2, images.ndim)), dtype=np.float64).tolist()
     return means

@@ -261,6 +261,13 @@ class TileSet:
         return invert(image, float(tile[f"{layer}_low"]), float(tile[f"{layer}_high"]))
 
 
+def chosen_rows(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` rows, evenly spaced, always the same ones."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
 def lacking_role(held: Mapping[str, Sequence[str]], roles: Sequence[str]) -> tuple[str, str] | None:
     """None where tiles of some domain have all `roles`; else the domain that has most of the first, and what it lacks.
 

@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from metgan_dist.scores.scored import Scored
 from metgan_dist.tasks import GENERATED, Task
-from metgan_dist.tasks.pictures import chosen_rows, on_device, picture_rows
+from metgan_dist.tasks.pictures import on_device, picture_rows
 from metgan_dist.tiles.stream import tile_batches
+from metgan_dist.tiles.tile_set import chosen_rows
 from metgan_dist.training.step import Stepper
 
 BATCH = 4

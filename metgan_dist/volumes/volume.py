@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -181,7 +182,13 @@ def check_region(region: Region, shape: Sequence[int], uri: str) -> None:
         raise ValueError(f"{uri}: region {region} is empty or outside the volume of {tuple(shape)} voxels (z, y, x)")
 
 
-def whole(volume: Volume) -> Region:
+class Shaped(Protocol):
+    """Whatever has voxels (z, y, x): a volume, also with its label."""
+
+    shape: tuple[int, int, int]
+
+
+def whole(volume: Shaped) -> Region:
     """The region that is the whole volume; for small volumes only."""
     z, y, x = volume.shape
     return (0, z), (0, y), (0, x)

@@ -8,7 +8,7 @@ from tile_sets import several_channels, write_domains, write_set
 
 from metgan_dist.tasks import pictures, task_of
 from metgan_dist.tasks.held_out import score_held_out
-from metgan_dist.tasks.pictures import chosen_rows
+from metgan_dist.tiles.tile_set import chosen_rows
 
 CPU = torch.device("cpu")
 

@@ -5,6 +5,7 @@ import pytest
 from tile_sets import write_set
 
 from metgan_dist.tiles.brightness import SEEN, mean_intensities
+from metgan_dist.tiles.tile_set import TileReader
 
 
 def test_the_mean_of_each_role_over_training_tiles(tmp_path):
@@ -19,8 +20,13 @@ def test_the_mean_of_each_role_over_training_tiles(tmp_path):
 def test_few_tiles_are_read_however_many_there_are(tmp_path, monkeypatch):
     tiles = write_set(tmp_path, train=3 * SEEN)
     read = []
-    load = type(tiles).load
-    monkeypatch.setattr(type(tiles), "load", lambda self, row: read.append(row) or load(self, row))
+    load = TileReader.load
+
+    def heard(self, tile, roles=None):
+        read.append((tile["shard"], tile["position"], *roles))
+        return load(self, tile, roles)
+
+    monkeypatch.setattr(TileReader, "load", heard)
     mean_intensities(tiles)
-    assert len(read) == 2 * SEEN
-    assert len(set(read)) == SEEN
+    assert len(read) == len(set(read)) == 2 * SEEN  # each role by itself, and none beside it
+    assert len({tile[:2] for tile in read}) == SEEN
