@@ -357,9 +357,9 @@ def assign(opened: OpenRun, tiles: TileSet, role: str, recipe: Recipe) -> Assign
 
 
 def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judges: Mapping[str, str]) -> None:
-    """Score the best checkpoint where the training ran, on the test and unseen tiles."""
-    plan, options = opened.plan, opened.recipe.storage.options
-    arguments = checkpoint, judges, tiles.uri, options, plan.threads_per_worker * plan.workers
+    """Score the best checkpoint where the training ran, on the tiles of `scores.splits`."""
+    plan, options, splits = opened.plan, opened.recipe.storage.options, opened.recipe.scores.splits
+    arguments = checkpoint, judges, tiles.uri, options, splits, plan.threads_per_worker * plan.workers
     if opened.recipe.scaling.in_process:
         # Loads what a worker loads, which a driver of Ray's workers need not.
         from metgan_dist.training.in_process import left_as_it_was
@@ -382,7 +382,12 @@ def _score(opened: OpenRun, tiles: TileSet, checkpoint: str, judges: Mapping[str
 
 
 def _scores_and_grids(
-    checkpoint: str, judge_uris: Mapping[str, str], tiles_uri: str, options: dict[str, Any], threads: int
+    checkpoint: str,
+    judge_uris: Mapping[str, str],
+    tiles_uri: str,
+    options: dict[str, Any],
+    splits: Sequence[str],
+    threads: int,
 ) -> tuple[dict[str, Any], dict[str, bytes], list[str]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads)
@@ -391,6 +396,6 @@ def _scores_and_grids(
     tiles = TileSet.open(tiles_uri, options)
     lines: list[str] = []
     task = task_of(method, tiles, judges)
-    scores = score_held_out(task, method, device, lines.append)
+    scores = score_held_out(task, method, device, lines.append, splits)
     grids = {split: task.grid(method, picture_rows(tiles, task.rows(split)), device) for split in scores}
     return scores, grids, lines

@@ -24,6 +24,11 @@ class Scores(Section):
         description="columns of the table, in this order; empty: those of the methods' task; fid, kid and lpips need "
         "METGAN_WEIGHTS",
     )
+    splits: Annotated[tuple[Literal["test", "unseen"], ...], BeforeValidator(comma_list)] = Field(
+        ("test", "unseen"),
+        min_length=1,
+        description="held-out tiles that a training is scored on at its end; in a study: test, as its table is",
+    )
     missing_weights: Literal["error", "skip"] = Field(
         "error", description="without the weights of a score: stop before the work, or leave the score out and say so"
     )

@@ -66,8 +66,10 @@ class StudyRun:
         for row in study.rows:
             _check(row, recipes[row.name])
         settings = command.recipe.scores
-        given = "names" in {**command.preset.get("scores", {}), **command.given.get("scores", {})}
-        scores = settings if given else settings.model_copy(update={"names": study.scores})
+        given = {**command.preset.get("scores", {}), **command.given.get("scores", {})}
+        scores = settings if "names" in given else settings.model_copy(update={"names": study.scores})
+        if "splits" not in given:  # the table shows no others, and tiles of unseen volumes may be many
+            recipes = {name: _on_test_tiles(recipe) for name, recipe in recipes.items()}
         if study.scored == "volumes":
             return StudyRun(name, study, recipes, settings, {}, script)
         dimensions = resolved(next(iter(recipes.values()))).tiles.dimensions
@@ -132,6 +134,11 @@ class StudyRun:
             raise UserError(f"scores.reference: {wanted!r} is no row of the study")
         label = labels[0] if labels else self.study.row(self.study.reference).label
         return label if label in finished else next(r.label for r in self.study.rows if r.label in finished)
+
+
+def _on_test_tiles(recipe: Recipe) -> Recipe:
+    """The recipe of a training that is scored on its test tiles alone."""
+    return recipe.model_copy(update={"scores": recipe.scores.model_copy(update={"splits": ("test",)})})
 
 
 def _steps(rows: Mapping[str, Recipe], tiles: TileSet) -> str:

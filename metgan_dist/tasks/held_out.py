@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ BATCH = 4
 SPLITS = ("test", "unseen")
 
 
-def score_held_out(task: Task, method: Method, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+def score_held_out(
+    task: Task, method: Method, device: torch.device, say: Callable[[str], None], splits: Sequence[str] = SPLITS
+) -> dict[str, Any]:
     """The scores of each split, with what stands beside the method; `say` gets its line, and what is to be doubted.
 
     Returns, by split, `{"tiles": n, "generated": {...}, ...}` as `Task.summaries` has it, and the same for each volume
@@ -29,7 +31,7 @@ def score_held_out(task: Task, method: Method, device: torch.device, say: Callab
     """
     beside = task.beside(say)
     results: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in splits:
         rows = task.rows(split)
         if not len(rows):
             continue

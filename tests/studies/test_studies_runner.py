@@ -109,6 +109,13 @@ def test_a_flag_that_some_rows_methods_have_is_theirs_and_which_it_does_not_conc
     assert not hasattr(command(*asked, *flags).recipe.method, "perceptual")
 
 
+def test_rows_are_scored_on_the_test_tiles_that_the_table_shows_unless_a_flag_says_more():
+    asked = ("--study", "ablation", "--recipe", "cells", "--scores.missing_weights", "skip")
+    for flags, splits in (((), ("test",)), (("--scores.splits", "test,unseen"), ("test", "unseen"))):
+        recipes = planned_study(command(*asked, *flags), Path("jobs")).recipes
+        assert {recipe.scores.splits for recipe in recipes.values()} == {splits}
+
+
 def test_a_flag_that_no_rows_method_has_is_refused():
     asked = ("--study", "ablation", "--scores.missing_weights", "skip", "--method.perceptual", "0")
     with pytest.raises(UserError, match=r"^method\.perceptual: no row of the study has it: pix2pix has no such field"):

@@ -43,6 +43,13 @@ def test_a_volumes_scores_are_those_of_its_tiles_which_are_made_once(tiles):
     assert results["test"]["generated"]["mae"] != results["unseen"]["generated"]["mae"]
 
 
+def test_splits_that_are_not_asked_for_are_not_scored(tiles):
+    method = Plain()
+    task = task_of(method, tiles, {"judge": Plain(labels=True)})
+    assert list(score_held_out(task, method, CPU, print, ("test",))) == ["test"]
+    assert sorted(method.seen) == [*tiles.positions("test")]
+
+
 def test_a_volume_has_the_scores_that_it_has_alone(tiles):
     results = evaluate_splits(Plain(), tiles, Plain(labels=True), print)
     rows = tiles.positions("test")
