@@ -22,7 +22,7 @@ from metgan_dist.storage import absolute, join
 from metgan_dist.tasks import task_class, task_of
 from metgan_dist.tasks.held_out import score_held_out
 from metgan_dist.tasks.pictures import picture_rows
-from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, chosen_cases, segmentor_rows
+from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, Segmentation, chosen_cases, segmentor_rows
 from metgan_dist.tasks.unpaired import check_apart, check_shares
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
@@ -71,6 +71,8 @@ def check_segmentor_training(recipe: Recipe) -> None:
     own = _as_segmentor(recipe)
     check_method(own, own.tiles.shape)
     check_shares(recipe, tuple(as_described(recipe.data).domains))
+    if "source" in recipe.training.shares:
+        raise UserError("training.shares: source: a segmentor learns from tiles of the target alone; give target=SHARE")
     check_stages(own)
     find_start(own)
     if is_tile_set(recipe):
@@ -187,18 +189,13 @@ def train_segmentor(
     recipe = _on_domain(opened.recipe, tiles)
     own = judge_recipe(recipe) if part == "judge" else segmentor_recipe(recipe)
     if main:
-        own = own.model_copy(update={"segmentation": recipe.segmentation})
+        own = _as_segmentor(recipe)
     check_method(own, tiles.shape)
-    rows = segmentor_rows(tiles)
-    count = len(chosen_cases(tiles, rows, own.segmentation, own.training.seed))
-    if part is not None:
-        parts = {name: len(segmentor_rows(tiles, name, recipe.method.judge_share)) for name in PARTS}
-        if all(parts.values()):
-            count = parts[part]
-        else:
-            say(f"{role}: the training tiles lie at too few places to keep segmentor and judge apart; all are used")
-            part = None
-    chosen = f" of {len(rows)}, as the section segmentation says" if part is None and count < len(rows) else ""
+    if part is not None and not all(len(segmentor_rows(tiles, name, recipe.method.judge_share)) for name in PARTS):
+        say(f"{role}: the training tiles lie at too few places to keep segmentor and judge apart; all are used")
+        part = None
+    count, every = len(Segmentation(tiles).drawn(own, part).rows), len(segmentor_rows(tiles))
+    chosen = f" of {every}, as {_why_fewer(own)}" if part is None and count < every else ""
     say(f"{role}: training a segmentor ({own.method.segmentor_network}) on {count} tiles{chosen}")
     with opened.result.phase(role):
         assignment = replace(assign(opened, tiles, role, own), part=part, main=main, weights_from=weights_from)
@@ -209,6 +206,14 @@ def train_segmentor(
         if (advice := unlearned(trained.score)) is not None:
             say(f"{role}: {advice}")
     return trained
+
+
+def _why_fewer(recipe: Recipe) -> str:
+    """What of a segmentor's recipe leaves out training tiles, in words."""
+    default = type(recipe.segmentation)()
+    chosen = [getattr(recipe.segmentation, name) != getattr(default, name) for name in ("cases", "least_lesion")]
+    why = ["the section segmentation"] * any(chosen) + ["training.shares"] * bool(recipe.training.shares)
+    return f"{' and '.join(why)} say{'s' * (len(why) == 1)}"
 
 
 def _on_domain(recipe: Recipe, tiles: TileSet) -> Recipe:

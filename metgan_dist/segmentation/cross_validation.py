@@ -36,6 +36,11 @@ JOB = "train_segmentor"
 
 def check_folds(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's tiles from being cut, or has no labels in the domain that is segmented."""
+    if recipe.training.shares:
+        raise UserError(
+            "training.shares: folds take a part of their real tiles by segmentation.real, or of their patients by "
+            "segmentation.cases; leave it out"
+        )
     data, wanted = as_described(recipe.data), recipe.segmentation.domain
     if wanted is not None and wanted not in (data.source, data.target):
         known = ", ".join(name for name in (data.source, data.target) if name) or "none"
