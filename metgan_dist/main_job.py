@@ -12,7 +12,7 @@ import ray
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import check_method, check_methods, method_class
+from metgan_dist.methods import check_method, check_methods, check_named_segmentors, method_class, needs_segmentor
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
@@ -69,6 +69,11 @@ def check_tiles(recipe: Recipe, needed: Needs = ()) -> None:
 def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     own = _as_segmentor(recipe)
+    if recipe.method.segmentor:
+        raise UserError(
+            "method.segmentor: this job trains one; leave it out, or name it in training.start_from to begin with it"
+        )
+    check_named_segmentors(own)
     check_method(own, own.tiles.shape)
     check_shares(recipe, tuple(as_described(recipe.data).domains))
     if "source" in recipe.training.shares:
@@ -92,7 +97,8 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     for one in (recipe, *variants):
         check_apart(one, tuple(data.domains))
     Choice.of(recipe)
-    _named_segmentors(recipe, "segmentor" in method_class(recipe.method.name).needs(recipe))
+    check_named_segmentors(recipe, variants)
+    _named_segmentors(recipe, needs_segmentor(recipe))
     _check_source_judge(recipe)
     check_stages(recipe)
     find_start(recipe)
@@ -300,7 +306,7 @@ def train_method(opened: OpenRun) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = opened.recipe, opened.result
     start, stages = opened.start(lambda: find_start(recipe)), opened.stages(lambda: find_stages(recipe))
-    prepared = prepare_training(opened, "segmentor" in method_class(recipe.method.name).needs(recipe))
+    prepared = prepare_training(opened, needs_segmentor(recipe))
     tiles, segmentor = prepared.tiles, prepared.segmentor
     named = {"judge": prepared.judge, JUDGE_SOURCE: prepared.judge_source}
     judges = {role: uri for role, uri in named.items() if uri is not None}

@@ -165,6 +165,17 @@ def test_a_judge_of_the_source_where_there_is_none_is_told(mistake):
         main_job.check_training(Recipe.model_validate(own))
 
 
+def test_a_segmentor_that_the_method_has_no_use_for_is_told_before_any_work(mistake):
+    own = {"tiles": {"size": [256]}, "method": {"name": "pix2pix", "segmentor": "no/run"}}
+    with mistake("method.segmentor: pix2pix is trained without a segmentor; leave it out"):
+        main_job.check_training(Recipe.model_validate(own))
+    with mistake("method.segmentor: this job trains one; leave it out, or name it in training.start_from"):
+        main_job.check_segmentor_training(Recipe.model_validate(own))
+    own = {"tiles": {"size": [256]}, "method": {"judge": "no/run"}}
+    with mistake("method.judge: segmentor makes no images for it to look at; leave it out"):
+        main_job.check_segmentor_training(Recipe.model_validate(own))
+
+
 def opened_with(tiles, **sections):
     """What `prepare_training` reads of an open run on these tiles."""
     recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": {"batch_size": 2}, **sections})

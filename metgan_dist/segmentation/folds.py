@@ -190,6 +190,7 @@ def _trained(recipe: Recipe) -> Recipe:
     settings = recipe.segmentation
     own = SegmentorRecipe.beside(
         recipe.method,
+        **dict.fromkeys(("segmentor", "judge", "judge_source")),  # a method's: a fold has no use for them
         segmentor_network=settings.network,
         segmentor_width=settings.width,
         segmentor_epochs=settings.epochs,

@@ -13,7 +13,7 @@ from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.evaluation.tables import ABSENT, aligned
 from metgan_dist.main_job import check_paired_tiles, check_two_domains
-from metgan_dist.methods import check_methods, method_class
+from metgan_dist.methods import check_methods, check_named_segmentors, method_class, needs_segmentor
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, result_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
@@ -62,7 +62,7 @@ class StudyRun:
     @staticmethod
     def planned(name: str, study: Study, command: Command, script: Path) -> StudyRun:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
-        recipes = study.recipes(command)
+        recipes = _without_unused(study.recipes(command))
         for row in study.rows:
             _check(row, recipes[row.name])
         settings = command.recipe.scores
@@ -154,11 +154,28 @@ def with_stages_from(recipe: Recipe, taken: Mapping[str, str]) -> Recipe:
     return recipe.model_copy(update={"training": training.model_copy(update=update)})
 
 
+def _without_unused(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The rows' recipes, of which those whose methods are trained without a segmentor name none, as a line says.
+
+    Where no row is trained with one, they are as they were, for `_check` to refuse.
+    """
+    unused = [name for name, one in recipes.items() if one.method.segmentor and not needs_segmentor(one)]
+    if not unused or len(unused) == len(recipes):
+        return dict(recipes)
+    say(f"method.segmentor: not for {', '.join(unused)}, whose methods are trained without a segmentor")
+    without = {
+        name: recipes[name].model_copy(update={"method": recipes[name].method.model_copy(update={"segmentor": None})})
+        for name in unused
+    }
+    return {**recipes, **without}
+
+
 def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
         check_methods(complete, complete.tiles.shape)
+        check_named_segmentors(complete)
         Choice.of(complete)
         check_stages(with_stages_from(complete, row.stages_from))
         find_start(complete)
