@@ -27,6 +27,7 @@ from metgan_dist.segmentation.report import report_folds
 from metgan_dist.segmentation.summary import origin_notes
 from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
+from metgan_dist.tiles.splits import fewer_folds
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import tracking_uri
 from metgan_dist.volumes.dataset import as_described
@@ -76,7 +77,8 @@ class CrossValidation:
         trained_on = check_datasets(datasets, tiles, opened.recipe)
         folds = planned_folds(tiles, datasets, opened.recipe)
         _check_starts(opened.recipe, tiles, folds)
-        for line in too_small(folds, opened.recipe):
+        few = [] if opened.recipe.segmentation.folds else fewer_folds(tiles.index, tiles.manifest["tiles"]["folds"])
+        for line in (*few, *too_small(folds, opened.recipe)):
             say(line)
         with opened.log() as log:
             for dataset, *rows in zip(datasets, *(fold.synthetic for fold in folds), strict=True):
@@ -100,7 +102,7 @@ class CrossValidation:
             "seconds": sum(one["seconds"] for one in resources),
             **{peak: max(one[peak] for one in resources) for peak in ("peak_rss_bytes", "peak_gpu_bytes")},
         }
-        notes = [*origin_notes(origins), *too_small(folds, opened.recipe)]
+        notes = [*origin_notes(origins), *few, *too_small(folds, opened.recipe)]
         report_folds(opened, tiles, checkpoints, _in_words(samples), notes)
 
     def _recipes(
