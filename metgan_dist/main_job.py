@@ -282,8 +282,14 @@ def _check_source_judge(recipe: Recipe) -> None:
         return
     if not data.domains:
         raise UserError("method.judge_source: these data have no source domain for it to judge; leave it out")
+    check_source_judge(given, recipe)
+
+
+def check_source_judge(uri: str, recipe: Recipe) -> str:
+    """`check_segmentor` of a judge of the source, which sees its images in the place of the tumour's."""
+    data = as_described(recipe.data)
     seen = recipe.model_copy(update={"data": data.model_copy(update={"tumour": data.anatomy})})
-    check_segmentor("method.judge_source", given, seen)
+    return check_segmentor("method.judge_source", uri, seen)
 
 
 def _unlabelled(tiles: TileSet) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
+from metgan_dist.studies.shown import SCORES
 from metgan_dist.studies.study import Row, Study, asked_study, own_settings, unconcerned
 from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.tasks import task_of
@@ -68,7 +69,9 @@ class StudyRun:
         settings = command.recipe.scores
         given = "names" in {**command.preset.get("scores", {}), **command.given.get("scores", {})}
         scores = settings if given else settings.model_copy(update={"names": study.scores})
+        check_scores(study, scores.names)
         if study.scored == "volumes":
+            study = study.model_copy(update={"scores": scores.names})
             return StudyRun(name, study, recipes, settings, {}, script)
         dimensions = resolved(next(iter(recipes.values()))).tiles.dimensions
         skipped = unusable_scores(scores.names, scores.missing_weights, dimensions)
@@ -109,15 +112,13 @@ class StudyRun:
         if not runs:
             return
         task, test_rows = shared_test_tiles(runs, opened.recipe)
-        subject = Subject(task, test_rows, prepared.judge, self.scores, self.skipped)
+        subject = Subject(task, test_rows, {"judge": prepared.judge}, self.scores, self.skipped)
         reference = self._reference({run.label for run in runs})
-        comparison, table, grid = compare_entries(
-            opened, entries, subject, reference, self.study.title, self.study.notes
-        )
+        compared = compare_entries(opened, entries, subject, reference, self.study.title, self.study.notes)
         sections = [costs(entries)]
         against = {row.label: self.study.row(row.against).label for row in self.study.rows if row.against}
-        sections += differences(comparison, against, self.scores)
-        write_report(opened, comparison, table, sections, grid, self.name)
+        sections += differences(compared.comparison, against, self.scores)
+        write_report(opened, compared, sections, self.name)
 
     def _with_sources(self, name: str, run: str) -> Recipe:
         """A row's recipe with the runs, beside that of the study, that it takes stages from."""
@@ -152,6 +153,15 @@ def with_stages_from(recipe: Recipe, taken: Mapping[str, str]) -> Recipe:
     own = {name: epochs for name, epochs in training.stages.items() if name not in taken}
     update = {"stages": own, "stages_from": {**training.stages_from, **taken}}
     return recipe.model_copy(update={"training": training.model_copy(update=update)})
+
+
+def check_scores(study: Study, names: Sequence[str]) -> None:
+    """UserError for a score that a study of the job on tiles, or on volumes, does not have."""
+    known = SCORES[study.job, study.scored]
+    if strange := next((name for name in names if name not in known), None):
+        raise UserError(
+            f"scores.names: {strange} is no score of a study that is scored on {study.scored}; use {', '.join(known)}"
+        )
 
 
 def _without_unused(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:

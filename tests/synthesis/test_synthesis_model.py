@@ -115,7 +115,9 @@ def test_tiles_are_compared_with_the_models_in_one_way(mistake):
         return SimpleNamespace(uri="t", shape=shape, manifest={"data": {"classes": classes}})
 
     model.check_cut_alike(tiles(), {"domains": (["ct"], ["ct"])})
-    with mistake("synthesis.tiles: t: tile shape [32, 64], the generator was trained with [64, 64]; use tiles cut alike"):
+    with mistake(
+        "synthesis.tiles: t: tile shape [32, 64], the generator was trained with [64, 64]; use tiles cut alike"
+    ):
         model.check_cut_alike(tiles(shape=(32, 64)))
     with mistake("synthesis.tiles: t: data.classes 3, the generator was trained with 2"):
         model.check_cut_alike(tiles(classes=3))
