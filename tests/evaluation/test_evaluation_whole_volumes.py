@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from tile_sets import write_domains
-from untrained import write_untrained
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.evaluation.evaluation import Evaluation
@@ -116,9 +116,9 @@ def planned(tmp_path, *runs, names="", **method):
 
 def test_runs_are_compared_by_the_s_scores_of_their_shared_judges(tiles, tmp_path, checkpoint, write_run):
     judges = {"judge": checkpoint("segmentor"), "judge_source": checkpoint("segmentor", 1)}
-    same = {role: write_untrained(tmp_path / role, load_method(uri)[1]) for role, uri in judges.items()}
+    same = {role: shutil.copytree(uri, str(tmp_path / role)) for role, uri in judges.items()}
     finished(write_run, tiles, "first", checkpoint, **judges)
-    finished(write_run, tiles, "second", checkpoint, "sifa", **same)  # trained apart, and the same to the last bit
+    finished(write_run, tiles, "second", checkpoint, "sifa", **same)  # elsewhere, and the same to the last bit
     names = "label_fidelity,s_score,s_score_target,dice_target,segmented_assd_target"
     evaluation = planned(tmp_path, "first", "second", names=names)
     assert evaluation.subject.judges == judges
