@@ -12,7 +12,7 @@ import ray
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import check_method, check_methods, method_class
+from metgan_dist.methods import check_method, check_methods, check_named_segmentors, method_class, needs_segmentor
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
@@ -22,7 +22,7 @@ from metgan_dist.storage import absolute, join
 from metgan_dist.tasks import task_class, task_of
 from metgan_dist.tasks.held_out import score_held_out
 from metgan_dist.tasks.pictures import picture_rows
-from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, chosen_cases, segmentor_rows
+from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Part, Segmentation, chosen_cases, segmentor_rows
 from metgan_dist.tasks.unpaired import check_apart, check_shares
 from metgan_dist.tiles.pipeline import make_tiles
 from metgan_dist.tiles.survey import check_volumes
@@ -69,8 +69,15 @@ def check_tiles(recipe: Recipe, needed: Needs = ()) -> None:
 def check_segmentor_training(recipe: Recipe) -> None:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     own = _as_segmentor(recipe)
+    if recipe.method.segmentor:
+        raise UserError(
+            "method.segmentor: this job trains one; leave it out, or name it in training.start_from to begin with it"
+        )
+    check_named_segmentors(own)
     check_method(own, own.tiles.shape)
     check_shares(recipe, tuple(as_described(recipe.data).domains))
+    if "source" in recipe.training.shares:
+        raise UserError("training.shares: source: a segmentor learns from tiles of the target alone; give target=SHARE")
     check_stages(own)
     find_start(own)
     if is_tile_set(recipe):
@@ -90,7 +97,8 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     for one in (recipe, *variants):
         check_apart(one, tuple(data.domains))
     Choice.of(recipe)
-    _named_segmentors(recipe, "segmentor" in method_class(recipe.method.name).needs(recipe))
+    check_named_segmentors(recipe, variants)
+    _named_segmentors(recipe, needs_segmentor(recipe))
     _check_source_judge(recipe)
     check_stages(recipe)
     find_start(recipe)
@@ -187,18 +195,13 @@ def train_segmentor(
     recipe = _on_domain(opened.recipe, tiles)
     own = judge_recipe(recipe) if part == "judge" else segmentor_recipe(recipe)
     if main:
-        own = own.model_copy(update={"segmentation": recipe.segmentation})
+        own = _as_segmentor(recipe)
     check_method(own, tiles.shape)
-    rows = segmentor_rows(tiles)
-    count = len(chosen_cases(tiles, rows, own.segmentation, own.training.seed))
-    if part is not None:
-        parts = {name: len(segmentor_rows(tiles, name, recipe.method.judge_share)) for name in PARTS}
-        if all(parts.values()):
-            count = parts[part]
-        else:
-            say(f"{role}: the training tiles lie at too few places to keep segmentor and judge apart; all are used")
-            part = None
-    chosen = f" of {len(rows)}, as the section segmentation says" if part is None and count < len(rows) else ""
+    if part is not None and not all(len(segmentor_rows(tiles, name, recipe.method.judge_share)) for name in PARTS):
+        say(f"{role}: the training tiles lie at too few places to keep segmentor and judge apart; all are used")
+        part = None
+    count, every = len(Segmentation(tiles).drawn(own, part).rows), len(segmentor_rows(tiles))
+    chosen = f" of {every}, as {_why_fewer(own)}" if part is None and count < every else ""
     say(f"{role}: training a segmentor ({own.method.segmentor_network}) on {count} tiles{chosen}")
     with opened.result.phase(role):
         assignment = replace(assign(opened, tiles, role, own), part=part, main=main, weights_from=weights_from)
@@ -209,6 +212,14 @@ def train_segmentor(
         if (advice := unlearned(trained.score)) is not None:
             say(f"{role}: {advice}")
     return trained
+
+
+def _why_fewer(recipe: Recipe) -> str:
+    """What of a segmentor's recipe leaves out training tiles, in words."""
+    default = type(recipe.segmentation)()
+    chosen = [getattr(recipe.segmentation, name) != getattr(default, name) for name in ("cases", "least_lesion")]
+    why = ["the section segmentation"] * any(chosen) + ["training.shares"] * bool(recipe.training.shares)
+    return f"{' and '.join(why)} say{'s' * (len(why) == 1)}"
 
 
 def _on_domain(recipe: Recipe, tiles: TileSet) -> Recipe:
@@ -271,8 +282,14 @@ def _check_source_judge(recipe: Recipe) -> None:
         return
     if not data.domains:
         raise UserError("method.judge_source: these data have no source domain for it to judge; leave it out")
+    check_source_judge(given, recipe)
+
+
+def check_source_judge(uri: str, recipe: Recipe) -> str:
+    """`check_segmentor` of a judge of the source, which sees its images in the place of the tumour's."""
+    data = as_described(recipe.data)
     seen = recipe.model_copy(update={"data": data.model_copy(update={"tumour": data.anatomy})})
-    check_segmentor("method.judge_source", given, seen)
+    return check_segmentor("method.judge_source", uri, seen)
 
 
 def _unlabelled(tiles: TileSet) -> Iterator[str]:
@@ -295,7 +312,7 @@ def train_method(opened: OpenRun) -> None:
     """The work of `train_metgan`: tiles, frozen segmentor, judge, method, and its scores on tiles it never saw."""
     recipe, result = opened.recipe, opened.result
     start, stages = opened.start(lambda: find_start(recipe)), opened.stages(lambda: find_stages(recipe))
-    prepared = prepare_training(opened, "segmentor" in method_class(recipe.method.name).needs(recipe))
+    prepared = prepare_training(opened, needs_segmentor(recipe))
     tiles, segmentor = prepared.tiles, prepared.segmentor
     named = {"judge": prepared.judge, JUDGE_SOURCE: prepared.judge_source}
     judges = {role: uri for role, uri in named.items() if uri is not None}

@@ -10,6 +10,7 @@ from tile_sets import write_domains, write_set
 from metgan_dist import main_job
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
+from metgan_dist.segmentation.cross_validation import check_folds
 from metgan_dist.tasks import task_of
 from metgan_dist.training.launch import Trained
 
@@ -32,11 +33,10 @@ def train(monkeypatch, capsys):
     monkeypatch.setattr(main_job, "assign", assign)
     monkeypatch.setattr(main_job, "run_training", run_training)
 
-    def start(tiles, *role_and_part, main=False, **segmentation):
+    def start(tiles, *role_and_part, main=False, training=None, **segmentation):
         result = SimpleNamespace(phase=lambda _: nullcontext(), artefacts={}, scores={})
-        recipe = Recipe.model_validate(
-            {"tiles": {"size": [64]}, "training": {"batch_size": 2}, "segmentation": segmentation}
-        )
+        training = {"batch_size": 2, **(training or {})}
+        recipe = Recipe.model_validate({"tiles": {"size": [64]}, "training": training, "segmentation": segmentation})
         main_job.train_segmentor(SimpleNamespace(recipe=recipe, result=result), tiles, *role_and_part, main=main)
         # Nothing stands in for a score that there is none of.
         assert result.scores == ({} if start.dice is None else {role_and_part[0]: {"dice": start.dice}})
@@ -82,6 +82,23 @@ def test_only_a_segmentor_for_itself_learns_from_few_cases_and_large_lesions(tmp
     recipe = {"data": {"path": tiles.uri}, "tiles": {"size": [64]}, "segmentation": {"cases": 9}}
     with mistake("segmentation.cases: 9 cases asked"):
         main_job.check_segmentor_training(Recipe.model_validate(recipe))
+
+
+def test_a_share_of_the_targets_patients_is_what_a_segmentor_for_itself_learns_from(tmp_path, train, mistake):
+    tiles = write_domains(tmp_path)
+    _, rows, said = train(tiles, "segmentor", main=True, training={"shares": {"target": 0.5}})
+    every = tiles.positions("train", "tumour")
+    assert set(tiles.index["volume"].iloc[rows]) < set(tiles.index["volume"].iloc[every])
+    assert f"on {len(rows)} tiles of {len(every)}, as training.shares says" in said
+    assert np.array_equal(train(tiles, "segmentor", training={"shares": {"target": 0.5}})[1], every)  # of a method's
+    both = {"shares": {"target": 0.5}}
+    *_, said = train(tiles, "segmentor", main=True, training=both, least_lesion=20)
+    assert "as the section segmentation and training.shares say" in said
+    recipe = {"tiles": {"size": [128]}, "data": {"phantom": UNPAIRED}, "training": {"shares": {"source": 0.5}}}
+    with mistake("training.shares: source: a segmentor learns from tiles of the target alone; give target=SHARE"):
+        main_job.check_segmentor_training(Recipe.model_validate(recipe))
+    with mistake("training.shares: folds take a part of their real tiles by segmentation.real"):
+        check_folds(Recipe.model_validate(recipe))
 
 
 def test_where_they_cannot_be_kept_apart_both_learn_from_all_and_a_line_says_so(tmp_path, train):
@@ -146,6 +163,17 @@ def test_a_judge_of_the_source_where_there_is_none_is_told(mistake):
     own = {"tiles": {"size": [128]}, "method": {**CYCLES, "judge_source": "no/run"}, "data": {"phantom": UNPAIRED}}
     with mistake("no/run: no checkpoint here"):
         main_job.check_training(Recipe.model_validate(own))
+
+
+def test_a_segmentor_that_the_method_has_no_use_for_is_told_before_any_work(mistake):
+    own = {"tiles": {"size": [256]}, "method": {"name": "pix2pix", "segmentor": "no/run"}}
+    with mistake("method.segmentor: pix2pix is trained without a segmentor; leave it out"):
+        main_job.check_training(Recipe.model_validate(own))
+    with mistake("method.segmentor: this job trains one; leave it out, or name it in training.start_from"):
+        main_job.check_segmentor_training(Recipe.model_validate(own))
+    own = {"tiles": {"size": [256]}, "method": {"judge": "no/run"}}
+    with mistake("method.judge: segmentor makes no images for it to look at; leave it out"):
+        main_job.check_segmentor_training(Recipe.model_validate(own))
 
 
 def opened_with(tiles, **sections):

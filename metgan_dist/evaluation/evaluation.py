@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
+from metgan_dist.evaluation.judges import judges_for
 from metgan_dist.evaluation.report import Entry, compare_entries, costs, write_report
 from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
@@ -15,7 +16,7 @@ from metgan_dist.lineage import check_starts
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.trained import check_segmentor
+from metgan_dist.tasks.translation import FIDELITY
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,10 @@ class Evaluation:
             check_starts("--runs", task.tiles, run.folder, run.name, uri)
         settings = named_scores(task, recipe.scores)
         skipped = unusable_scores(settings.names, settings.missing_weights, len(task.tiles.shape))
-        judge = recipe.method.judge or runs[0].judge
-        if judge is not None:
-            judge = check_segmentor("method.judge", judge, runs[0].recipe)
-        elif "label_fidelity" in settings.names:
-            skipped["label_fidelity"] = f"{runs[0].name} has no judge, because no tumour image has a label"
-        subject = Subject(task, rows, judge, settings, skipped)
+        judges = judges_for(task, settings.names, runs, recipe)
+        if FIDELITY in settings.names and "judge" not in judges:
+            skipped[FIDELITY] = f"{runs[0].name} has no judge, because no tumour image has a label"
+        subject = Subject(task, rows, judges, settings, skipped)
         return Evaluation(runs, subject, _reference(runs, recipe.scores.reference))
 
     @property
@@ -57,9 +56,9 @@ class Evaluation:
         subject, artefacts = self.subject, opened.result.artefacts
         tiles = subject.task.tiles
         say(f"tiles: {len(subject.rows)} test tiles of {tiles.uri}")
-        if subject.judge is not None:
-            say(f"judge of label fidelity: {subject.judge}")
-            artefacts["judge"] = subject.judge
+        for role, judge in subject.judges.items():
+            say(f"{role}: {judge}")
+        artefacts |= subject.judges
         artefacts |= {"tiles": tiles.uri, "reference": self.reference}
         artefacts["runs"] = {run.label: run.folder for run in self.runs}
         opened.result.tiles = {"test": len(subject.rows)}
@@ -67,8 +66,7 @@ class Evaluation:
             log.dataset(f"tiles-{tiles.digest[:8]}", tiles.uri, tiles.digest, "test", len(subject.rows))
         entries = [Entry(run.label, run) for run in self.runs]
         title = f"Comparison on {len(subject.rows)} test tiles"
-        comparison, table, grid = compare_entries(opened, entries, subject, self.reference, title)
-        write_report(opened, comparison, table, [costs(entries)], grid)
+        write_report(opened, compare_entries(opened, entries, subject, self.reference, title), [costs(entries)])
 
 
 def _reference(runs: Sequence[TrainedRun], wanted: str | None) -> str:

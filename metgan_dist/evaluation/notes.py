@@ -10,7 +10,7 @@ from metgan_dist.recipe import Scores
 from metgan_dist.scores.fidelity import doubt
 from metgan_dist.scores.significance import least_pairs
 
-_TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
+TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}
 SMALL_FOR_FID = 2048
 
 
@@ -20,7 +20,8 @@ def notes_on(comparison: Comparison, subject: Subject, first: TrainedRun) -> lis
     volumes = subject.task.tiles.index["volume"].iloc[subject.rows].nunique()
     notes = [f"{count} test tiles of {volumes} volume(s); images in [-1, 1], so the data range of the scores is 2."]
     notes += subject.task.notes("test")
-    notes += significance_notes(comparison, settings)
+    if comparison.columns:
+        notes += significance_notes(comparison, settings)
     if comparison.ceiling is not None and subject.judge is not None:
         notes.append(
             "Label fidelity: pooled Dice of one judge, a segmentor that no training used, against the imposed labels; "
@@ -56,7 +57,7 @@ def significance_notes(comparison: Comparison, settings: Scores) -> list[str]:
     if not len(comparison.tests):
         return []
     notes = [
-        f"{WORSE} worse, {BETTER} better than {comparison.reference}: {_TESTS[settings.test]} over {units}, "
+        f"{WORSE} worse, {BETTER} better than {comparison.reference}: {TESTS[settings.test]} over {units}, "
         f"Holm-corrected, p < {level:.2g}. Bold: best. Intervals and effect sizes: table.csv."
     ]
     if comparison.labelled_units is not None and comparison.labelled_units < least:

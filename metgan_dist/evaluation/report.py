@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import UNVERIFIED, Comparison, compare
 from metgan_dist.evaluation.notes import notes_on
 from metgan_dist.evaluation.runs import TrainedRun
-from metgan_dist.evaluation.scoring import REAL, Scoring, score_methods
+from metgan_dist.evaluation.scoring import REAL, Scoring, score_methods, score_volumes
 from metgan_dist.evaluation.subject import Subject
 from metgan_dist.evaluation.tables import Line, Table, aligned
+from metgan_dist.evaluation.whole_volumes import VolumeComparison, beside, per_unit, with_volumes
 from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
@@ -37,6 +39,20 @@ class Entry:
     failed: str | None = None
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison came to: its numbers, the table, a grid of the images (PNG), and what is of whole volumes.
+
+    found: scores of whole volumes by label and sample, where the table has any; volumes: these beside each other.
+    """
+
+    comparison: Comparison
+    table: Table
+    grid: bytes
+    found: Mapping[str, dict[str, dict[str, Any]]]
+    volumes: VolumeComparison | None
+
+
 def compare_entries(
     opened: OpenRun,
     entries: Sequence[Entry],
@@ -44,35 +60,44 @@ def compare_entries(
     reference: str,
     title: str,
     notes: Sequence[str] = (),
-) -> tuple[Comparison, Table, bytes]:
-    """Score the entries' runs on the cluster: their comparison, the table, and a grid of their images (PNG).
+) -> Compared:
+    """Score the entries' runs on the cluster, and compare them.
 
     `reference` is the label that the others are tested against, `notes` go below the table's own.
     """
     runs = {entry.label: entry.run for entry in entries if entry.run is not None}
-    task, tiles, recipe = subject.task, subject.task.tiles, opened.recipe
-    shown = picture_rows(tiles, subject.rows, subject.settings.pictures)
-    names = tuple(name for name in subject.settings.names if name not in subject.skipped)
-    judges = {} if subject.judge is None else {"judge": subject.judge}
-    scoring = Scoring(tiles.uri, task.name, judges, names, recipe.storage.options, recipe.scaling.in_process)
+    checkpoints = {label: run.checkpoint for label, run in runs.items()}
+    task, tiles, recipe, settings = subject.task, subject.task.tiles, opened.recipe, subject.settings
+    shown = picture_rows(tiles, subject.rows, settings.pictures)
+    storage, here = recipe.storage.options, recipe.scaling.in_process
+    scoring = Scoring(tiles.uri, task.name, subject.judges, subject.names, storage, here)
+    columns = subject.whole_columns
+    # Where no score is of single tiles, these are translated for their pictures alone.
+    of_tiles = len(subject.names) > len(columns)
+    samples = {**task.compared("test"), GENERATED: subject.rows} if of_tiles else {GENERATED: shown}
     with opened.result.phase("scores"):
         scored = score_methods(
-            {label: run.checkpoint for label, run in runs.items()},
+            checkpoints,
             scoring,
-            {**task.compared("test"), GENERATED: subject.rows},
-            block=subject.settings.block,
+            samples,
+            block=settings.block,
             show=shown.tolist(),
             plan=opened.plan,
             report=say,
         )
+        found = score_volumes(checkpoints, scoring, plan=opened.plan, report=say) if columns else {}
     with opened.result.phase("tests"):
-        units = task.units(subject.rows, subject.settings.group)
-        comparison = compare(scored, units, reference, subject.settings, task.columns)
-    own = [*notes_on(comparison, subject, next(iter(runs.values()))), *notes]
+        units = task.units(subject.rows, settings.group)
+        comparison = compare(scored, units, reference, settings, task.columns)
+        volumes = beside(found, columns, reference, settings) if found else None
+    own = notes_on(comparison, subject, next(iter(runs.values())))
+    if volumes is not None:
+        own += volumes.notes(tiles, settings)
+        comparison = with_volumes(comparison, volumes, settings)
     left_out = [column for column in task.columns if column.name in subject.skipped]
-    columns = sorted([*comparison.columns, *left_out], key=lambda column: _place(column, subject.settings))
-    table = Table(title, columns, [_line(entry, comparison, scored) for entry in entries], own)
-    return comparison, table, _grid(task, shown, scored)
+    ordered = sorted([*comparison.columns, *left_out], key=lambda column: _place(column, settings))
+    table = Table(title, ordered, [_line(entry, comparison, scored) for entry in entries], [*own, *notes])
+    return Compared(comparison, table, _grid(task, shown, scored), found, volumes)
 
 
 def _place(column: Column, settings: Scores) -> int:
@@ -132,28 +157,24 @@ def _grid(task: Task, rows: np.ndarray, scored: Mapping[str, Scored]) -> bytes:
     return image_grid(columns)
 
 
-def write_report(
-    opened: OpenRun,
-    comparison: Comparison,
-    table: Table,
-    sections: Sequence[str],
-    grid: bytes,
-    folder: str = "",
-) -> None:
+def write_report(opened: OpenRun, compared: Compared, sections: Sequence[str], folder: str = "") -> None:
     """Print the table, with `sections` below; write and log it as table.md, .csv and .tex, and what stands behind it.
 
-    Beside it go significance.csv, scores.parquet (tile by tile) and grid.png, in `folder` of the run.
+    Beside it go significance.csv, scores.parquet (tile by tile), of whole volumes volumes.csv (unit by unit), and
+    grid.png, in `folder` of the run.
     """
-    packed = io.BytesIO()
+    packed, comparison, table = io.BytesIO(), compared.comparison, compared.table
     comparison.per_tile.to_parquet(packed, index=False)
-    markdown = "\n".join([table.markdown(), *sections])
+    regions = compared.volumes.regions() if compared.volumes else ""
+    markdown = "\n".join([table.markdown(), *([regions] if regions else []), *sections])
     files = {
         "table.md": markdown.encode(),
         "table.csv": table.csv().encode(),
         "table.tex": table.latex().encode(),
         **({"significance.csv": comparison.tests.to_csv(index=False).encode()} if len(comparison.tests) else {}),
         "scores.parquet": packed.getvalue(),
-        "grid.png": grid,
+        **({"volumes.csv": per_unit(compared.found, "method").to_csv(index=False).encode()} if compared.found else {}),
+        "grid.png": compared.grid,
     }
     opened.keep({str(PurePosixPath(folder, name)): content for name, content in files.items()})
     opened.result.scores["test"] = {

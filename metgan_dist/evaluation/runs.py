@@ -48,10 +48,9 @@ class TrainedRun:
         """URI of its best checkpoint."""
         return str(self.result["artefacts"]["best_checkpoint"])
 
-    @property
-    def judge(self) -> str | None:
-        """URI of the checkpoint of the segmentor that judges label fidelity; None where it had none to learn from."""
-        return self.result["artefacts"].get("judge")
+    def judge(self, role: str = "judge") -> str | None:
+        """URI of the checkpoint of its judge of tumour images, or of the source; None where it had none to learn by."""
+        return self.result["artefacts"].get(role)
 
     @property
     def tiles(self) -> str:

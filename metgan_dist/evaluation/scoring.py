@@ -1,5 +1,7 @@
 """Scores of trained methods on test tiles, spread over a Ray cluster: a task for every method and block of tiles.
 
+Scores of whole volumes, joined from their tiles, are a task for every method, which holds the labels of one at a time.
+
 A task returns the scores of its tiles and statistics of their Inception features, which are of bounded size and joined
 as they come: no list of images or features is kept anywhere. Blocks depend on `scores.block` alone and are joined in
 their order, so the result does not depend on how many tasks ran at once.
@@ -13,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -21,12 +23,13 @@ import torch
 
 from metgan_dist.cluster.progress import Progress
 from metgan_dist.cluster.resources import ResourcePlan
+from metgan_dist.methods import Method
 from metgan_dist.scores.column import COLUMNS
 from metgan_dist.scores.distribution import FeatureSet, distribution_scores
 from metgan_dist.scores.inception import InceptionFeatures
 from metgan_dist.scores.perceptual import PerceptualDistance
 from metgan_dist.scores.scored import Scored
-from metgan_dist.tasks import GENERATED, Wanted, task_named
+from metgan_dist.tasks import GENERATED, Task, Wanted, task_named
 from metgan_dist.tasks import REAL as REAL_SAMPLE
 from metgan_dist.tasks.pictures import on_device
 from metgan_dist.tiles.stream import tile_batches
@@ -64,7 +67,7 @@ class Scoring:
     """What all blocks share: the tiles, the name of their task, its judges' checkpoints by role, the scores to compute.
 
     Attributes:
-        names: of the task's columns.
+        names: of the task's columns, and of its whole columns.
         here: blocks are scored in this process, one after the other, and not on the cluster.
     """
 
@@ -76,7 +79,7 @@ class Scoring:
     here: bool = False
 
 
-Job = tuple[str, str | None, np.ndarray]
+Result = TypeVar("Result")
 
 
 def score_methods(
@@ -103,9 +106,9 @@ def score_methods(
     if REAL_SAMPLE in samples:
         rows = {REAL: samples[REAL_SAMPLE], **rows}
     blocks = {label: [own[first : first + block] for first in range(0, len(own), block)] for label, own in rows.items()}
-    jobs: list[Job] = [(label, checkpoints.get(label), part) for label in rows for part in blocks[label]]
     shown = frozenset(int(row) for row in show)
-    parts = _here(jobs, scoring, shown) if scoring.here else _on_cluster(jobs, scoring, shown, plan)
+    calls = [(checkpoints.get(label), part, shown) for label in rows for part in blocks[label]]
+    parts = _carried_out(score_block, calls, scoring, plan)
     progress = Progress(report, "scores", sum(map(len, rows.values())), unit="tiles")
     done = 0
 
@@ -131,30 +134,49 @@ def score_methods(
     return results
 
 
-def _here(jobs: Sequence[Job], scoring: Scoring, show: frozenset[int]) -> Iterator[Scored]:
-    """The blocks scored in this process, whose threads and random state stay what they are."""
+def score_volumes(
+    checkpoints: Mapping[str, str], scoring: Scoring, *, plan: ResourcePlan, report: Callable[[str], None]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the methods of `checkpoints` make of whole test volumes, by label and sample, as `Task.whole` has it.
+
+    The result also has REAL, what the judges find in the real volumes, where there are any judges.
+    """
+    whom: dict[str, str | None] = {**({REAL: None} if scoring.judges else {}), **checkpoints}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    progress = Progress(report, "whole volumes", len(whom), unit="methods")
+    calls = [(checkpoint,) for checkpoint in whom.values()]
+    for label, found in zip(whom, _carried_out(score_whole, calls, scoring, plan), strict=True):
+        results[label] = found
+        progress.step(len(results), label, now=True)
+    return results
+
+
+def _carried_out(
+    work: Callable[..., Result], calls: Sequence[tuple[Any, ...]], scoring: Scoring, plan: ResourcePlan
+) -> Iterator[Result]:
+    """`work(scoring, *call)` of each call, in their order: in this process, or by tasks of the cluster."""
+    return _here(work, calls, scoring) if scoring.here else _on_cluster(work, calls, scoring, plan)
+
+
+def _here(work: Callable[..., Result], calls: Sequence[tuple[Any, ...]], scoring: Scoring) -> Iterator[Result]:
+    """In this process, whose threads and random state stay what they are."""
     # Loads what a worker loads, which a driver of tasks need not.
     from metgan_dist.training.in_process import left_as_it_was
 
-    for _, checkpoint, part in jobs:
+    for call in calls:
         with left_as_it_was():
-            scored = score_block(checkpoint, scoring, part, show)
-        yield scored
+            result = work(scoring, *call)
+        yield result
 
 
-def _on_cluster(jobs: Sequence[Job], scoring: Scoring, show: frozenset[int], plan: ResourcePlan) -> Iterator[Scored]:
-    """The blocks scored by tasks of the cluster, in the order of the jobs."""
+def _on_cluster(
+    work: Callable[..., Result], calls: Sequence[tuple[Any, ...]], scoring: Scoring, plan: ResourcePlan
+) -> Iterator[Result]:
     gpus = min(plan.gpus_per_worker, _GPU_SHARE)
     at_once = max(1, int(min(plan.cluster_cpus, plan.cluster_gpus / gpus if gpus else plan.cluster_cpus)))
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=_environment(scoring.names))(score_block)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=_environment(scoring.names))(work)
     common = ray.put(scoring)
-
-    def submit(job: Job) -> ray.ObjectRef:
-        """Start the task of one block of tiles (rows), of a method by its checkpoint."""
-        _, checkpoint, part = job
-        return remote.remote(checkpoint, common, part, show)
-
-    return _in_order(jobs, submit, 2 * at_once)
+    return _in_order(calls, lambda call: remote.remote(common, *call), 2 * at_once)
 
 
 def _environment(names: Sequence[str]) -> dict[str, Any] | None:
@@ -168,25 +190,21 @@ def _environment(names: Sequence[str]) -> dict[str, Any] | None:
     return {"env_vars": values}
 
 
-def _in_order(jobs: Sequence[Any], submit: Callable[[Any], ray.ObjectRef], window: int) -> Iterator[Scored]:
-    """Results in the order of the jobs, with at most `window` of them on their way."""
+def _in_order(calls: Sequence[Any], submit: Callable[[Any], ray.ObjectRef], window: int) -> Iterator[Any]:
+    """Results in the order of the calls, with at most `window` of them on their way."""
     waiting: deque[ray.ObjectRef] = deque()
-    for job in jobs:
+    for call in calls:
         if len(waiting) == window:
             yield ray.get(waiting.popleft())
-        waiting.append(submit(job))
+        waiting.append(submit(call))
     while waiting:
         yield ray.get(waiting.popleft())
 
 
-def score_block(checkpoint: str | None, scoring: Scoring, rows: np.ndarray, show: frozenset[int]) -> Scored:
+def score_block(scoring: Scoring, checkpoint: str | None, rows: np.ndarray, show: frozenset[int]) -> Scored:
     """One task: score a checkpoint, or the real images, on some tiles."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
-    tiles, names = TileSet.open(scoring.tiles, scoring.options), scoring.names
-    judges = {role: load_method(uri, scoring.options)[0].to(device) for role, uri in scoring.judges.items()}
-    method = load_method(checkpoint, scoring.options)[0].to(device) if checkpoint else None
-    task, sample = task_named(scoring.task, tiles, judges), REAL_SAMPLE if method is None else GENERATED
+    task, method, device = _loaded(scoring, checkpoint)
+    sample, names = REAL_SAMPLE if method is None else GENERATED, scoring.names
     wanted = Wanted(
         names,
         perceptual=PerceptualDistance(device) if method is not None and "lpips" in names else None,
@@ -195,6 +213,21 @@ def score_block(checkpoint: str | None, scoring: Scoring, rows: np.ndarray, show
     )
     scorer = task.scorer(sample, wanted)
     with torch.no_grad():
-        for batch in tile_batches(tiles, rows, BATCH, method.organs if method is not None else ()):
+        for batch in tile_batches(task.tiles, rows, BATCH, method.organs if method is not None else ()):
             task.score(sample, scorer, on_device(batch, device), method)
     return scorer.scored()
+
+
+def score_whole(scoring: Scoring, checkpoint: str | None) -> dict[str, dict[str, Any]]:
+    """One task: score a checkpoint, or the real images, on the whole test volumes."""
+    task, method, device = _loaded(scoring, checkpoint)
+    return task.whole(method, "test", device)
+
+
+def _loaded(scoring: Scoring, checkpoint: str | None) -> tuple[Task, Method | None, torch.device]:
+    """The task with its judges, the method of a checkpoint, and where both are."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    judges = {role: load_method(uri, scoring.options)[0].to(device) for role, uri in scoring.judges.items()}
+    method = load_method(checkpoint, scoring.options)[0].to(device) if checkpoint else None
+    return task_named(scoring.task, TileSet.open(scoring.tiles, scoring.options), judges), method, device

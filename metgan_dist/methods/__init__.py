@@ -46,9 +46,11 @@ __all__ = [
     "build_segmentor_network",
     "check_method",
     "check_methods",
+    "check_named_segmentors",
     "check_tile_size",
     "enter_stage",
     "method_class",
+    "needs_segmentor",
 ]
 
 METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
@@ -120,7 +122,25 @@ def check_method(recipe: Recipe, edges: Sequence[int]) -> None:
 def check_methods(recipe: Recipe, edges: Sequence[int]) -> None:
     """`check_method` of the recipe's method and of the segmentors that are trained for it."""
     check_method(recipe, edges)
-    if "segmentor" in method_class(recipe.method.name).needs(recipe) and recipe.method.segmentor is None:
+    if needs_segmentor(recipe) and recipe.method.segmentor is None:
         check_method(segmentor_recipe(recipe), edges)
     if method_class(recipe.method.name).judged and recipe.method.judge is None:
         check_method(judge_recipe(recipe), edges)
+
+
+def check_named_segmentors(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
+    """UserError for a trained segmentor or judge that the recipe names and its method has no use for.
+
+    `variants`: the recipe with other losses, of which one may have a use for the segmentor.
+    """
+    name = recipe.method.name
+    if recipe.method.segmentor and not any(needs_segmentor(one) for one in (recipe, *variants)):
+        raise UserError(f"method.segmentor: {name} is trained without a segmentor; leave it out")
+    for field in ("judge", "judge_source"):
+        if getattr(recipe.method, field) and not method_class(name).judged:
+            raise UserError(f"method.{field}: {name} makes no images for it to look at; leave it out")
+
+
+def needs_segmentor(recipe: Recipe) -> bool:
+    """Whether the recipe's method is trained with a frozen segmentor."""
+    return "segmentor" in method_class(recipe.method.name).needs(recipe)

@@ -98,15 +98,12 @@ class LesionWGAN(Method):
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """UserError for augmentation, which takes masks out of their place, and for segmentors, which see images."""
+        """UserError for augmentation, which takes masks out of their place."""
         if recipe.training.augment:
             raise UserError(
                 "training.augment: flips and turns take masks out of their place in the head, which lesion_wgan is to "
                 "learn; set it to none"
             )
-        for field in ("segmentor", "judge", "judge_source"):
-            if getattr(recipe.method, field):
-                raise UserError(f"method.{field}: lesion_wgan makes no images for it to look at; leave it out")
 
     @classmethod
     def divisor(cls, recipe: Recipe) -> int:

@@ -47,6 +47,7 @@ from metgan_dist.methods.image_pool import ImagePool
 from metgan_dist.methods.losses import (
     AdversarialForm,
     discriminator_loss,
+    full_precision,
     generator_loss,
     judged_together,
     l1,
@@ -109,6 +110,7 @@ class SIFA(Method):
     task = "unpaired"
     inference = ("generator",)
     translates_back = True
+    segments = ("tumour",)
 
     def __init__(
         self,
@@ -343,7 +345,18 @@ class SIFA(Method):
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
         """Label map (N, H, W) int64 of tumour images (N, C, H, W) in [-1, 1]: the deep head's likeliest class."""
-        return self._logits(self.networks["encoder"](image), image)["deep"].argmax(dim=1)
+        return self.class_scores(image, "tumour").argmax(dim=1)
+
+    @torch.no_grad()
+    def class_scores(self, volume: Tensor, modality: str) -> Tensor:
+        """The probabilities (N, classes, H, W) float32 that the deep head gives tumour images; of no other `modality`.
+
+        Raises ValueError for another one: an image of the source is translated first.
+        """
+        if modality not in self.segments:
+            raise ValueError(f"SIFA segments tumour images, not {modality} images")
+        logits = self._logits(self.networks["encoder"](volume), volume)["deep"]
+        return full_precision(logits).softmax(dim=1)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

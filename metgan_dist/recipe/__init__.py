@@ -22,7 +22,7 @@ from metgan_dist.recipe.labels import (
 from metgan_dist.recipe.layers import layered
 from metgan_dist.recipe.method import MethodRecipe
 from metgan_dist.recipe.orientation import STORED, Orientation
-from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking
+from metgan_dist.recipe.outcome import Score, Scores, Storage, Tracking, WholeScore
 from metgan_dist.recipe.section import Section
 from metgan_dist.recipe.segmentation import Segmentation
 from metgan_dist.recipe.synthesis import Synthesis
@@ -58,6 +58,7 @@ __all__ = [
     "Training",
     "Tuning",
     "VolumeEntry",
+    "WholeScore",
     "by_file",
     "channel_names",
     "chosen",

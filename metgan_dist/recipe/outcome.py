@@ -9,6 +9,22 @@ from pydantic import BeforeValidator, Field
 from metgan_dist.recipe.section import Section, comma_list
 
 Score = Literal["mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "fid", "kid", "lpips", "label_fidelity"]
+# Of whole volumes of two domains: assd and hd95 of what is translated, segmented_... of what a method segments itself.
+WholeScore = Literal[
+    "s_score",
+    "s_score_target",
+    "s_score_source",
+    "assd_target",
+    "assd_source",
+    "hd95_target",
+    "hd95_source",
+    "dice_target",
+    "dice_source",
+    "segmented_assd_target",
+    "segmented_assd_source",
+    "segmented_hd95_target",
+    "segmented_hd95_source",
+]
 
 
 def _not_single_tiles(value: Any) -> Any:
@@ -19,10 +35,10 @@ def _not_single_tiles(value: Any) -> Any:
 class Scores(Section):
     """How trained methods are scored and compared (evaluate.py, run_study.py)."""
 
-    names: Annotated[tuple[Score, ...], BeforeValidator(comma_list)] = Field(
+    names: Annotated[tuple[Literal[Score, WholeScore], ...], BeforeValidator(comma_list)] = Field(
         (),
         description="columns of the table, in this order; empty: those of the methods' task; fid, kid and lpips need "
-        "METGAN_WEIGHTS",
+        "METGAN_WEIGHTS; those from s_score on are of whole test volumes of two domains",
     )
     splits: Annotated[tuple[Literal["test", "unseen"], ...], BeforeValidator(comma_list)] = Field(
         ("test", "unseen"),

@@ -81,7 +81,12 @@ class Tiles(Section):
         0.2, ge=0, lt=1, description="fraction of volumes (or of the slab axis) held out for the scores"
     )
     val: float = Field(0.1, ge=0, lt=1, description="fraction held out to choose the best checkpoint")
-    folds: int = Field(5, ge=2, description="folds over what is left, for the downstream study")
+    folds: int = Field(
+        5,
+        ge=2,
+        description="folds over what is left, for the downstream study: of whole patients (volumes, where none are "
+        "known), as many as there are where they are fewer; of slabs where there is one alone, or split_by says slab",
+    )
     split_by: Literal["auto", "volume", "slab"] = Field(
         "auto", description="hold out whole volumes, or a slab of each; auto: volumes when there are enough"
     )

@@ -23,7 +23,7 @@ from metgan_dist.recipe import Data, Recipe, Tiles
 from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result, say
-from metgan_dist.runs.run_folder import Run, forget, open_run, record
+from metgan_dist.runs.run_folder import Run, forget, open_run, record, removed
 from metgan_dist.storage import basename, exists, filesystem, join, write_whole
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
@@ -146,6 +146,11 @@ def run_recipe(
             try:
                 work(opened)
             except BaseException as error:
+                if removed(opened.run):
+                    raise UserError(
+                        f"{opened.run.folder}: was removed while the run was going, and its records with it; start it "
+                        "again"
+                    ) from error
                 stopped = isinstance(error, KeyboardInterrupt)
                 reason = "stopped by a signal" if stopped else " ".join(str(understood(error)).split())
                 try:

@@ -126,6 +126,14 @@ def forget(run: Run) -> None:
     fs.rm(path, recursive=True)
 
 
+def removed(run: Run) -> bool:
+    """Whether somebody took the run's folder away; False where storage does not tell."""
+    try:
+        return not exists(join(run.folder, "run.json"), run.options)
+    except Exception:  # what storage answers instead is told by who writes to it next
+        return False
+
+
 def _as_of_now(tree: dict[str, Any]) -> dict[str, Any]:
     """A recipe on record with the fields that it has today: those that came later as they are by default."""
     try:

@@ -27,6 +27,7 @@ from metgan_dist.segmentation.report import report_folds
 from metgan_dist.segmentation.summary import origin_notes
 from metgan_dist.storage import join
 from metgan_dist.tiles.mixture import write_mixture
+from metgan_dist.tiles.splits import fewer_folds
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import tracking_uri
 from metgan_dist.volumes.dataset import as_described
@@ -36,6 +37,11 @@ JOB = "train_segmentor"
 
 def check_folds(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's tiles from being cut, or has no labels in the domain that is segmented."""
+    if recipe.training.shares:
+        raise UserError(
+            "training.shares: folds take a part of their real tiles by segmentation.real, or of their patients by "
+            "segmentation.cases; leave it out"
+        )
     data, wanted = as_described(recipe.data), recipe.segmentation.domain
     if wanted is not None and wanted not in (data.source, data.target):
         known = ", ".join(name for name in (data.source, data.target) if name) or "none"
@@ -71,7 +77,8 @@ class CrossValidation:
         trained_on = check_datasets(datasets, tiles, opened.recipe)
         folds = planned_folds(tiles, datasets, opened.recipe)
         _check_starts(opened.recipe, tiles, folds)
-        for line in too_small(folds, opened.recipe):
+        few = [] if opened.recipe.segmentation.folds else fewer_folds(tiles.index, tiles.manifest["tiles"]["folds"])
+        for line in (*few, *too_small(folds, opened.recipe)):
             say(line)
         with opened.log() as log:
             for dataset, *rows in zip(datasets, *(fold.synthetic for fold in folds), strict=True):
@@ -95,7 +102,7 @@ class CrossValidation:
             "seconds": sum(one["seconds"] for one in resources),
             **{peak: max(one[peak] for one in resources) for peak in ("peak_rss_bytes", "peak_gpu_bytes")},
         }
-        notes = [*origin_notes(origins), *too_small(folds, opened.recipe)]
+        notes = [*origin_notes(origins), *few, *too_small(folds, opened.recipe)]
         report_folds(opened, tiles, checkpoints, _in_words(samples), notes)
 
     def _recipes(

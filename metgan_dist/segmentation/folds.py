@@ -16,7 +16,7 @@ from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.storage import join
 from metgan_dist.tasks.segmentation import chosen_cases, large_enough
 from metgan_dist.tiles.mixture import chosen_real, chosen_synthetic
-from metgan_dist.tiles.splits import fold_split
+from metgan_dist.tiles.splits import fewer_folds, fold_split
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import find_start, read_result
 
@@ -113,9 +113,12 @@ def _check_tiles(tiles: TileSet, recipe: Recipe) -> None:
 
 
 def _asked(tiles: TileSet, known: Sequence[int], settings: Segmentation) -> Sequence[int]:
-    """Numbers of the folds to train: those asked for, else all that the tiles were cut for."""
+    """Numbers of the folds to train: those asked for, else all that the tiles were cut for.
+
+    Few patients, each a fold, make fewer, which `fewer_folds` tells; too few places are a mistake.
+    """
     planned = int(tiles.manifest["tiles"]["folds"])
-    if not settings.folds and len(known) < planned:
+    if not settings.folds and len(known) < planned and not fewer_folds(tiles.index, planned):
         raise UserError(
             f"tiles.folds: {planned} folds asked, but the training tiles of {tiles.uri} make {len(known)}: there are "
             "too few volumes or places; cut the tiles again with fewer folds"
@@ -190,6 +193,7 @@ def _trained(recipe: Recipe) -> Recipe:
     settings = recipe.segmentation
     own = SegmentorRecipe.beside(
         recipe.method,
+        **dict.fromkeys(("segmentor", "judge", "judge_source")),  # a method's: a fold has no use for them
         segmentor_network=settings.network,
         segmentor_width=settings.width,
         segmentor_epochs=settings.epochs,

@@ -55,7 +55,7 @@ class DownstreamRun:
         tiles = prepare_tiles(opened)
         _check_rows(self.study, self.recipes, tiles)
         trainings = trainings_at_once(opened.plan, opened.recipe.scaling)
-        folds = len(opened.recipe.segmentation.folds) or int(tiles.manifest["tiles"]["folds"])
+        folds = len(opened.recipe.segmentation.folds) or int(tiles.index["fold"].max()) + 1
         # First the folds of a row side by side, then rows, where there is room for more.
         at_once = min(len(self.recipes), max(1, trainings // folds))
         rows = {

@@ -9,7 +9,7 @@ from typing import Any
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.runs import check_enough, digest_of_test
 from metgan_dist.main_job import prepare_tiles, source_judge, train_segmentor
-from metgan_dist.methods import method_class
+from metgan_dist.methods import needs_segmentor
 from metgan_dist.recipe import MethodRecipe, Recipe
 from metgan_dist.runs.job import Result
 from metgan_dist.runs.open_run import OpenRun, resolved
@@ -120,6 +120,6 @@ def _cut(recipe: Recipe) -> dict[str, Any]:
 
 def _shares_segmentor(recipe: Recipe, base: Recipe) -> bool:
     """Whether a row needs a segmentor, was given none, and would train the same as the study's recipe."""
-    if recipe.method.segmentor is not None or "segmentor" not in method_class(recipe.method.name).needs(recipe):
+    if recipe.method.segmentor is not None or not needs_segmentor(recipe):
         return False
     return recipe.method.model_dump(include=_SEGMENTOR) == base.method.model_dump(include=_SEGMENTOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from metgan_dist.evaluation.runs import read_run, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.evaluation.tables import ABSENT, aligned
 from metgan_dist.main_job import check_paired_tiles, check_two_domains
-from metgan_dist.methods import check_methods, method_class
+from metgan_dist.methods import check_methods, check_named_segmentors, method_class, needs_segmentor
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.child_runs import child_recipe, folder_of, result_of, trainings_at_once
 from metgan_dist.runs.command_line import Command
@@ -22,6 +22,7 @@ from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
+from metgan_dist.studies.shown import SCORES
 from metgan_dist.studies.study import Row, Study, asked_study, own_settings, unconcerned
 from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.tasks import task_of
@@ -62,15 +63,17 @@ class StudyRun:
     @staticmethod
     def planned(name: str, study: Study, command: Command, script: Path) -> StudyRun:
         """Everything that can be checked before a cluster is touched; UserError in one line for what does not fit."""
-        recipes = study.recipes(command)
+        recipes = _without_unused(study.recipes(command))
         for row in study.rows:
             _check(row, recipes[row.name])
         settings = command.recipe.scores
         given = {**command.preset.get("scores", {}), **command.given.get("scores", {})}
         scores = settings if "names" in given else settings.model_copy(update={"names": study.scores})
+        check_scores(study, scores.names)
         if "splits" not in given:  # the table shows no others, and tiles of unseen volumes may be many
             recipes = {name: _on_test_tiles(recipe) for name, recipe in recipes.items()}
         if study.scored == "volumes":
+            study = study.model_copy(update={"scores": scores.names})
             return StudyRun(name, study, recipes, settings, {}, script)
         dimensions = resolved(next(iter(recipes.values()))).tiles.dimensions
         skipped = unusable_scores(scores.names, scores.missing_weights, dimensions)
@@ -111,15 +114,13 @@ class StudyRun:
         if not runs:
             return
         task, test_rows = shared_test_tiles(runs, opened.recipe)
-        subject = Subject(task, test_rows, prepared.judge, self.scores, self.skipped)
+        subject = Subject(task, test_rows, {"judge": prepared.judge}, self.scores, self.skipped)
         reference = self._reference({run.label for run in runs})
-        comparison, table, grid = compare_entries(
-            opened, entries, subject, reference, self.study.title, self.study.notes
-        )
+        compared = compare_entries(opened, entries, subject, reference, self.study.title, self.study.notes)
         sections = [costs(entries)]
         against = {row.label: self.study.row(row.against).label for row in self.study.rows if row.against}
-        sections += differences(comparison, against, self.scores)
-        write_report(opened, comparison, table, sections, grid, self.name)
+        sections += differences(compared.comparison, against, self.scores)
+        write_report(opened, compared, sections, self.name)
 
     def _with_sources(self, name: str, run: str) -> Recipe:
         """A row's recipe with the runs, beside that of the study, that it takes stages from."""
@@ -161,11 +162,37 @@ def with_stages_from(recipe: Recipe, taken: Mapping[str, str]) -> Recipe:
     return recipe.model_copy(update={"training": training.model_copy(update=update)})
 
 
+def check_scores(study: Study, names: Sequence[str]) -> None:
+    """UserError for a score that a study of the job on tiles, or on volumes, does not have."""
+    known = SCORES[study.job, study.scored]
+    if strange := next((name for name in names if name not in known), None):
+        raise UserError(
+            f"scores.names: {strange} is no score of a study that is scored on {study.scored}; use {', '.join(known)}"
+        )
+
+
+def _without_unused(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The rows' recipes, of which those whose methods are trained without a segmentor name none, as a line says.
+
+    Where no row is trained with one, they are as they were, for `_check` to refuse.
+    """
+    unused = [name for name, one in recipes.items() if one.method.segmentor and not needs_segmentor(one)]
+    if not unused or len(unused) == len(recipes):
+        return dict(recipes)
+    say(f"method.segmentor: not for {', '.join(unused)}, whose methods are trained without a segmentor")
+    without = {
+        name: recipes[name].model_copy(update={"method": recipes[name].method.model_copy(update={"segmentor": None})})
+        for name in unused
+    }
+    return {**recipes, **without}
+
+
 def _check(row: Row, recipe: Recipe) -> None:
     """What a row's own job would refuse, and settings that tiles which are cut already would not follow."""
     try:
         complete = resolved(recipe)
         check_methods(complete, complete.tiles.shape)
+        check_named_segmentors(complete)
         Choice.of(complete)
         check_stages(with_stages_from(complete, row.stages_from))
         find_start(complete)

@@ -7,20 +7,9 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from metgan_dist.recipe import Score, Section
+from metgan_dist.recipe import Score, Section, WholeScore
 
 LesionScore = Literal["dice", "precision", "recall", "jaccard", "voxel_dice"]
-WholeScore = Literal[
-    "s_score",
-    "s_score_target",
-    "s_score_source",
-    "assd_target",
-    "assd_source",
-    "hd95_target",
-    "hd95_source",
-    "dice_target",
-    "dice_source",
-]
 AnyScore = Score | LesionScore | WholeScore
 # Those of a study by its rows' job and by what is compared.
 SCORES = {

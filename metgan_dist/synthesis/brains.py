@@ -230,15 +230,7 @@ def check_fits(command: Command, model: Model, tiles: TileSet) -> None:
     manifest = tiles.manifest
     if "synthesis" in manifest or "parts" in manifest:
         raise UserError(f"synthesis.tiles: {tiles.uri}: synthetic or mixed tiles; give tiles cut from volumes")
-    for what, ours, theirs in (
-        ("tile shape", list(model.recipe.tiles.shape), list(tiles.shape)),
-        ("data.classes", model.recipe.data.classes, manifest["data"]["classes"]),
-    ):
-        if ours != theirs:
-            raise UserError(
-                f"synthesis.tiles: {tiles.uri}: {what} {theirs!r}, the translator was trained with {ours!r}; use tiles "
-                "cut alike"
-            )
+    model.check_cut_alike(tiles)
 
 
 def grid_of_slices(tiles: TileSet) -> WholeGrid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,16 +72,10 @@ class Model:
         uri = str(self.artefacts.get("tiles", tiles.uri))
         known = exists(join(uri, MANIFEST), self.options)
         own = TileSet.open(uri, self.options) if known and absolute(uri) != tiles.uri else tiles
-        for what, ours, theirs in (
-            ("domains", list(own.domains), list(tiles.domains)),
-            ("tile shape", list(self.recipe.tiles.shape), list(tiles.shape)),
-            ("data.classes", self.recipe.data.classes, manifest["data"]["classes"]),
-            *((f"data.{role}", own.manifest["data"][role], manifest["data"][role]) for role in ("anatomy", "tumour")),
-        ):
-            if ours != theirs:
-                raise UserError(
-                    f"{place}: {what} {theirs!r}, the generator was trained with {ours!r}; use tiles cut alike"
-                )
+        domains = {"domains": (list(own.domains), list(tiles.domains))}
+        for role in ("anatomy", "tumour"):
+            domains[f"data.{role}"] = own.manifest["data"][role], manifest["data"][role]
+        self.check_cut_alike(tiles, domains)
 
     def check_masks(self, tiles: TileSet) -> None:
         """UserError unless these are the tiles with whose masks the model, a mask GAN, was trained, and of volumes."""
@@ -96,14 +90,22 @@ class Model:
                 f"synthesis.model: {self.uri} draws masks of {_edges(tiles.shape)} pixels, and a data set has volumes; "
                 "use one that was trained on crops"
             )
-        for what, ours, theirs in (
-            ("tile shape", list(self.recipe.tiles.shape), list(tiles.shape)),
-            ("data.classes", self.recipe.data.classes, tiles.manifest["data"]["classes"]),
-        ):
+        self.check_cut_alike(tiles)
+
+    def check_cut_alike(self, tiles: TileSet, more: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+        """UserError for tiles of another shape, or other classes, than those that the model learned from.
+
+        more: what else is to agree, by what it is called: (the model's, the tiles').
+        """
+        same = {
+            "tile shape": (list(self.recipe.tiles.shape), list(tiles.shape)),
+            "data.classes": (self.recipe.data.classes, tiles.manifest["data"]["classes"]),
+        }
+        for what, (ours, theirs) in {**same, **(more or {})}.items():
             if ours != theirs:
                 raise UserError(
-                    f"synthesis.tiles: {tiles.uri}: {what} {theirs!r}, the generator was trained with {ours!r}; name "
-                    "the tiles that it was trained on"
+                    f"synthesis.tiles: {tiles.uri}: {what} {theirs!r}, the generator was trained with {ours!r}; use "
+                    "tiles cut alike"
                 )
 
     def check_tiles(self, tiles: TileSet) -> None:

@@ -37,8 +37,9 @@ def score_held_out(
             continue
         scored = _score(task, split, {GENERATED: method, **beside}, device)
         results[split] = {"tiles": len(rows), **task.summaries(scored, rows)}
-        for sample, scores in task.whole(method, split, device).items():
-            results[split].setdefault(sample, {}).update(scores)
+        for maker in (method, None):
+            for sample, scores in task.whole(maker, split, device).items():
+                results[split].setdefault(sample, {}).update(scores)
         volumes = task.tiles.index["volume"].to_numpy()[rows]
         names = sorted(set(volumes))
         if len(names) > 1:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from metgan_dist.methods.method import Batch, Method
 from metgan_dist.methods.segmentor import Segmentor
+from metgan_dist.scores.column import Column
 from metgan_dist.scores.labels import count_columns, mean_dice, stacked_counts
 from metgan_dist.scores.scored import Scored
+from metgan_dist.scores.surface import SURFACE_SCORES
 from metgan_dist.tasks.joined import Finder, WholeScores, region_names
 from metgan_dist.tasks.task import GENERATED, REAL
 from metgan_dist.tiles.tile_set import TileSet
@@ -29,6 +31,36 @@ PER_UNIT = "per_unit"
 # Which role a domain plays, and which judge looks at what was translated into it.
 ROLES: Mapping[Side, str] = {"target": "tumour", "source": "anatomy"}
 JUDGES: Mapping[Side, str] = {"target": "judge", "source": "judge_source"}
+
+
+def whole_columns(source: str = "source", target: str = "target") -> tuple[Column, ...]:
+    """All scores of whole places as columns of a table, titled by the names of the domains."""
+    ways: Mapping[Side, str] = {"target": f"{source} → {target}", "source": f"{target} → {source}"}
+    domains: Mapping[Side, str] = {"target": target, "source": source}
+    found = [Column(f"{S_SCORE}_{side}", f"S-score {ways[side]}", "max") for side in SIDES]
+    own = [Column(f"{DICE}_{side}", f"Dice {domains[side]}", "max") for side in SIDES]
+    apart = [
+        Column(f"{prefix}{score}_{side}", f"{score.upper()} {named[side]}", "min", 2)
+        for prefix, named in (("", ways), (f"{SEGMENTED}_", domains))
+        for score in SURFACE_SCORES
+        for side in SIDES
+    ]
+    return (Column(S_SCORE, "S-score", "max"), *found, *own, *apart)
+
+
+def sample_of(score: str) -> tuple[str, str]:
+    """In which sample of `whole_shapes` a score of `whole_columns` is, and its name there."""
+    if score.startswith(f"{SEGMENTED}_"):
+        return SEGMENTED, score.removeprefix(f"{SEGMENTED}_")
+    return (SEGMENTED if score.startswith(f"{DICE}_") else GENERATED), score
+
+
+def judges_of(score: str) -> set[str]:
+    """Roles of the judges without whom there is no such score of `whole_columns`."""
+    sample, name = sample_of(score)
+    if sample == SEGMENTED:
+        return set()
+    return {JUDGES[side] for side in SIDES if name == S_SCORE or name.endswith(f"_{side}")}
 
 
 def other(side: Side) -> Side:
@@ -65,13 +97,13 @@ def pooled(tiles: TileSet, scored: Scored | None, side: Side) -> dict[str, float
 
 
 def whole_shapes(
-    tiles: TileSet, judges: Mapping[str, Method], method: Method, split: str, device: torch.device
+    tiles: TileSet, judges: Mapping[str, Method], method: Method | None, split: str, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """Scores of whole places of a split, each unit counting once (`WholeScores`).
+    """Scores of whole places of a split, each unit counting once (`WholeScores`), of a method or of the real images.
 
-    Returns, of what there is: `generated`, the S-scores of both directions and their surface distances; `real`, the
-    same of real images of either domain, found by its judge; `segmented`, the Dice and distances of the method's own
-    segmentors on real images; `per_unit`: of each of these, every unit's scores.
+    Returns, of what there is, for a method: `generated`, the S-scores of both directions and their surface distances;
+    `segmented`, the Dice and distances of its own segmentors on real images. Without one: `real`, the scores of real
+    images of either domain, found by its judge. And `per_unit`: of each of these, every unit's scores.
     """
     found: dict[str, dict[str, Any]] = {}
     each: dict[str, dict[str, dict[str, float]]] = {}
@@ -90,10 +122,11 @@ def whole_shapes(
     for side in SIDES:
         judge = judges.get(JUDGES[side])
         if isinstance(judge, Segmentor):
-            if side == "target" or method.translates_back:
+            if method is None:
+                add(REAL, S_SCORE, side, side, _judged_real(judge, side))
+            elif side == "target" or method.translates_back:
                 add(GENERATED, S_SCORE, other(side), side, _judged_translation(judge, method, side))
-            add(REAL, S_SCORE, side, side, _judged_real(judge, side))
-        if ROLES[side] in method.segments:
+        if method is not None and ROLES[side] in method.segments:
             add(SEGMENTED, DICE, side, side, _own(method, side))
     for sample in (GENERATED, REAL):
         if sample in found:

@@ -148,8 +148,16 @@ class Task(ABC):
         """The samples of a split after the training; not those that `whole` scores better than single tiles do."""
         return self.samples(split)
 
-    def whole(self, method: Method, split: str, device: torch.device) -> dict[str, dict[str, Any]]:
-        """Scores of whole places, joined from their tiles, by sample; nothing where single tiles are what is scored."""
+    @property
+    def whole_columns(self) -> tuple[Column, ...]:
+        """The scores of whole places that a table may have beside `columns`; none where single tiles are scored."""
+        return ()
+
+    def whole(self, method: Method | None, split: str, device: torch.device) -> dict[str, dict[str, Any]]:
+        """Scores of whole places, joined from their tiles, by sample: of a method, or without one of the real images.
+
+        Nothing where single tiles are what is scored.
+        """
         return {}
 
     def compared(self, split: str) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from metgan_dist.methods import METHODS, method_class
 from metgan_dist.methods.method import Batch, Method
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods.rows import PairRecipe
-from metgan_dist.scores.column import columns
+from metgan_dist.scores.column import Column, columns
 from metgan_dist.scores.scored import IMAGE_SCORES, Scored, TileScorer
 from metgan_dist.tasks import shapes
 from metgan_dist.tasks.task import ALL, GENERATED, REAL, Drawn, Maker, Wanted
@@ -64,7 +64,12 @@ class Unpaired(Translation):
         """Without what `whole` says of the other direction."""
         return super().samples(split)
 
-    def whole(self, method: Method, split: str, device: torch.device) -> dict[str, dict[str, Any]]:
+    @property
+    def whole_columns(self) -> tuple[Column, ...]:
+        """S-scores and what goes with them, by the names of the domains; pairs have no second one."""
+        return shapes.whole_columns(*self.tiles.domains) if self.tiles.domains else ()
+
+    def whole(self, method: Method | None, split: str, device: torch.device) -> dict[str, dict[str, Any]]:
         """S-scores, and the Dice of the method's own segmentors where it has some (`shapes.whole_shapes`)."""
         return shapes.whole_shapes(self.tiles, self.judges, method, split, device)
 

@@ -3,7 +3,9 @@
 Whole groups (patients, else volumes) are held out when there are enough of them, stratified by organ and by whether
 they hold foreground; where a patient has several volumes, a group for each side is enough. Otherwise every volume
 is cut into slabs along one axis, and tiles nearer than `tiles.gap` voxels to a held-out tile are left out: neighbouring
-tiles show the same tissue. Nothing here is random.
+tiles show the same tissue. Folds are of whole groups wherever several are trained on, one group a fold where they are
+fewer than the folds asked for; of slabs where there is one group alone, or `tiles.split_by` says slab. Nothing here is
+random.
 
 In a set of two domains each is split for itself, so that each gives its share to every side. Patients with volumes in
 both come first: they are held out jointly, always as a whole, and count in the shares of either domain.
@@ -246,14 +248,14 @@ def _hold_out_slab(rows: pd.DataFrame, axis: str, tiles: Tiles) -> np.ndarray:
 def _add_folds(index: pd.DataFrame, part: pd.Index, shared: pd.Series, tiles: Tiles) -> None:
     """Enter the folds of the training rows of one domain: groups dealt out in the order of their strata, or slabs.
 
+    Groups that are fewer than the folds asked for make as many folds as they are, so that none is on both sides of one.
     Slabs hold equal numbers of tiles. Groups that the other domain has too are dealt out first, and whole in any case:
     they are of one fold in both.
     """
-    of_slabs = (index.loc[part, "slab_axis"] != "").any()
     train = part[(index.loc[part, "split"] == "train").to_numpy()]
     rows, groups, both = index.loc[train], group_of(index.loc[train]), shared[train].to_numpy()
     names = _ordered_groups(rows[both], groups[both]) + _ordered_groups(rows[~both], groups[~both])
-    by_group = not of_slabs and len(names) >= min(ENOUGH_GROUPS, tiles.folds)
+    by_group = tiles.split_by != "slab" and len(names) > 1
     number = {name: place % tiles.folds for place, name in enumerate(names)}
     dealt = both | by_group
     index.loc[train[dealt], "fold"] = groups[dealt].map(number).to_numpy(np.int64)
@@ -261,6 +263,21 @@ def _add_folds(index: pd.DataFrame, part: pd.Index, shared: pd.Series, tiles: Ti
         axis = volume["slab_axis"].iloc[0] or _slab_axis(volume, tiles)
         index.loc[volume.index, "slab_axis"] = axis
         index.loc[volume.index, "fold"] = _slab_folds(_centres(volume, axis).to_numpy(), tiles.folds)
+
+
+def fewer_folds(index: pd.DataFrame, asked: int) -> list[str]:
+    """A line for each domain that is trained on in fewer folds than asked for, each of one patient or volume."""
+    lines, training = [], index[index["fold"] >= 0]
+    for domain, rows in training.groupby(_domain_of(training), sort=False):
+        folds = rows["fold"].groupby(group_of(rows)).unique()
+        count, whole = len(folds), all(len(own) == 1 for own in folds)
+        if whole and 1 < count < asked:
+            kinds = " and ".join(sorted({f"{name.split()[0]}s" for name in folds.index}))
+            lines.append(
+                f"folds: {count}, not the {asked} of tiles.folds: the tiles{of_domain(str(domain))} to train on are of "
+                f"{count} {kinds}, each of which is a fold"
+            )
+    return lines
 
 
 def _slab_folds(centre: np.ndarray, folds: int) -> np.ndarray:

@@ -69,6 +69,11 @@ class Journal:
                     raise
                 yield journal
 
+    @property
+    def removed(self) -> bool:
+        """Whether its folder was taken away, by its owner when all of it was sent, or by somebody else."""
+        return not (self.folder / "entries.jsonl").exists()
+
     def append(self, entry: Entry) -> None:
         """Add an entry; when this returns it survives the death of the process."""
         line = json.dumps(entry).encode() + b"\n"
@@ -112,8 +117,9 @@ class Journal:
         """Note that these entries, the next ones in order, need not be sent any more; their files are removed."""
         self._sent = entries[-1][1]
         fresh = self.folder / "sent.new"
-        fresh.write_text(str(self._sent))
-        fresh.replace(self.folder / "sent")
+        with contextlib.suppress(FileNotFoundError):  # a journal that was removed has no heir to be told
+            fresh.write_text(str(self._sent))
+            fresh.replace(self.folder / "sent")
         with self._lock:
             self.unsent -= len(entries)
         for entry, _ in entries:

@@ -138,7 +138,9 @@ class RunLogger:
         self._sender.join(self._patience)
         self._given_up.set()
         left = sum(journal.unsent for journal in [*self._inherited, self._journal])
-        if left:
+        if left and self._journal.removed:
+            self._report(f"tracking: {self._folder} was removed while it was in use; {left} entries are lost")
+        elif left:
             self._report(
                 f"tracking: {left} entries could not be sent to {self._uri} ({self._last_error}); "
                 f"they are kept in {self._folder} and sent when the run is started again"
@@ -201,7 +203,9 @@ class RunLogger:
                 self._set_aside(group[0][0], str(refusal))
             except Exception as error:  # a training run outlives whatever its bookkeeping runs into
                 self._last_error = short_reason(error)
-                if not away:
+                if journal.removed and self._closing.is_set():  # with its run, whose records nobody waits for
+                    return False
+                if not (away or journal.removed):
                     self._report(f"tracking: {self._uri} does not answer ({self._last_error}); logging goes on to disk")
                 away = True
                 if self._closing.is_set():
@@ -217,6 +221,9 @@ class RunLogger:
         return False
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
+        if self._journal.removed:
+            self._report(f"tracking: {entry['kind']} is lost ({reason}): {self._folder} was removed while it was in use")
+            return
         with (self._folder / "refused.jsonl").open("a") as file:
             file.write(json.dumps({**entry, "refused": reason}) + "\n")
         self._report(f"tracking: MLflow refused {entry['kind']} ({reason}); kept in {file.name}")

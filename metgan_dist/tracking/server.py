@@ -102,8 +102,9 @@ def quieten() -> None:
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  (after its settings, some of which it reads on import)
 
+    # MLflow also logs, with its traceback, what it raises: who catches it tells it in a line.
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def connect(uri: str) -> MlflowClient:

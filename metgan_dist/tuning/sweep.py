@@ -20,7 +20,7 @@ from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.main_job import Prepared, assign, check_tiles, check_training, prepare_training
-from metgan_dist.methods import method_class
+from metgan_dist.methods import method_class, needs_segmentor
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.tuning import Score
 from metgan_dist.runs.child_runs import is_finished
@@ -148,7 +148,7 @@ class PlannedSweep:
 
     def _needs_segmentor(self, recipe: Recipe) -> bool:
         """Whether any trial needs one: its method, or its weight of the segmentation loss, may be varied."""
-        return any("segmentor" in method_class(one.method.name).needs(one) for one in self._variants(recipe))
+        return any(needs_segmentor(one) for one in self._variants(recipe))
 
     def _variants(self, recipe: Recipe) -> list[Recipe]:
         """The recipe, and with each field of the space at each of its values, or at its highest."""

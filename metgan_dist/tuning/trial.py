@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 
 from metgan_dist.cluster.progress import worker_voice
 from metgan_dist.errors import TrainingStopped, UserError, understood
-from metgan_dist.methods import method_class
+from metgan_dist.methods import needs_segmentor
 from metgan_dist.storage import exists, filesystem, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import NO_SCORE
@@ -149,7 +149,7 @@ class Trial(tune.Trainable):
     def _assignment(self, start: str | None, review: Review) -> Assignment:
         base = self._sweep.assignment
         recipe = applied(base.recipe, self._point)
-        segmentor = base.segmentor if "segmentor" in method_class(recipe.method.name).needs(recipe) else None
+        segmentor = base.segmentor if needs_segmentor(recipe) else None
         return replace(
             base,
             role=self._last["role"],

@@ -84,6 +84,10 @@ def test_a_training_on_two_domains_is_scored_without_pairs(folder, tmp_path):
     table, trained = compared.result["scores"]["test"]["cyclegan"], result["scores"]["test"]
     assert table["cycle_mae"] == pytest.approx(trained["generated"]["cycle_mae"], rel=1e-5)
     assert table["label_fidelity"] == pytest.approx(trained["generated"]["label_fidelity"], abs=1e-3)
+    whole = run_here("evaluate", tmp_path / "out", "--runs", run, **own, scores__names="s_score,assd_source")
+    assert whole.code == 0, whole.out + whole.err
+    found = {name: trained["generated"][name] for name in ("s_score", "assd_source") if name in trained["generated"]}
+    assert whole.result["scores"]["test"]["cyclegan"] == pytest.approx(found)
     mistaken = run_here("evaluate", tmp_path / "out", "--runs", run, **own, scores__names="ssim")
     refused(mistaken, "scores.names: ssim is no score of unpaired tiles; use cycle_mae, fid, kid, label_fidelity")
     translated_volumes_are_trained_on(tmp_path / "out", run_folder(result), tiles)

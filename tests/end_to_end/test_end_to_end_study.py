@@ -190,7 +190,7 @@ def test_two_runs_give_a_table_a_grid_and_an_mlflow_run(storage, monkeypatch):
     result = done.result
     assert result["job"] == "evaluate"
     assert result["artefacts"]["judge"] == trained[FIRST]["artefacts"]["judge"]
-    assert f"judge of label fidelity: {result['artefacts']['judge']}" in done.out
+    assert f"judge: {result['artefacts']['judge']}" in done.out
     for name in (FIRST, SECOND):
         own = trained[name]["scores"]["test"]["generated"]
         for score in ("mae", "ssim", "label_fidelity"):

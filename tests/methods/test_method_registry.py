@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import METHODS, build_method, build_segmentor_network, check_tile_size, method_class
+from metgan_dist.methods import (
+    METHODS,
+    build_method,
+    build_segmentor_network,
+    check_named_segmentors,
+    check_tile_size,
+    method_class,
+)
 from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.segmentor import Segmentor
 from metgan_dist.recipe import Recipe
@@ -97,3 +104,27 @@ def test_one_tile_of_64_is_refused_because_batch_norm_would_fail_and_two_are_not
 def test_registry_cannot_be_changed_at_run_time():
     with pytest.raises(TypeError):
         METHODS["mine"] = MetGAN
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ({"name": "pix2pix", "segmentor": "runs/own"}, "method.segmentor: pix2pix is trained without a segmentor"),
+        ({"name": "metgan", "alpha3": 0, "segmentor": "runs/own"}, "method.segmentor: metgan is trained without a"),
+        ({"name": "metgan", "segmentor": "runs/own", "judge": "runs/judge"}, None),
+        ({"name": "lesion_wgan", "segmentor": "runs/own"}, "method.segmentor: lesion_wgan is trained without a"),
+        ({"name": "lesion_wgan", "judge": "runs/judge"}, "method.judge: lesion_wgan makes no images for it to look at"),
+        ({"name": "segmentor", "judge_source": "runs/judge"}, "method.judge_source: segmentor makes no images"),
+    ],
+)
+def test_a_segmentor_or_judge_that_is_named_and_not_used_is_refused(method, line, mistake):
+    if line is None:
+        check_named_segmentors(recipe(method))
+        return
+    with mistake(line):
+        check_named_segmentors(recipe(method))
+
+
+def test_a_segmentor_that_a_variant_of_the_losses_needs_is_used():
+    without, with_it = (recipe({"alpha3": alpha3, "segmentor": "runs/own"}) for alpha3 in (0, 100))
+    check_named_segmentors(without, [with_it])

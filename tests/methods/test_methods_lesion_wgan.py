@@ -151,8 +151,6 @@ def test_a_mask_follows_from_its_seed_alone():
     [
         ({"training": {"augment": True}}, r"^training\.augment: flips and turns take masks out of their place"),
         ({"training": {"augment": "affine"}}, r"^training\.augment: "),
-        ({"method": {"judge": "runs/judge"}}, r"^method\.judge: lesion_wgan makes no images"),
-        ({"method": {"segmentor": "runs/own"}}, r"^method\.segmentor: "),
     ],
 )
 def test_what_masks_have_no_use_for_is_refused_in_a_line(sections, line):

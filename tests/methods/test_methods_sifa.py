@@ -291,6 +291,18 @@ def test_segmentation_is_the_deep_heads_likeliest_class(classes):
     assert torch.equal(predicted, method.networks["head_deep"](features.deep, torch.Size((32, 32))).argmax(1))
 
 
+def test_scores_of_classes_are_the_deep_heads_chances_and_those_of_tumour_images_alone():
+    """So that its segmentation is scored on whole volumes, as the segmentors of cycle_shape are."""
+    method, data = build(3).eval(), batch(3)
+    scores = method.class_scores(data["tumour"], "tumour")
+    assert method.segments == ("tumour",)
+    assert (scores.shape, scores.dtype) == ((2, 3, 32, 32), torch.float32)
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(2, 32, 32))
+    assert torch.equal(scores.argmax(dim=1), method.segment(data["tumour"]))
+    with pytest.raises(ValueError, match="not anatomy"):
+        method.class_scores(data["anatomy"], "anatomy")
+
+
 def test_pictures_show_translation_cycle_and_segmentation():
     method, data = build(3).eval(), batch(3)
     pictures = method.pictures(data)

@@ -1,14 +1,16 @@
 """What a run keeps lies in its folder, in MLflow and in its result, under the same name."""
 
 import json
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from metgan_dist.recipe import Recipe, Training
+from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result
-from metgan_dist.runs.open_run import OpenRun
+from metgan_dist.runs.open_run import OpenRun, run_recipe
 from metgan_dist.runs.run_folder import Run
 
 
@@ -50,3 +52,18 @@ def test_models_that_stand_for_stages_are_looked_for_once_and_put_on_record(open
     assert opened.stages(lambda: found) == opened.stages(pytest.fail) == {"pretrain": "/there"}
     assert json.loads((tmp_path / "run.json").read_text())["stages_from"] == found
     assert opened.result.artefacts == {"stage_pretrain": "/there"}
+
+
+def test_a_run_that_is_stopped_after_its_storage_was_removed_says_so_in_one_line(tmp_path, ray_cluster, mistake, capfd):
+    storage = tmp_path / "storage"
+    tree = {"storage": {"path": str(storage)}, "tracking": {"run": "gone", "uri": f"sqlite:///{storage}/mlflow.db"}}
+
+    def work(opened):
+        shutil.rmtree(storage)
+        raise KeyboardInterrupt
+
+    recipe = Recipe.model_validate({**tree, "scaling": {"workers": 0}})
+    with mistake(f"{storage}/gone: was removed while the run was going, and its records with it; start it again"):
+        run_recipe(Command(recipe, "x", False, False), "make_tiles", work)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert not storage.exists()

@@ -97,7 +97,7 @@ def test_a_fold_trains_on_the_same_tiles_whatever_other_folds_are_asked(tmp_path
     [
         ({}, {"folds": [1, 7]}, r"segmentation.folds: there is no fold 7 in .*; there are 0, 1, 2, 3"),
         ({"test": 0}, {}, "data.path: .* has no test tiles"),
-        ({"volumes": 3}, {}, "tiles.folds: 4 folds asked, but the training tiles of .* make 3"),
+        ({"volumes": 1}, {}, "tiles.folds: 4 folds asked, but the training tiles of .* make 1"),
         ({}, {"real": 100}, "segmentation.real: 100 real tiles asked, the fold has 18"),
         ({}, {"real": 0.001}, "segmentation.real: 0.001 of the 18 tiles of fold 0 is none"),
         ({}, {"real": 0, "synthetic": 41}, "segmentation.synthetic: 41 of 41 synthetic tiles .* which has 40"),
@@ -110,6 +110,13 @@ def test_what_cannot_be_trained_or_scored_is_refused_by_field(tmp_path, tiles, s
     real = write_set(tmp_path / "real", **tiles)
     with pytest.raises(UserError, match=f"^{culprit}"):
         planned_folds(real, [synthetic(tmp_path / "s")], recipe(**segmentation))
+
+
+def test_volumes_that_are_fewer_than_the_folds_are_a_fold_each(tmp_path):
+    tiles = write_set(tmp_path, volumes=2)
+    first, second = planned_folds(tiles, [], recipe())
+    np.testing.assert_array_equal(first.train, second.val)
+    np.testing.assert_array_equal(second.train, first.val)
 
 
 def test_tiles_without_a_label_are_refused(tmp_path):

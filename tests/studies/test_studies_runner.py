@@ -128,3 +128,16 @@ def test_a_row_that_its_own_job_would_refuse_is_refused_before_any_work():
         planned_study(command(*asked, "48"), Path("jobs"))
     assert "\n" not in str(refusal.value)
     planned_study(command(*asked, "64"), Path("jobs"))
+
+
+def test_a_segmentor_is_given_to_the_rows_that_are_trained_with_one_and_a_line_says_to_which_not(capsys, mistake):
+    asked = ("--study", "image-synthesis", "--recipe", "cells", "--scores.missing_weights", "skip")
+    given = ("--method.segmentor", "/runs/own")
+    planned = planned_study(command(*asked, *given, "--rows", "pix2pix,metgan"), Path("jobs"))
+    assert {name: recipe.method.segmentor for name, recipe in planned.recipes.items()} == {
+        "pix2pix": None,
+        "metgan": "/runs/own",
+    }
+    assert "method.segmentor: not for pix2pix, whose methods are trained without a segmentor" in capsys.readouterr().out
+    with mistake("--study: row pix2pix: method.segmentor: pix2pix is trained without a segmentor; leave it out"):
+        planned_study(command(*asked, *given, "--rows", "pix2pix"), Path("jobs"))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.synthesis.gate import label_dice, splits
+from metgan_dist.synthesis.model import Model
 from metgan_dist.synthesis.synthesis import TileSynthesis
 from metgan_dist.trained import checkpoint_digest, run_of
 
@@ -103,3 +105,21 @@ def test_dice_of_the_gate_counts_the_classes_that_are_there():
     dice = label_dice(found, label, 3)
     assert splits(dice, 0.5).tolist() == ["train", "rejected", "train", "train"]
     assert splits(dice, 0.0).tolist() == ["train"] * 4
+
+
+def test_tiles_are_compared_with_the_models_in_one_way(mistake):
+    recipe = Recipe.model_validate({"tiles": {"size": [64]}})
+    model = Model("m", "0", recipe, None, {}, {})
+
+    def tiles(shape=(64, 64), classes=2):
+        return SimpleNamespace(uri="t", shape=shape, manifest={"data": {"classes": classes}})
+
+    model.check_cut_alike(tiles(), {"domains": (["ct"], ["ct"])})
+    with mistake(
+        "synthesis.tiles: t: tile shape [32, 64], the generator was trained with [64, 64]; use tiles cut alike"
+    ):
+        model.check_cut_alike(tiles(shape=(32, 64)))
+    with mistake("synthesis.tiles: t: data.classes 3, the generator was trained with 2"):
+        model.check_cut_alike(tiles(classes=3))
+    with mistake("synthesis.tiles: t: domains ['mr'], the generator was trained with ['ct']"):
+        model.check_cut_alike(tiles(), {"domains": (["ct"], ["mr"])})

@@ -6,6 +6,7 @@ import torch
 from networkless import Networkless
 from tile_sets import write_domains
 
+from metgan_dist.methods import build_method
 from metgan_dist.methods.segmentor import Segmentor, SegmentorNetwork
 from metgan_dist.recipe import Recipe
 from metgan_dist.tasks import GENERATED, REAL, task_of
@@ -128,6 +129,19 @@ def test_after_the_training_whole_places_are_scored_beside_real_images_and_own_s
     (line,) = [text for text in said if text.startswith("test:")]
     assert f"S-score ct to mr {made['s_score_target']:.3f} (real {real['s_score_target']:.3f}), mr to ct 1.000" in line
     assert "its segmentors mr" in line
+
+
+def test_sifas_own_segmentation_of_the_target_is_scored_on_whole_volumes(tiles):
+    """By a head that finds what is bright, as the labelled squares of the target are."""
+    recipe = Recipe.model_validate({"method": {"name": "sifa", "width": 1 / 16}, "tiles": {"size": [64]}})
+    method, said = build_method(recipe).eval(), []
+    method._logits = lambda features, image: {"deep": torch.cat([-image, image], dim=1)}
+    scores = score_held_out(task_of(method, tiles), method, DEVICE, said.append)["test"]
+    assert scores["segmented"]["dice_target"] > 0.95
+    assert scores["segmented"]["assd_target"] < 1
+    assert set(scores["per_unit"]["segmented"]) == {"volume mr0", "volume mr1"}
+    assert "dice_source" not in scores["segmented"]
+    assert any(f"its segmentors mr {scores['segmented']['dice_target']:.3f}" in line for line in said)
 
 
 def with_patients(tiles, count=8):

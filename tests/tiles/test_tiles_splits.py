@@ -7,7 +7,7 @@ import pytest
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Tiles
 from metgan_dist.tiles.geometry import plan_tiles
-from metgan_dist.tiles.splits import assign_splits, fold_split, parted_patients, segmentor_and_judge
+from metgan_dist.tiles.splits import assign_splits, fewer_folds, fold_split, parted_patients, segmentor_and_judge
 
 
 def index_of(volumes, shape, tiles, **columns):
@@ -208,6 +208,44 @@ def test_a_patient_with_one_volume_is_cut_into_slabs_as_before_where_there_are_f
     split = assign_splits(index_of(volumes, (1, 8, 80), tiles), tiles)
     assert (split.groupby("patient")["split"].nunique() == 3).all()
     assert parted_patients(split) == []
+
+
+def training_folds(split):
+    """The folds of each patient's training tiles."""
+    train = split[split["fold"] >= 0]
+    return {patient: sorted(set(own)) for patient, own in train["fold"].groupby(train["patient"])}
+
+
+@pytest.mark.parametrize("patients", [2, 3, 4])
+def test_fewer_patients_than_folds_are_a_fold_each_and_none_is_on_both_sides(patients):
+    """Whether their volumes are cut into slabs for the test, as those of few patients are, or held out as a whole."""
+    tiles = Tiles(kind="slice", size=(8,), gap=0)
+    for volumes in (1, 2):
+        named = [(f"v{n}", "", f"p{n % patients}", "auto") for n in range(volumes * patients)]
+        split = assign_splits(index_of(named, (1, 8, 80), tiles), tiles)
+        folds = training_folds(split)
+        if len(folds) < 2:
+            continue
+        assert sorted(folds.values()) == [[number] for number in range(len(folds))]
+        patient = split["patient"].to_numpy()
+        for number in range(len(folds)):
+            train, val = fold_split(split, number)
+            assert len(train)
+            assert not set(patient[train]) & set(patient[val])
+        (line,) = fewer_folds(split, tiles.folds)
+        assert line.startswith(f"folds: {len(folds)}, not the 5 of tiles.folds: the tiles to train on are of")
+        assert fewer_folds(split, len(folds)) == []
+
+
+def test_folds_of_a_single_volume_or_by_an_explicit_field_are_slabs():
+    tiles = Tiles(kind="slice", size=(8,), gap=0)
+    alone = assign_splits(index_of([("v", "", "p", "auto")], (1, 8, 160), tiles), tiles)
+    assert training_folds(alone) == {"p": [0, 1, 2, 3, 4]}
+    by_slab = tiles.model_copy(update={"split_by": "slab"})
+    three = index_of([(f"v{n}", "", f"p{n}", "auto") for n in range(3)], (1, 8, 160), by_slab)
+    split = assign_splits(three, by_slab)
+    assert training_folds(split) == {f"p{n}": [0, 1, 2, 3, 4] for n in range(3)}
+    assert fewer_folds(alone, 5) == fewer_folds(split, 5) == []
 
 
 def test_a_split_that_the_data_set_fixes_is_kept():

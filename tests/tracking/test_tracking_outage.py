@@ -1,5 +1,6 @@
 """A real server that dies while a run logs to it: training goes on, and nothing is missing afterwards."""
 
+import shutil
 import time
 
 from metgan_dist.recipe import Tracking
@@ -70,3 +71,23 @@ def test_server_that_stays_away_leaves_a_spool_which_a_replay_delivers(server, t
     assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 36
     assert [item.path for item in connect(server.uri).list_artifacts(run_id)] == ["recipe.yaml"]
     assert list((tmp_path / run_id).iterdir()) == []
+
+
+def test_a_store_that_is_removed_while_a_run_logs_to_it_is_one_line_and_no_traceback(tmp_path, capfd):
+    """As by `rm -r` of storage.path while a run is stopped: MLflow's database and what waits for it are gone."""
+    storage = tmp_path / "storage"
+    uri, spool = f"sqlite:///{storage}/mlflow.db", storage / "run" / "spool"
+    check_server(uri)
+    run_id = start_run(uri, Tracking(), "removed", {})
+    lines: list[str] = []
+    log = RunLogger(uri, run_id, spool, patience=60, report=lines.append)
+    log.metrics({"loss": 1.0}, 0)
+    while not history(uri, run_id, "loss"):
+        time.sleep(0.1)
+    shutil.rmtree(storage)
+    log.metrics({"loss": 2.0}, 1)
+    started = time.monotonic()
+    assert not log.close()
+    assert time.monotonic() - started < 30
+    assert lines == [f"tracking: {spool / run_id} was removed while it was in use; 1 entries are lost"]
+    assert "Traceback" not in "".join(capfd.readouterr())
