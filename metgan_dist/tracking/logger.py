@@ -222,7 +222,9 @@ class RunLogger:
 
     def _set_aside(self, entry: Entry, reason: str) -> None:
         if self._journal.removed:
-            self._report(f"tracking: {entry['kind']} is lost ({reason}): {self._folder} was removed while it was in use")
+            self._report(
+                f"tracking: {entry['kind']} is lost ({reason}): {self._folder} was removed while it was in use"
+            )
             return
         with (self._folder / "refused.jsonl").open("a") as file:
             file.write(json.dumps({**entry, "refused": reason}) + "\n")
