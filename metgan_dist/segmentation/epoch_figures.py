@@ -92,9 +92,8 @@ def segmented_volumes(volumes: Mapping[str, Mapping[str, Segmented]], title: str
     columns: Sequence[str] = list(dict.fromkeys(label for rows in volumes.values() for label in rows))
     if not columns:
         raise ValueError("a picture of segmentations needs at least one")
-    figure, axes = canvas(
-        len(columns) * 1.2 * CELL_INCHES, len(volumes) * 1.35 * CELL_INCHES + 0.3, len(volumes), len(columns), title
-    )
+    width, height = len(columns) * 1.2 * CELL_INCHES, len(volumes) * 1.35 * CELL_INCHES + 0.3
+    figure, axes = canvas(width, height, len(volumes), len(columns), title, fontsize=8)
     for line, (name, rows) in zip(axes, volumes.items(), strict=True):
         line[0].set_ylabel(name, fontsize=8)
         for axis, label in zip(line, columns, strict=True):

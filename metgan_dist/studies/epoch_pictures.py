@@ -110,7 +110,7 @@ def _examples(opened: OpenRun, works: Works, rows: Mapping[str, Trained]) -> dic
         for name, row in chosen.items():
             dice = float(scores.loc[scores["volume"] == tiles.index["volume"].iloc[row], "dice"].iloc[0])
             drawn.setdefault(name, {})[label] = Segmented(examples[row], dice)
-    title = "Found (filled) and true (outlined), Dice of the whole volume"
+    title = "Found (filled), true (outlined);\nDice of the whole volume"
     return {"figure-8.png": segmented_volumes(drawn, title)} if drawn else {}
 
 

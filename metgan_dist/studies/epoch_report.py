@@ -149,9 +149,11 @@ def _table(
             if name in rows:
                 own = rows[name].value
                 values[title] = Value(own.value, mark=mark(tests, name, DICE, settings), spread=own.spread)
-        lost = [failed[name] for name in line.cells.values() if name in failed]
-        lines.append(Line(line.label, values, paper=paper, paper_spread=spread, failed="; ".join(lost) or None))
-    return Table(study.title, columns, lines, [*_notes(study, rows, settings), *study.notes], subject="data set")
+        lines.append(Line(line.label, values, paper=paper, paper_spread=spread))
+    # A line is of several rows, which fail one by one.
+    lost = [f"{row.label} failed: {failed[row.name]}" for row in study.rows if row.name in failed]
+    notes = [*_notes(study, rows, settings), *study.notes, *lost]
+    return Table(study.title, columns, lines, notes, subject="data set")
 
 
 def _notes(study: Study, rows: Mapping[str, Trained], settings: Scores) -> list[str]:

@@ -43,7 +43,7 @@ class Works:
     @property
     def works(self) -> dict[str, Step | Row]:
         """All steps and rows, sources first."""
-        return {work.name: work for work in (*self.study.steps, *self.study.rows)}
+        return works_of(self.study)
 
     def folder(self, name: str) -> str:
         """Of the run of a step or row."""
@@ -134,6 +134,12 @@ class Works:
         return {**{name: fields for name, fields in flags.items() if name not in ("data", own)}, "data": {"path": path}}
 
 
+def works_of(study: Study) -> dict[str, Step | Row]:
+    """All steps and rows of a study by name, sources first."""
+    listed: list[Step | Row] = [*study.steps, *study.rows]
+    return {work.name: work for work in listed}
+
+
 def on_sides_of(recipe: Recipe, tiles: TileSet) -> Recipe:
     """A recipe whose volumes lie on the sides of the split on which the tiles of the same data set have them.
 
@@ -155,7 +161,7 @@ def on_sides_of(recipe: Recipe, tiles: TileSet) -> Recipe:
 
 def taken_runs(command: Command, study: Study) -> dict[str, str]:
     """The folders of the flag --take, by step or row; UserError for a name that is none, and a run that is not done."""
-    works = {work.name: study.job if isinstance(work, Row) else work.job for work in (*study.steps, *study.rows)}
+    works = {name: work.job if isinstance(work, Step) else study.job for name, work in works_of(study).items()}
     found = {}
     for text in command.own.get("take", []):
         name, _, run = text.partition("=")

@@ -132,7 +132,7 @@ def test_rows_that_failed_are_told_and_files_are_for_other_programs(tmp_path, mo
     dice = {"clinical": [0.5] * 20, "with_pix2pix10": [0.6] * 12}
     opened = reported(tmp_path, monkeypatch, dice, {"with_spade": "SPADE, which it needs, failed"})
     text = opened.kept["stroke/table.md"].decode()
-    assert "SPADE, which it needs, failed" in text
+    assert "clinical + SPADE failed: SPADE, which it needs, failed" in text
     table = list(csv.DictReader(io.StringIO(opened.kept["stroke/table.csv"].decode())))
     added = next(line for line in table if line["data set"] == "+ all synthetic")
     assert float(added["Pix2Pix10"]) == pytest.approx(60)
