@@ -8,19 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Data, Recipe
 from metgan_dist.runs.child_runs import ChildJob, child_recipe, is_finished, run_jobs
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.storage import absolute, exists, join, parent
+from metgan_dist.storage import absolute, exists, join, parent, write_whole
 from metgan_dist.studies.downstream import on_tiles
 from metgan_dist.studies.steps import Step, tree_of
 from metgan_dist.studies.study import Row, Study
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.trained import read_result
-from metgan_dist.volumes.dataset import resolve_data
+from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data
+
+TRAINING_LABELS = "training_labels"
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,15 @@ class Works:
         return result if result is not None and result.get("status") == "finished" else None
 
     def value(self, reference: str) -> str:
-        """What NAME or NAME.ARTEFACT stands for; UserError where that is not there."""
+        """What NAME or NAME.ARTEFACT stands for; UserError where that is not there.
+
+        The artefact `training_labels` of tiles is a data set of the labels, without images, of what is trained on.
+        """
         name, _, artefact = reference.partition(".")
         if not artefact:
             return self.folder(name)
+        if artefact == TRAINING_LABELS:
+            return self._training_labels(name)
         made = (self.result(name) or {}).get("artefacts", {})
         if artefact not in made:
             raise UserError(f"{self.folder(name)}: its result names no {artefact!r}; take another run for {name!r}")
@@ -101,6 +110,15 @@ class Works:
             return None
         return recipe
 
+    def _training_labels(self, name: str) -> str:
+        """Write the description of that data set into the study's own folder; the folder."""
+        options = self.opened.recipe.storage.options
+        base = resolve_data(Data(path=self.place), options).path
+        folder = join(self.opened.run.folder, f"{name}-training")
+        text = yaml.safe_dump(training_labels(self.tiles(name), str(base)), sort_keys=False, allow_unicode=True)
+        write_whole(join(folder, DESCRIPTION), text.encode(), options)
+        return folder
+
     def _values(self, work: Step | Row) -> dict[str, str | list[str]]:
         return {
             field: self.value(one) if isinstance(one, str) else [self.value(each) for each in one]
@@ -132,6 +150,19 @@ class Works:
             return {**flags, "data": {**flags.get("data", {}), "path": self.place}}
         own = "tiles" if exists(join(path, MANIFEST), self.opened.recipe.storage.options) else "data"
         return {**{name: fields for name, fields in flags.items() if name not in ("data", own)}, "data": {"path": path}}
+
+
+def training_labels(tiles: TileSet, base: str) -> dict[str, Any]:
+    """What the dataset.yaml of the labels of training tiles holds; `base`: of the data set that they were cut from."""
+    data, trained = tiles.manifest["data"], set(tiles.index["volume"][tiles.index["split"] == "train"])
+    listed = []
+    for entry in data["volumes"]:
+        label = entry["label"][data["label"]] if isinstance(entry["label"], dict) else entry["label"]
+        if entry["id"] in trained and label:
+            patient = {"patient": entry["patient"]} if entry["patient"] else {}
+            listed.append({"id": entry["id"], "label": join(base, label), **patient, "split": "train"})
+    named = {"labels": {int(value): name for value, name in data["labels"].items()}} if data["labels"] else {}
+    return {**named, **({"orientation": data["orientation"]} if data["orientation"] else {}), "volumes": listed}
 
 
 def works_of(study: Study) -> dict[str, Step | Row]:

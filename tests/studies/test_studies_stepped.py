@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from brain_sets import recipe_of, write_brains
@@ -11,10 +12,13 @@ from tile_sets import write_set
 from two_domains import cut_here
 
 from metgan_dist.errors import UserError
+from metgan_dist.recipe import Data
 from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.studies.stepped import SteppedRun, check_one_split
 from metgan_dist.studies.study import STUDIES, asked_study
 from metgan_dist.studies.works import Works, on_sides_of, taken_runs
+from metgan_dist.volumes.dataset import resolve_data, volume_refs
+from metgan_dist.volumes.volume import whole
 
 OWN = [JobFlag(name, "X", "a flag of run_study.py") for name in ("study", "rows", "take")]
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -135,6 +139,29 @@ def test_a_row_has_the_tiles_that_all_share_and_starts_from_another_rows_run(tmp
     assert needed["spade_10"] == {"crops", "only_spade"}
     assert needed["only_spade"] == {"crops", "spade_crops"}
     assert needed["masks"] == {"lesions"}
+
+
+def test_labels_that_are_trained_on_are_a_data_set_of_masks(tmp_path, brains):
+    folder, _ = brains
+    tree = yaml.safe_load((folder / "dataset.yaml").read_text())
+    tree["volumes"][-1]["split"] = "test"  # s1
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(tree))
+    masks = {"label": "lesion", "tumour": ""}
+    recipe = recipe_of(folder)
+    recipe = recipe.model_copy(
+        update={"data": resolve_data(Data.model_validate({"path": str(folder), "anatomy": "", **masks}))}
+    )
+    tiles = cut_here(
+        recipe.model_copy(update={"tiles": recipe.tiles.model_copy(update={"min_foreground": 1})}), tmp_path / "m"
+    )
+    finished(tmp_path / "runs" / "mine-lesions", "make_tiles", tiles=tiles.uri)
+    made = works(tmp_path, folder).value("lesions.training_labels")
+    (ref,) = volume_refs(resolve_data(Data(path=made, anatomy="", tumour="")))
+    assert (ref.id, ref.patient, ref.entry.path) == ("s0", "q0", None)
+    volume = ref.open()
+    lesion = volume.read("label", whole(volume))
+    assert np.count_nonzero(lesion) == 32
+    assert set(np.unique(lesion)) == {0, 1}
 
 
 def test_tiles_of_a_volume_on_several_sides_give_no_split(tmp_path, brains):

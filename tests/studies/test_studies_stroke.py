@@ -96,7 +96,7 @@ def test_copied_lesions_are_a_translator_without_training_and_asked_for_by_name(
     assert not [step.name for step in usual.steps if step.name.startswith("paste")]
     study = asked_study(command("--rows", "clinical,with_paste"))[1]
     steps = {step.name: step for step in study.steps}
-    assert list(steps) == ["crops", "slices", "paste_volumes", "paste_crops", "paste_slices"]
+    assert list(steps) == ["crops", "slices", "lesions", "paste_volumes", "paste_crops", "paste_slices"]
     assert steps["paste_volumes"].recipe["synthesis"]["model"] == "copy-paste"
 
 
