@@ -142,6 +142,7 @@ def histograms(
     *,
     title: str = "",
     logarithmic: Collection[str] = (),
+    across: int | None = None,
 ) -> bytes:
     """Draw distributions side by side, one panel each, as fractions over common bins.
 
@@ -149,6 +150,7 @@ def histograms(
         panels: values by name (the legend), by panel. Values that are not finite are left out.
         title: above the panels.
         logarithmic: panels whose values, all above 0, are drawn on a logarithmic axis.
+        across: panels in a row of the picture; by default all.
 
     Returns:
         The PNG.
@@ -158,8 +160,11 @@ def histograms(
     """
     if not panels:
         raise ValueError("histograms need at least one panel")
-    figure, axes = _panels(1, len(panels), title)
-    for axis, (panel, named) in zip(axes.ravel(), panels.items(), strict=True):
+    columns = min(across or len(panels), len(panels))
+    figure, axes = _panels(-(-len(panels) // columns), columns, title)
+    for axis in axes.ravel()[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (panel, named) in zip(axes.ravel(), panels.items(), strict=False):
         finite = {name: np.asarray(values, float)[np.isfinite(values)] for name, values in named.items()}
         bins = _bins(np.concatenate(list(finite.values())), panel in logarithmic)
         for name, values in finite.items():

@@ -120,7 +120,7 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
             tiles = TileSet.open(recipe.data.path, recipe.storage.options)
         else:
             storage = opened.run.folder.rsplit("/", 1)[0]
-            recipe = _with_phantom(recipe, storage)
+            recipe = with_phantom(recipe, storage)
             sections = {"data": recipe.data.told(), "tiles": recipe.tiles.told()}
             name = hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
             tiles = make_tiles(recipe, join(storage, "tiles", name), say)
@@ -137,7 +137,8 @@ def prepare_tiles(opened: OpenRun) -> TileSet:
     return tiles
 
 
-def _with_phantom(recipe: Recipe, storage: str) -> Recipe:
+def with_phantom(recipe: Recipe, storage: str) -> Recipe:
+    """The recipe on its phantom, which is drawn below `storage` where it is not there yet; one with a path as it is."""
     if recipe.data.path is not None:
         return recipe
     phantom = recipe.data.phantom

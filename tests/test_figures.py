@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metgan_dist.figures import by_channel, image_grid, most_label, three_cuts
+from metgan_dist.figures import by_channel, histograms, image_grid, most_label, three_cuts
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -105,6 +105,14 @@ def test_grids_without_tiles_and_tiles_of_odd_shape_are_refused():
         image_grid({"real": []})
     with pytest.raises(ValueError, match=r"\(3, 2, 8, 8\)"):
         image_grid({"real": [np.zeros((3, 2, 8, 8), dtype=np.float32)]})
+
+
+def test_panels_of_histograms_may_stand_in_several_rows():
+    panels = {name: {"a": np.arange(4.0)} for name in "abcde"}
+    wide, high = (pixels(histograms(panels, across=across)) for across in (None, 3))
+    assert wide.shape[1] / high.shape[1] == pytest.approx(5 / 3, abs=0.01)
+    assert high.shape[0] > 1.5 * wide.shape[0]
+    assert high[-20, -20].tolist() == [255, 255, 255]  # where a sixth would be
 
 
 def test_drawing_leaves_pyplot_and_its_global_state_unloaded():

@@ -20,20 +20,24 @@ _TICK = "✓"
 
 @dataclass(frozen=True)
 class Value:
-    """A score of one method, its confidence interval, and whether it differs from the reference's (a mark)."""
+    """A score of one method, its confidence interval, and whether it differs from the reference's (a mark).
+
+    `spread`: the standard deviation that stands beside it, where a table shows one.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     mark: str = ""
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
 class Line:
     """One method's line.
 
-    `ticks` are the table's first columns, `paper` what a paper printed for this line, `more` further numbers for the
-    CSV, `failed` why there are no scores.
+    `ticks` are the table's first columns, `paper` what a paper printed for this line, `paper_spread` the standard
+    deviations that it printed, `more` further numbers for the CSV, `failed` why there are no scores.
     """
 
     label: str
@@ -42,6 +46,7 @@ class Line:
     paper: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, float | str] = field(default_factory=dict)
     failed: str | None = None
+    paper_spread: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,12 @@ class Table:
     def csv(self) -> str:
         """Every number unrounded: each score with its interval and the paper's, then what lines have `more`."""
         names = [column.name for column in self.columns]
+        spread = (
+            ("_std",) if any(value.spread is not None for line in self.lines for value in line.values.values()) else ()
+        )
         more = list(dict.fromkeys(name for line in self.lines for name in line.more))
-        parts = [part for name in names for part in (name, f"{name}_low", f"{name}_high", f"{name}_paper")]
+        ends = ("", *spread, "_low", "_high", "_paper")
+        parts = [f"{name}{end}" for name in names for end in ends]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([self.subject.lower(), *self.tick_names, *parts, *more, "failed"])
@@ -95,8 +104,8 @@ class Table:
             cells: list[object] = [line.label, *(line.ticks.get(name, "") for name in self.tick_names)]
             for name in names:
                 value = line.values.get(name)
-                cells += [value.value, value.low, value.high] if value else [None, None, None]
-                cells.append(line.paper.get(name))
+                own = [value.value, *([value.spread] if spread else []), value.low, value.high] if value else []
+                cells += [*own, *[None] * (len(ends) - 1 - len(own)), line.paper.get(name)]
             writer.writerow([*cells, *(line.more.get(name) for name in more), line.failed or ""])
         return text.getvalue()
 
@@ -116,10 +125,12 @@ class Table:
                 cells.append(_Cell("failed" if line.failed else ABSENT))
             else:
                 best = column.capped(value.value) == self.best(column)
-                cells.append(_Cell(f"{value.value:.{column.digits}f}", best, value.mark))
+                text = f"{value.value:.{column.digits}f}"
+                beside = "" if value.spread is None else f" ± {value.spread:.{column.digits}f}"
+                cells.append(_Cell(text + beside, best, value.mark))
             if column.name in self._in_paper:
-                printed = line.paper.get(column.name)
-                cells.append(_Cell(ABSENT if printed is None else f"{printed:g}"))
+                printed, around = line.paper.get(column.name), line.paper_spread.get(column.name)
+                cells.append(_Cell(ABSENT if printed is None else _printed(printed, around, column.digits)))
         return cells
 
     @property
@@ -128,6 +139,10 @@ class Table:
 
     def _all_notes(self) -> list[str]:
         return [*self.notes, *(f"{line.label} failed: {line.failed}" for line in self.lines if line.failed)]
+
+
+def _printed(value: float, spread: float | None, digits: int) -> str:
+    return f"{value:g}" if spread is None else f"{value:.{digits}f} ± {spread:.{digits}f}"
 
 
 @dataclass(frozen=True)

@@ -338,5 +338,5 @@ def segmentor_recipe(recipe: Recipe, seed_offset: int = 0, network: str | None =
         }
     )
     # Which cases a segmentor for itself learns from is no matter of one that serves a method.
-    every = recipe.segmentation.model_copy(update={"cases": None, "least_lesion": 0})
+    every = recipe.segmentation.model_copy(update={"cases": None, "least_lesion": 0, "test_every": None})
     return recipe.model_copy(update={"method": own, "training": training, "segmentation": every})

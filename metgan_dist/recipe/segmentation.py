@@ -35,11 +35,10 @@ class Segmentation(Section):
         description="labelled pixels (voxels) that a tile must hold to be trained on, in paper 4 20; those that "
         "validate and test are kept as they are (train_segmentor.py reads it, too)",
     )
-    synthetic: int = Field(
+    synthetic: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0,
-        ge=0,
-        description="synthetic tiles to train on, from `datasets` in equal parts; none made from tiles that validate "
-        "the fold",
+        description="synthetic tiles to train on, from `datasets` in equal parts, or all of them; none made from tiles "
+        "that validate the fold",
     )
     datasets: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = Field(
         (), description="folders that synthesize.py wrote"
@@ -54,6 +53,12 @@ class Segmentation(Section):
     )
     validate_every: int | None = Field(
         None, ge=1, description="images between validations; none: one pass over the fold's training tiles"
+    )
+    test_every: int | None = Field(
+        None,
+        ge=1,
+        description="after each so many validations the Dice on the test tiles is noted, volume by volume, which "
+        "chooses nothing (paper 4: 1); none: they are seen after the training alone (train_segmentor.py reads it, too)",
     )
     batch_size: int = Field(4, ge=1, description="tiles in a batch")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's learning rate")

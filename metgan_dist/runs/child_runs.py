@@ -11,8 +11,10 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +24,7 @@ from metgan_dist.cluster.joining import LEAST_DATA_CPUS
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import understood
 from metgan_dist.recipe import Recipe, Scaling
-from metgan_dist.runs.children import run_children, termination_as_interrupt
+from metgan_dist.runs.children import Order, run_children, termination_as_interrupt
 from metgan_dist.runs.command_line import parse_command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, resolved
@@ -81,24 +83,66 @@ def is_finished(job: str, recipe: Recipe) -> bool:
     return result is not None and result.get("status") == "finished"
 
 
+@dataclass(frozen=True)
+class ChildJob:
+    """A job to be run as a child.
+
+    script: of the job; label: its lines are said under it; recipe: asked for when what it `needs` (children by name)
+    has been done, None where nothing is left to do.
+    """
+
+    script: Path
+    label: str
+    recipe: Callable[[], Recipe | None]
+    needs: tuple[str, ...] = ()
+
+
 def run_child_jobs(
     script: Path, recipes: Mapping[str, Recipe], labels: Mapping[str, str], at_once: int
 ) -> dict[str, str]:
-    """Run the job in `script` for each recipe, `at_once` at a time on this run's cluster; reasons of those that failed.
+    """Run the job in `script` for each recipe, as `run_jobs` does."""
+    jobs = {name: ChildJob(script, labels[name], partial(_as_it_is, recipe)) for name, recipe in recipes.items()}
+    return run_jobs(jobs, at_once, here=all(recipe.scaling.in_process for recipe in recipes.values()))
 
-    Lines of a child are said under its label. A child that fails stops no other. Children that train in the job's own
-    process run there, one after another.
+
+def run_jobs(jobs: Mapping[str, ChildJob], at_once: int, *, here: bool) -> dict[str, str]:
+    """Run children, `at_once` at a time on this run's cluster, each after those that it needs; why some failed.
+
+    A child that fails stops no other but those that need it. With `here` they run in this process, one after another,
+    as those must that train in the job's own.
     """
-    if all(recipe.scaling.in_process for recipe in recipes.values()):
-        return {name: reason for name, one in recipes.items() if (reason := _run_here(script, one, labels[name]))}
+    if here:
+        return _run_all_here(jobs)
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with tempfile.TemporaryDirectory(prefix="metgan-children-") as folder, termination_as_interrupt():
-        commands = {}
-        for name, recipe in recipes.items():
-            path = Path(folder) / f"{name}.yaml"
+
+        def command(name: str) -> list[str] | None:
+            """The command line of a child, its recipe in a file; None where nothing is left to do."""
+            recipe, path = jobs[name].recipe(), Path(folder) / f"{name}.yaml"
+            if recipe is None:
+                return None
             path.write_text(recipe.to_yaml())
-            commands[name] = [sys.executable, str(script), "--recipe", str(path)]
-        return run_children(commands, at_once, environment, lambda name, line: say(f"[{labels[name]}] {line}"))
+            return [sys.executable, str(jobs[name].script), "--recipe", str(path)]
+
+        commands = {name: partial(command, name) for name in jobs}
+        needs = {name: job.needs for name, job in jobs.items()}
+        return run_children(
+            commands, at_once, environment, lambda name, line: say(f"[{jobs[name].label}] {line}"), needs
+        )
+
+
+def _as_it_is(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def _run_all_here(jobs: Mapping[str, ChildJob]) -> dict[str, str]:
+    order = Order(jobs, {name: job.needs for name, job in jobs.items()})
+    while (name := order.next()) is not None:
+        job = jobs[name]
+        recipe = order.ask(name, job.recipe)
+        if recipe is not None and (reason := _run_here(job.script, recipe, job.label)):
+            order.failed[name] = reason
+    return order.failed
 
 
 def _run_here(script: Path, recipe: Recipe, label: str) -> str | None:

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
 
+from metgan_dist.errors import UserError
 from metgan_dist.runs.job import ENDS_WITH_PARENT
 from metgan_dist.training.stopping import SIGNALS, handled
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0
+Made = TypeVar("Made")
 
 
 class Child:
@@ -58,29 +60,62 @@ class Child:
 
 
 def run_children(
-    commands: Mapping[str, Sequence[str]],
+    commands: Mapping[str, Sequence[str] | Callable[[], Sequence[str] | None]],
     at_once: int,
     environment: Mapping[str, str],
     report: Callable[[str, str], None],
+    needs: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, str]:
     """Run all commands, at most `at_once` at a time; returns the reasons of those that failed, by name.
 
-    `report` gets (name, line). A failed command does not stop the others. When this is interrupted, every child is
-    asked to end (SIGTERM), and killed with its group when it does not within half a minute.
+    `report` gets (name, line). A failed command does not stop the others, but those that need it (`needs`: names of
+    other commands, by name), which fail, too; a command waits for what it needs. One that is a function is asked for
+    when it may begin: None is a command that has nothing to do, a UserError the reason why it failed. When this is
+    interrupted, every child is asked to end (SIGTERM), and killed with its group when it does not within half a minute.
     """
-    waiting, running, failed = deque(commands.items()), dict[str, Child](), dict[str, str]()
+    order, running = Order(commands, needs or {}), dict[str, Child]()
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                name, arguments = waiting.popleft()
-                running[name] = Child(arguments, environment, lambda line, name=name: report(name, line))  # type: ignore[misc]
+        while order.waiting or running:
+            while len(running) < at_once and (name := order.next(running)) is not None:
+                command = commands[name]
+                if (arguments := order.ask(name, command) if callable(command) else command) is not None:
+                    running[name] = Child(arguments, environment, lambda line, name=name: report(name, line))  # type: ignore[misc]
             for name in [name for name, child in running.items() if child.process.poll() is not None]:
                 if (reason := running.pop(name).failure()) is not None:
-                    failed[name] = reason
-            time.sleep(POLL_SECONDS)
+                    order.failed[name] = reason
+            if running:
+                time.sleep(POLL_SECONDS)
     finally:
         _end(list(running.values()))
-    return failed
+    return order.failed
+
+
+class Order:
+    """Names that wait for what they need, in their order, and why those failed that did."""
+
+    def __init__(self, names: Iterable[str], needs: Mapping[str, Collection[str]]) -> None:
+        self.waiting, self.failed = list(names), dict[str, str]()
+        self._needs = needs
+
+    def next(self, running: Collection[str] = ()) -> str | None:
+        """Take the first name that may begin; None where each waits for one that runs, or none is left."""
+        for name in list(self.waiting):
+            needed = self._needs.get(name, ())
+            if lost := [other for other in needed if other in self.failed]:
+                self.waiting.remove(name)
+                self.failed[name] = f"{lost[0]}, which it needs, failed"
+            elif not any(other in self.waiting or other in running for other in needed):
+                self.waiting.remove(name)
+                return name
+        return None
+
+    def ask(self, name: str, work: Callable[[], Made | None]) -> Made | None:
+        """What `work` makes, now that it may begin; None where there is nothing to do, or a UserError says why not."""
+        try:
+            return work()
+        except UserError as error:
+            self.failed[name] = str(error)
+            return None
 
 
 def _end(children: Sequence[Child]) -> None:

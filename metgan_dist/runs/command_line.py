@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NoReturn
 
@@ -64,6 +64,12 @@ class Command:
         """
         given = without_foreign(self.given, method_named(self.preset, changes, self.given))
         return _validated(layered(self.preset, changes, given, compared=True))
+
+    def on(self, recipe_name: str, given: dict[str, Any] | None = None) -> Command:
+        """The same flags, or those of `given`, on another preset or YAML file, as one of several methods."""
+        flags = self.given if given is None else given
+        tree, recipe = _laid_out(recipe_name, flags, several_methods=True)
+        return replace(self, recipe=recipe, recipe_name=recipe_name, preset=tree, given=flags)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,14 +128,20 @@ def parse_command(
     except SettingsError as error:  # a value that is to be JSON and is none
         raise UserError(f"command line: {uncapitalised(str(error))}; see --help for an example") from error
     given = source()
-    tree = _with_given_size(recipe_tree(chosen["recipe"]), given)
-    flags = without_foreign(given, method_named(tree, given)) if several_methods else given
-    recipe = _validated(layered(tree, flags))
-    if chosen["recipe"] in recipe_names() and "path" in given.get("data", {}):
-        tree = _for_given_data(tree, recipe)
-        recipe = _validated(layered(tree, flags))
+    tree, recipe = _laid_out(chosen["recipe"], given, several_methods)
     values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
     return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, given, values)
+
+
+def _laid_out(name: str, given: dict[str, Any], several_methods: bool) -> tuple[dict[str, Any], Recipe]:
+    """The tree of a preset or file without what yields to flags, and the recipe of both."""
+    tree = _with_given_size(recipe_tree(name), given)
+    flags = without_foreign(given, method_named(tree, given)) if several_methods else given
+    recipe = _validated(layered(tree, flags))
+    if name in recipe_names() and "path" in given.get("data", {}):
+        tree = _for_given_data(tree, recipe)
+        recipe = _validated(layered(tree, flags))
+    return tree, recipe
 
 
 def _validated(tree: dict[str, Any]) -> Recipe:

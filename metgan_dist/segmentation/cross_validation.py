@@ -22,6 +22,7 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set, resolved
 from metgan_dist.segmentation.datasets import check_datasets, of_domain, open_datasets
+from metgan_dist.segmentation.epochs import ARTEFACTS, epoch_files
 from metgan_dist.segmentation.folds import Fold, find_fold_start, fold_recipe, planned_folds, seen_by_generators
 from metgan_dist.segmentation.report import report_folds
 from metgan_dist.segmentation.summary import origin_notes
@@ -102,6 +103,7 @@ class CrossValidation:
             "seconds": sum(one["seconds"] for one in resources),
             **{peak: max(one[peak] for one in resources) for peak in ("peak_rss_bytes", "peak_gpu_bytes")},
         }
+        opened.keep(epoch_files(tiles, recipes, results), ARTEFACTS)
         notes = [*origin_notes(origins), *few, *too_small(folds, opened.recipe)]
         report_folds(opened, tiles, checkpoints, _in_words(samples), notes)
 

@@ -78,13 +78,21 @@ def planned_folds(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -
         given, left_out = _usable(datasets, sources, Tissue.of(tiles, val))
         usable = [large_enough(dataset, rows, settings) for dataset, rows in zip(datasets, given, strict=True)]
         small += sum(map(len, given)) - sum(map(len, usable))
-        synthetic = chosen_synthetic(datasets, usable, settings.synthetic, start, "segmentation.synthetic")
-        if not len(real) + settings.synthetic:
+        synthetic = _chosen_synthetic(datasets, usable, settings, start)
+        if not len(real) + sum(map(len, synthetic)):
             raise UserError(
                 f"segmentation.real: {settings.real:g} of the {len(train)} tiles of fold {number} is none; ask for more"
             )
         folds.append(Fold(number, real, val, tuple(synthetic), left_out, small))
     return folds
+
+
+def _chosen_synthetic(
+    datasets: Sequence[TileSet], usable: Sequence[np.ndarray], settings: Segmentation, start: float
+) -> Sequence[np.ndarray]:
+    if settings.synthetic == "all":
+        return usable
+    return chosen_synthetic(datasets, usable, settings.synthetic, start, "segmentation.synthetic")
 
 
 def _usable(

@@ -59,7 +59,7 @@ class DownstreamRun:
         # First the folds of a row side by side, then rows, where there is room for more.
         at_once = min(len(self.recipes), max(1, trainings // folds))
         rows = {
-            name: child_recipe(opened, name, _on_tiles(recipe, tiles, trainings // at_once), at_once)
+            name: child_recipe(opened, name, on_tiles(recipe, tiles, trainings // at_once), at_once)
             for name, recipe in self.recipes.items()
         }
         failed = carry_out_rows(opened, self.study, rows, self.script, at_once)
@@ -77,14 +77,14 @@ def _check_rows(study: Study, recipes: Mapping[str, Recipe], tiles: TileSet | No
             datasets = open_datasets(recipe)
             if tiles is None:
                 continue
-            planned_folds(tiles, datasets, resolved(_on_tiles(recipe, tiles, 1)))
+            planned_folds(tiles, datasets, resolved(on_tiles(recipe, tiles, 1)))
             check_datasets([dataset for dataset in datasets if dataset.uri not in checked], tiles, recipe)
         except UserError as error:
             raise UserError(f"--study: row {row.name}: {error}") from error
         checked |= {dataset.uri for dataset in datasets}
 
 
-def _on_tiles(recipe: Recipe, tiles: TileSet, trainings: int) -> Recipe:
+def on_tiles(recipe: Recipe, tiles: TileSet, trainings: int) -> Recipe:
     """A row's recipe on the tiles that all rows share, training so many folds at once."""
     data = recipe.data.model_copy(update={"path": tiles.uri, "volumes": []})
     scaling = recipe.scaling.model_copy(update={"trainings": trainings})

@@ -23,7 +23,8 @@ from metgan_dist.studies.downstream import DownstreamRun
 from metgan_dist.studies.preparation import StudyInputs, prepare
 from metgan_dist.studies.rows import carry_out_rows, stop_if_failed
 from metgan_dist.studies.shown import SCORES
-from metgan_dist.studies.study import Row, Study, asked_study, own_settings, unconcerned
+from metgan_dist.studies.stepped import SteppedRun
+from metgan_dist.studies.study import Row, Study, asked_study, check_concerned, own_settings, unconcerned
 from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.tasks import task_of
 from metgan_dist.tiles.tile_set import TileSet
@@ -32,7 +33,7 @@ from metgan_dist.training.choice import Choice
 from metgan_dist.training.schedule import Length, check_stages
 
 
-def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
+def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun | SteppedRun:
     """The study that the command names, after everything that can be checked before a cluster is touched.
 
     `jobs` is the folder of the scripts that its rows run. A dry run prints what the rows have of their own. Flags that
@@ -40,8 +41,13 @@ def planned_study(command: Command, jobs: Path) -> StudyRun | DownstreamRun:
     UserError in one line for what does not fit.
     """
     name, study = asked_study(command)
-    kind: type[DownstreamRun] | type[StudyRun] = DownstreamRun if study.job == "segment_folds" else StudyRun
+    kind: type[DownstreamRun] | type[StudyRun] | type[SteppedRun] = StudyRun
+    if study.steps:
+        kind = SteppedRun
+    elif study.job == "segment_folds":
+        kind = DownstreamRun
     planned = kind.planned(name, study, command, jobs / f"{study.job}.py")
+    check_concerned(command, planned.recipes)
     for line in unconcerned(command, planned.recipes):
         say(line)
     if command.dry_run:

@@ -10,12 +10,15 @@ from pydantic import Field
 from metgan_dist.recipe import Score, Section, WholeScore
 
 LesionScore = Literal["dice", "precision", "recall", "jaccard", "voxel_dice"]
-AnyScore = Score | LesionScore | WholeScore
+# Of the test Dice after each epoch, in per cent: mean, standard deviation and maximum over the last epochs.
+EpochScore = Literal["epoch_dice", "epoch_dice_std", "epoch_dice_max"]
+AnyScore = Score | LesionScore | WholeScore | EpochScore
 # Those of a study by its rows' job and by what is compared.
 SCORES = {
     ("train_metgan", "tiles"): get_args(Score),
     ("train_metgan", "volumes"): get_args(WholeScore),
     ("segment_folds", "tiles"): get_args(LesionScore),
+    ("segment_folds", "epochs"): get_args(EpochScore),
 }
 
 
@@ -74,3 +77,58 @@ def figure_of(figure: Figure, names: Sequence[str]) -> Figure:
         if kept := {kind: curve for kind, curve in points.items() if curve}:
             panels.append(panel.model_copy(update={"curves": kept}))
     return figure.model_copy(update={"panels": panels})
+
+
+class CrossLine(Section):
+    """A line of a table that has a row of the study in each of its columns, as paper 4's table 1 has."""
+
+    label: str = Field(description="what the table calls it")
+    cells: dict[str, str] = Field(description="title of the column -> name of the row", min_length=1)
+
+
+class Boxes(Section):
+    """A picture of the test Dice of the last epochs, a box a row, in groups."""
+
+    name: str = Field(description="the file's, without .png")
+    title: str = Field(description="above the picture")
+    groups: dict[str, list[str]] = Field(description="title of a group -> names of its rows", min_length=1)
+
+
+class EpochReport(Section):
+    """What is shown of rows whose test Dice was noted after each epoch."""
+
+    window: float = Field(
+        gt=0, le=1, description="over how many epochs means are taken, of those that a row trains by itself"
+    )
+    table: list[CrossLine] = Field(description="the table's lines", min_length=1)
+    curves: list[str] = Field([], description="rows of the learning curves (figure 4)")
+    boxes: list[Boxes] = Field([], description="pictures of distributions over epochs (figures 5 and 7)")
+    intensities: dict[str, str] = Field(
+        {}, description="what -> step whose tiles' intensities are shown class by class (figure 6)"
+    )
+    examples: list[str] = Field([], description="rows whose segmentations of two test volumes are drawn (figure 8)")
+
+    @property
+    def named(self) -> list[str]:
+        """All rows that it names."""
+        lines = [name for line in self.table for name in line.cells.values()]
+        boxed = [name for one in self.boxes for names in one.groups.values() for name in names]
+        return list(dict.fromkeys([*lines, *self.curves, *boxed, *self.examples]))
+
+    def of(self, rows: Sequence[str], steps: Sequence[str]) -> EpochReport:
+        """The report of these rows and steps alone."""
+        table = [(line, {title: name for title, name in line.cells.items() if name in rows}) for line in self.table]
+        boxes = [
+            (one, {title: [name for name in names if name in rows] for title, names in one.groups.items()})
+            for one in self.boxes
+        ]
+        kept = [(one, {title: names for title, names in groups.items() if names}) for one, groups in boxes]
+        return self.model_copy(
+            update={
+                "table": [line.model_copy(update={"cells": cells}) for line, cells in table if cells],
+                "curves": [name for name in self.curves if name in rows],
+                "boxes": [one.model_copy(update={"groups": groups}) for one, groups in kept if groups],
+                "intensities": {what: step for what, step in self.intensities.items() if step in steps},
+                "examples": [name for name in self.examples if name in rows],
+            }
+        )

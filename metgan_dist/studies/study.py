@@ -5,13 +5,12 @@ Studies are data, as recipes are: the YAML files beside this module, or a file o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, Section
@@ -20,7 +19,18 @@ from metgan_dist.recipe.methods import foreign_fields, not_its_field
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.runs.command_line import Command
-from metgan_dist.studies.shown import SCORES, AnyScore, Figure, Gap, Panel, TableLine, figure_of, line_of
+from metgan_dist.studies.shown import (
+    SCORES,
+    AnyScore,
+    EpochReport,
+    Figure,
+    Gap,
+    Panel,
+    TableLine,
+    figure_of,
+    line_of,
+)
+from metgan_dist.studies.steps import RunName, Step, Takes, closure, taken_from
 
 STUDIES = Path(__file__).parent
 
@@ -28,7 +38,7 @@ STUDIES = Path(__file__).parent
 class Row(Section):
     """One line of the table, a run of the study's job; several lines may share a method under other settings."""
 
-    name: str = Field(description="short name; the row's run is called <study run>-<name>")
+    name: RunName = Field(description="short name; the row's run is called <study run>-<name>")
     label: str = Field(description="what the table calls it")
     recipe: dict[str, Any] = Field(
         description="fields of the recipe that this row sets, by section; the command line wins over them"
@@ -39,16 +49,22 @@ class Row(Section):
     leave_out: list[str] = Field(
         [], description="stages of the method that this row does not go through, whatever the command line says of them"
     )
+    takes: Takes = Field(
+        {}, description="fields of the recipe that steps, or rows above it, make: field -> NAME or NAME.ARTEFACT"
+    )
+    epochs: float = Field(1.0, gt=0, description="of segmentation.epochs, how many this row trains")
+    after: float | None = Field(
+        None, ge=0, description="of segmentation.epochs, after how many its means begin; default: they end with it"
+    )
+    optional: bool = Field(False, description="carried out where --rows names it alone")
     ticks: dict[str, bool | str] = Field({}, description="the table's first columns")
     paper: dict[AnyScore, float] = Field({}, description="the scores that the paper printed for this row, as printed")
     against: str | None = Field(None, description="name of a row; the table of differences shows this row minus that")
 
-    @field_validator("name")
-    @classmethod
-    def _fit_for_a_run(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-            raise ValueError("use letters, digits and '_' only")
-        return name
+    @property
+    def sources(self) -> list[str]:
+        """The steps and rows that it takes something from."""
+        return list(dict.fromkeys([*self.stages_from.values(), *taken_from(self.takes)]))
 
 
 class Study(Section):
@@ -56,9 +72,16 @@ class Study(Section):
 
     title: str = Field(description="above the table")
     job: Literal["train_metgan", "segment_folds"] = Field("train_metgan", description="job that a row is a run of")
-    scored: Literal["tiles", "volumes"] = Field(
-        "tiles", description="what is compared: test tiles, or whole test volumes, which each training scores itself"
+    scored: Literal["tiles", "volumes", "epochs"] = Field(
+        "tiles",
+        description="what is compared: test tiles, whole test volumes, which each training scores itself, or the Dice "
+        "on these after each epoch",
     )
+    presets: dict[str, dict[str, str]] = Field(
+        {}, description="recipe of the command line (--recipe) -> part of the study -> preset or YAML file that it has"
+    )
+    steps: list[Step] = Field([], description="what is made before rows, each a run of its own, sources first")
+    tiles: str | None = Field(None, description="step whose tiles, and preset, all rows have; of studies with steps")
     reference: str = Field(description="name of the row that the others are tested against, or the label of a line")
     scores: tuple[AnyScore, ...] = Field(
         description="columns; scores.names on the command line wins where rows are trainings of methods"
@@ -72,6 +95,7 @@ class Study(Section):
     lines: list[TableLine] = Field([], description="the table's lines, where they are not the rows (volumes only)")
     figures: list[Figure] = Field([], description="pictures of scores against amounts of data (volumes only)")
     gaps: list[Gap] = Field([], description="how near methods come to what real data bring (volumes only)")
+    epochs: EpochReport | None = Field(None, description="table and figures of studies that are scored on epochs")
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Study:
@@ -93,14 +117,41 @@ class Study(Section):
         for number, row in enumerate(self.rows):
             if later := [name for name in row.stages_from.values() if name not in names[:number]]:
                 raise ValueError(f"row {row.name!r} takes a stage from {later[0]!r}, which is not above it")
+            if later := [name for name in row.sources if name in names[number:]]:
+                raise ValueError(f"row {row.name!r} takes from {later[0]!r}, which is not above it")
         known = SCORES.get((self.job, self.scored))
         if known is None:
             raise ValueError(f"scored: {self.job} has no scores of whole {self.scored}")
         for score in (*self.scores, *(score for line in self.lines for score in line.cells)):
             if score not in known:
                 raise ValueError(f"{score} is no score of {self.job} on {self.scored}; there are {', '.join(known)}")
-        if self.scored == "tiles" and (self.lines or self.figures or self.gaps):
+        if self.scored != "volumes" and (self.lines or self.figures or self.gaps):
             raise ValueError("lines, figures and gaps are of studies that are scored on volumes")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Study:
+        steps, rows = [step.name for step in self.steps], [row.name for row in self.rows]
+        for name in steps:
+            if [*steps, *rows].count(name) > 1:
+                raise ValueError(f"two steps or rows are called {name!r}")
+        for number, step in enumerate(self.steps):
+            if later := [name for name in step.sources if name not in steps[:number]]:
+                raise ValueError(f"step {step.name!r} takes from {later[0]!r}, which is no step above it")
+        for row in self.rows:
+            if unknown := [name for name in row.sources if name not in (*steps, *rows)]:
+                raise ValueError(f"row {row.name!r} takes from {unknown[0]!r}, which is no step or row")
+        if bool(self.steps) != (self.tiles in steps) or (self.steps and self.job != "segment_folds"):
+            raise ValueError("tiles: names the step whose tiles rows of segment_folds have, and no other study has one")
+        parts = {step.preset for step in self.steps}
+        for recipe, presets in self.presets.items():
+            if lacking := sorted(parts - presets.keys()):
+                raise ValueError(f"presets: {recipe} has none for the part {lacking[0]!r}")
+        if (self.epochs is None) != (self.scored != "epochs") or (self.scored == "epochs" and not self.steps):
+            raise ValueError("epochs: the report of a study with steps that is scored on epochs, which has to be there")
+        shown = [] if self.epochs is None else [*self.epochs.named, *self.epochs.intensities.values()]
+        if unknown := [name for name in shown if name not in (*rows, *steps)]:
+            raise ValueError(f"epochs: no row or step is called {unknown[0]!r}")
         return self
 
     def _named(self) -> Iterator[str]:
@@ -128,6 +179,7 @@ class Study(Section):
             if name not in known:
                 raise UserError(f"--rows: no row is called {name!r}; there are {', '.join(known)}")
         names = self._with_sources(names)
+        steps = self._steps_of(names)
         rows = [
             row if row.against in names else row.model_copy(update={"against": None})
             for row in self.rows
@@ -143,14 +195,29 @@ class Study(Section):
                 "lines": lines,
                 "figures": [figure for figure in (figure_of(one, names) for one in self.figures) if figure.panels],
                 "gaps": [gap for gap in self.gaps if set(gap.rows) <= set(names)],
+                "steps": steps,
+                "epochs": None if self.epochs is None else self.epochs.of(names, [step.name for step in steps]),
             }
         )
+
+    def _steps_of(self, names: Sequence[str]) -> list[Step]:
+        """The steps that these rows need, and what is shown of them."""
+        rows = [row for row in self.rows if row.name in names]
+        wanted = {source for row in rows for source in row.sources} | ({self.tiles} if self.tiles else set())
+        kept = closure(self.steps, wanted)
+        if self.epochs is None:
+            return kept
+        # What is cut to be looked at alone: of what these rows need, too.
+        there = {step.name for step in kept}
+        seen = [step.name for step in self.steps if step.name in self.epochs.intensities.values()]
+        shown = [step.name for step in self.steps if step.name in seen and set(step.sources) <= there]
+        return closure(self.steps, there | set(shown))
 
     def _with_sources(self, names: Sequence[str]) -> list[str]:
         """`names` with the rows that they take stages from, and those that these do."""
         wanted = set(names)
         for row in reversed(self.rows):  # a row's sources are above it
-            wanted |= set(row.stages_from.values()) if row.name in wanted else set()
+            wanted |= set(row.sources) if row.name in wanted else set()
         return [row.name for row in self.rows if row.name in wanted]
 
     def paper(self, row: Row | TableLine) -> dict[str, float]:
@@ -163,6 +230,13 @@ class Study(Section):
         common = without_foreign(self.recipe, method_named(command.preset, named))
         return {name: {**common.get(name, {}), **row.recipe.get(name, {})} for name in {**common, **row.recipe}}
 
+    def on_part(self, command: Command, part: str, given: dict[str, Any] | None = None) -> Command:
+        """The command on the preset of a part of the study; on its own recipe, where that is none of `presets`.
+
+        `given`: other flags than the command's.
+        """
+        return command.on(self.presets.get(command.recipe_name, {}).get(part, command.recipe_name), given)
+
     def recipes(self, command: Command) -> dict[str, Recipe]:
         """The recipe of every row by name: the preset, the row's fields, then the command line's.
 
@@ -170,19 +244,36 @@ class Study(Section):
         field that some methods have holds for their rows.
 
         Raises UserError naming the row for a field that does not exist or a method that is not known, and naming the
-        flag for a field that no row's method has.
+        flag for a field that no row's or step's method has.
         """
+        if self.steps:
+            command = self.on_part(command, next(step.preset for step in self.steps if step.name == self.tiles))
         recipes = {}
         for row in self.rows:
             try:
-                recipes[row.name] = _without_stages(command.varied(self._fields(row, command)), row.leave_out)
+                own = _without_stages(command.varied(self._fields(row, command)), row.leave_out)
             except UserError as error:
                 raise UserError(f"--study: row {row.name}: {error}") from error
-        for field, names in _concerned(command, recipes).items():
-            if not names:
-                method = next(iter(recipes.values())).method.name
-                raise UserError(f"method.{field}: no row of the study has it: {not_its_field(method, field)}")
+            recipes[row.name] = _shortened(own, row.epochs)
         return recipes
+
+    def step_recipes(self, command: Command) -> dict[str, Recipe]:
+        """The recipe of every step by name, as far as it is known before others are done; UserError as `recipes`."""
+        recipes = {}
+        for step in self.steps:
+            try:
+                recipes[step.name] = self.on_part(command, step.preset).varied(step.recipe)
+            except UserError as error:
+                raise UserError(f"--study: step {step.name}: {error}") from error
+        return recipes
+
+
+def check_concerned(command: Command, recipes: Mapping[str, Recipe]) -> None:
+    """UserError for a flag of a field that no row's (or step's) method has."""
+    for field, names in _concerned(command, recipes).items():
+        if not names:
+            method = next(iter(recipes.values())).method.name
+            raise UserError(f"method.{field}: no row of the study has it: {not_its_field(method, field)}")
 
 
 def unconcerned(command: Command, recipes: Mapping[str, Recipe]) -> list[str]:
@@ -217,6 +308,13 @@ def _without_stages(recipe: Recipe, names: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"training": training.model_copy(update={"stages": stages})})
 
 
+def _shortened(recipe: Recipe, share: float) -> Recipe:
+    """A recipe with a share of its segmentors' epochs, at least one."""
+    settings = recipe.segmentation
+    update = {"epochs": max(1, round(share * settings.epochs))}
+    return recipe.model_copy(update={"segmentation": settings.model_copy(update=update)})
+
+
 def own_settings(recipes: Mapping[str, Recipe], base: Recipe) -> str:
     """What each row's recipe has otherwise than `base`, the study's own, as YAML: row, section, field."""
     common = base.model_dump(mode="json")
@@ -245,7 +343,9 @@ def asked_study(command: Command) -> tuple[str, Study]:
     if len(asked) != 1:
         raise UserError(f"--study: {'none given' if not asked else 'more than one given'}; name one")
     study, rows = load_study(asked[0]), command.own.get("rows", [])
-    return Path(asked[0]).stem, study.restricted(rows) if rows else study
+    usual = [row.name for row in study.rows if not row.optional]
+    restricted = rows or len(usual) < len(study.rows)
+    return Path(asked[0]).stem, study.restricted(rows or usual) if restricted else study
 
 
 def load_study(name_or_path: str) -> Study:

@@ -23,7 +23,7 @@ from metgan_dist.figures import image_grid
 from metgan_dist.lineage.records import SEEN
 from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.methods import method_class
-from metgan_dist.recipe import Data, Recipe, Tiles, class_names
+from metgan_dist.recipe import Data, Recipe, Tiles, VolumeEntry, channel_names, class_names
 from metgan_dist.recipe.labels import LESION, by_file, label_names
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
@@ -41,7 +41,7 @@ from metgan_dist.tasks.label_to_image import LabelToImage
 from metgan_dist.tiles.grid import WholeGrid, grid_of
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TileSet, chosen_rows
-from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
+from metgan_dist.volumes.dataset import DESCRIPTION, as_described, resolve_data, volume_refs
 from metgan_dist.volumes.labelled import VolumeRef
 from metgan_dist.volumes.volume import whole
 
@@ -179,7 +179,7 @@ class BrainSynthesis:
         ]
         written: dict[str, Any] = {
             "anatomy": "",
-            "tumour": "image",
+            "tumour": self._channel,
             "labels": {
                 tissue: {number: name for number, name in enumerate(names) if number not in (0, job.lesion)},
                 lesion: {1: LESION},
@@ -197,7 +197,13 @@ class BrainSynthesis:
         """A volume as the data set lists it."""
         patient = {"patient": brain.ref.patient} if brain.ref.patient else {}
         labels = {kind: volume_file(name, kind) for kind in job.files}
-        return {"id": name, "path": {"image": volume_file(name, "")}, "label": labels, **patient, "split": "train"}
+        path = {self._channel: volume_file(name, "")}
+        return {"id": name, "path": path, "label": labels, **patient, "split": "train"}
+
+    @property
+    def _channel(self) -> str:
+        """The image's name: as the translator's tiles call it, whose crops are trained on beside those of real ones."""
+        return channel_names(self.model.recipe.data.tumour)[0]
 
     def preview(self, job: Painting, made: Sequence[dict[str, Any]]) -> bytes:
         """PNG of some volumes in three cuts: tissue with lesion, the image drawn, and the image that the brain has.
@@ -231,6 +237,26 @@ def check_fits(command: Command, model: Model, tiles: TileSet) -> None:
     if "synthesis" in manifest or "parts" in manifest:
         raise UserError(f"synthesis.tiles: {tiles.uri}: synthetic or mixed tiles; give tiles cut from volumes")
     model.check_cut_alike(tiles)
+
+
+def brains_of(data: Data) -> tuple[list[VolumeEntry], list[VolumeEntry]]:
+    """Of the volumes that may be trained on the healthy ones, and those with a lesion; nothing has to be cut.
+
+    UserError where there is none of either: nothing to lay lesions into, or to learn them from.
+    """
+    described = as_described(data)
+    lesion_class(described)
+    lesion = label_files(described)[1]
+    free = [entry for entry in described.volumes if entry.split not in HELD_OUT]
+    ill = [entry for entry in free if isinstance(entry.label, dict) and entry.label.get(lesion)]
+    healthy = [entry for entry in free if entry not in ill]
+    if not healthy or not ill:
+        what = f"brain without a `{lesion}` to lay lesions into" if not healthy else f"volume with a `{lesion}`"
+        raise UserError(
+            f"data.path: {described.path or 'the phantom'}: no {what} among {len(free)} volume(s) that may be trained "
+            f"on; the data set needs both, and says `healthy: true` of a volume that has no {lesion}"
+        )
+    return healthy, ill
 
 
 def grid_of_slices(tiles: TileSet) -> WholeGrid:

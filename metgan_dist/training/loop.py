@@ -39,6 +39,8 @@ class Surroundings:
     `stream(start, stop)` gives this rank's batches from image `start` to `stop`; `validate(stepper)` scores the
     held-out tiles, together with the other ranks, and gives the scores and a picture; `keep(folder, name, metrics)`
     stores a checkpoint folder, and ends the training by returning False; `resume_from` is the folder of an earlier one.
+    `test(stepper)` says how the test tiles are met, which is noted and chooses nothing; it is asked as often as
+    `segmentation.test_every` says.
     `take(stage)` puts another run's weights into the networks of a stage that is not trained (training.stages_from).
     `mean(value)`, called by all ranks alike, is the mean of a number of each. `leaving()`, asked every few steps by all
     ranks alike, says that a machine is about to go: time for a checkpoint. `stopping()`, asked after every step by all
@@ -54,6 +56,7 @@ class Surroundings:
     log: Log
     resume_from: Path | None = None
     title: str = "training"
+    test: Callable[[Stepper], dict[str, Any]] | None = None
     take: Callable[[Stage], None] = lambda _stage: None
     mean: Callable[[Tensor], Tensor] = lambda value: value
     leaving: Callable[[], bool] = lambda: False
@@ -240,7 +243,22 @@ class _Run:
             return False
         return state.worse >= patience
 
+    def _test(self, span: Span) -> None:
+        """Note how the test tiles are met, where that is asked for and it is time, or the end."""
+        state, around, every = self.state, self.around, self.recipe.segmentation.test_every
+        if around.test is None or every is None:
+            return
+        if not (self._is_over(span) or self.length.passes(state.images, every * self.settings.validate_every)):
+            return
+        noted = around.test(self.stepper)
+        state.tested.append({"images": state.images, **noted})
+        numbers = {f"{name}/{key}": one[key] for name, one in noted.items() for key in ("dice", "loss")}
+        around.log.metrics(numbers, state.images)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        around.say(f"{span.title}  noted at {state.images} images, to choose nothing by: {shown}")
+
     def _validate(self, span: Span) -> None:
+        self._test(span)
         state, around, choice = self.state, self.around, self.choice
         scores, picture = around.validate(self.stepper)
         state.scores = scores

@@ -14,7 +14,8 @@ class RunState:
     """Counts and scores of a run; all of it goes into checkpoints.
 
     `worse` counts the validations since the best one; `total` is the images that the run was planned with. `stage` is
-    the one at hand, `falling` the loss that may end it, `ended` the images at which those before it did.
+    the one at hand, `falling` the loss that may end it, `ended` the images at which those before it did. `tested`: what
+    was noted of the test tiles on the way (see `onlooker.Onlooker`), each time with the `images` at which it was.
     """
 
     images: int = 0
@@ -32,6 +33,7 @@ class RunState:
     stage: str = ""
     ended: dict[str, int] = field(default_factory=dict)
     falling: Falling = field(default_factory=Falling)
+    tested: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def began(self) -> int:

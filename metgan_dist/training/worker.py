@@ -19,16 +19,17 @@ from metgan_dist.methods.method import Stage
 from metgan_dist.networks.vgg import Vgg19Features
 from metgan_dist.storage import join, local_folder
 from metgan_dist.tasks import Drawn, Task, task_of
-from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS
+from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Segmentation
 from metgan_dist.tiles.brightness import mean_intensities
 from metgan_dist.tiles.stream import tile_stream
-from metgan_dist.tiles.tile_set import TileSet, open_part
+from metgan_dist.tiles.tile_set import TileSet, chosen_rows, open_part
 from metgan_dist.tracking import RunLogger
 from metgan_dist.trained import load_method
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.checkpoint import begin_with
 from metgan_dist.training.logs import Log, RunLog, Watch
 from metgan_dist.training.loop import Surroundings, train
+from metgan_dist.training.onlooker import Onlooker
 from metgan_dist.training.precision import autocast_dtype
 from metgan_dist.training.review import Review
 from metgan_dist.training.schedule import Length
@@ -90,6 +91,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
             log=watch,
             resume_from=folder,
             title=assignment.role,
+            test=_onlooker(assignment, tiles, stepper, drawn, rank, world),
             take=lambda stage: _take(assignment, stage, stepper),
             mean=lambda value: _mean(value, world),
             leaving=team.leaving(say),
@@ -183,6 +185,17 @@ def _task(assignment: Assignment, tiles: TileSet, stepper: Stepper) -> Task:
     there = {role: uri for role, uri in named.items() if uri is not None}
     judges = {role: load_method(uri, assignment.options)[0].to(stepper.device) for role, uri in there.items()}
     return task_of(stepper.method, tiles, judges)
+
+
+def _onlooker(
+    assignment: Assignment, tiles: TileSet, stepper: Stepper, drawn: Drawn, rank: int, world: int
+) -> Onlooker | None:
+    """Who notes how test tiles are met, where that is asked of a training that a run is for."""
+    task, settings = task_of(stepper.method, tiles), assignment.recipe
+    if settings.segmentation.test_every is None or not assignment.main or task.name != Segmentation.name:
+        return None
+    samples = {"train": chosen_rows(drawn.rows, settings.training.validate_tiles), "test": task.rows("test")}
+    return Onlooker(task, stepper.device, samples, rank, world)
 
 
 def _keep(

@@ -6,13 +6,14 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from tile_sets import write_set
 from user import refused, run_here
 
 from metgan_dist.lineage import Tissue
 from metgan_dist.segmentation import datasets
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.trained import checkpoint_digest
+from metgan_dist.trained import checkpoint_digest, load_method
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -181,3 +182,44 @@ def test_folds_are_tuned_on_a_few_cases_from_the_last_models_of_another_run_that
     ):
         refused(folds("refused", **fields), *culprits)
         assert not (storage / "runs" / "refused").exists()
+
+
+def test_the_test_volumes_are_noted_on_the_way_and_choose_nothing(sets):
+    storage, real, made = sets
+    asked = {"segmentation__validate_every": 8, "segmentation__folds": "2", "segmentation__max_steps": 6}
+    noted = mixed(storage, real, made, tracking__run="noted", segmentation__test_every=2, **asked)
+    assert noted.code == 0, noted.out + noted.err
+    artefacts = noted.result["artefacts"]
+    curves, volumes = pd.read_csv(artefacts["epochs"]), pd.read_parquet(artefacts["epoch_volumes"])
+    # Of steps of four images and validations of eight each second one, and the end.
+    assert curves["images"].tolist() == [16, 24]
+    assert curves["epoch"].tolist() == [2, 3]
+    assert curves.notna().all(axis=None)
+    fold = json.loads(Path(artefacts["folds"]["2"], "result.json").read_text())
+    method = load_method(fold["artefacts"]["last_checkpoint"])[0]
+    last = volumes[volumes["images"] == 24].set_index("volume")
+    found, true, both = (dict.fromkeys(last.index, 0) for _ in range(3))
+    for row in real.positions("test"):
+        tile, name = real.load(row), real.index["volume"].iloc[row]
+        mask = method.translate({"tumour": torch.from_numpy(tile["tumour"])[None]})[0].numpy() > 0
+        found[name] += int(mask.sum())
+        true[name] += int((tile["label"] > 0).sum())
+        both[name] += int((mask & (tile["label"] > 0)).sum())
+    assert last["found"].to_dict() == found
+    assert last["voxels"].to_dict() == true
+    ill = [name for name in true if true[name]]
+    dice = [2 * both[name] / (true[name] + found[name]) for name in ill]
+    assert last.loc[ill, "dice"].tolist() == pytest.approx(dice)
+    assert curves["test_dice"].iloc[-1] == pytest.approx(sum(dice) / len(dice))
+    plain = mixed(storage, real, made, tracking__run="plain", **asked)
+    assert "epochs" not in plain.result["artefacts"]
+    assert plain.result["scores"] == noted.result["scores"]
+    same = json.loads(Path(plain.result["artefacts"]["folds"]["2"], "result.json").read_text())
+    assert Path(same["artefacts"]["best_checkpoint"]).name == Path(fold["artefacts"]["best_checkpoint"]).name
+
+
+def test_all_synthetic_tiles_are_those_that_a_fold_may_train_on(sets):
+    storage, real, made = sets
+    done = mixed(storage, real, made, tracking__run="every", segmentation__synthetic="all", segmentation__max_steps=1)
+    assert done.code == 0, done.out + done.err
+    assert done.result["artefacts"]["samples"]["synthetic"] == 9

@@ -70,3 +70,23 @@ def test_columns_are_as_wide_as_their_widest_cell():
     lines = aligned([["a", "b"], ["long name", "1"]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "| --------- | --: |"
+
+
+def test_a_standard_deviation_stands_beside_its_mean_and_the_papers_beside_that():
+    lines = [
+        Line("a", {"mae": Value(0.5, 0.4, 0.6, spread=0.25)}, paper={"mae": 0.4}, paper_spread={"mae": 0.1}),
+        Line("b", {"mae": Value(0.75)}, paper={"mae": 0.3}),
+        Line("c"),
+    ]
+    table = Table("T", [COLUMNS["mae"]], lines)
+    first, second, third = (cells(line) for line in table.markdown().splitlines()[4:7])
+    assert first == ["a", "**0.5000 ± 0.2500**", "0.4000 ± 0.1000"]
+    assert second == ["b", "0.7500", "0.3"]
+    assert third == ["c", "-", "-"]
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    assert list(rows[0]) == ["method", "mae", "mae_std", "mae_low", "mae_high", "mae_paper", "failed"]
+    assert [list(row.values())[1:6] for row in rows] == [
+        ["0.5", "0.25", "0.4", "0.6", "0.4"],
+        ["0.75", "", "", "", "0.3"],
+        ["", "", "", "", ""],
+    ]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from metgan_dist.recipe import Recipe, Scaling, Training
-from metgan_dist.runs.child_runs import run_child_jobs
+from metgan_dist.runs.child_runs import ChildJob, run_child_jobs, run_jobs
 
 JOB = """
 import os, sys
@@ -50,3 +50,25 @@ def test_an_interrupt_ends_the_job_and_its_children_in_process(ray_cluster, tmp_
     recipes = {name: Recipe(scaling=Scaling(workers=0)) for name in "ab"}
     with pytest.raises(KeyboardInterrupt):
         run_child_jobs(script, recipes, {name: name for name in recipes}, 1)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_recipe_is_asked_for_once_what_the_child_needs_is_done(here, ray_cluster, tmp_path, capsys):
+    script = tmp_path / "stub.py"
+    script.write_text(JOB)
+
+    def job(name, seed=0, needs=(), done=False):
+        def recipe():
+            asked.append(name)
+            return None if done else Recipe(training=Training(seed=seed), scaling=Scaling(workers=0 if here else 1))
+
+        return ChildJob(script, name.upper(), recipe, needs)
+
+    asked = []
+    jobs = {"c": job("c", needs=("a",)), "a": job("a"), "done": job("done", done=True), "b": job("b", seed=1)}
+    failed = run_jobs({**jobs, "d": job("d", needs=("b",)), "e": job("e", needs=("done",))}, 1, here=here)
+    assert failed == {"b": "data.path: gone", "d": "b, which it needs, failed"}
+    assert sorted(asked) == ["a", "b", "c", "done", "e"]
+    assert asked.index("a") < asked.index("c")
+    said = re.findall(r"^\[([A-E]+)\] process", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(said) == ["A", "C", "E"]

@@ -12,6 +12,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from metgan_dist.errors import UserError
 from metgan_dist.runs import children
 from metgan_dist.runs.children import run_children, termination_as_interrupt
 from metgan_dist.runs.job import ENDS_WITH_PARENT
@@ -120,3 +121,36 @@ def test_a_job_started_by_hand_does_not_watch_its_input(monkeypatch):
     before = threading.active_count()
     assert run_job("job.py", "A job.", lambda command: time.sleep(0) or "", []) == 0
     assert threading.active_count() == before
+
+
+def test_a_command_waits_for_what_it_needs_and_fails_where_that_did():
+    heard, made = [], []
+
+    def late():
+        made.append(list(heard))
+        return python("print('second')")
+
+    def impossible():
+        raise UserError("synthesis.model: gone")
+
+    failed = run_children(
+        {
+            "second": late,
+            "first": python("import time; time.sleep(0.5); print('first')"),
+            "done": lambda: None,
+            "broken": impossible,
+            "lost": python("print('never')"),
+            "lost too": python("print('never')"),
+        },
+        4,
+        os.environ,
+        lambda name, line: heard.append(line),
+        {"second": ["first", "done"], "lost": ["first", "broken"], "lost too": ["lost"]},
+    )
+    assert heard == ["first", "second"]
+    assert made == [["first"]]  # asked for when what it needs had ended
+    assert failed == {
+        "broken": "synthesis.model: gone",
+        "lost": "broken, which it needs, failed",
+        "lost too": "lost, which it needs, failed",
+    }

@@ -316,3 +316,24 @@ def test_one_channel_in_two_parts_is_refused_unless_it_is_meant(tmp_path, mistak
     with mistake("data.tumour: 'tumour'", "data.anatomy", "data.one_channel"):
         resolved(parse(*flags).recipe)
     resolved(parse(*flags, "--data.one_channel", "true").recipe)
+
+
+def test_the_flags_of_a_command_on_another_preset():
+    asked = parse_command(
+        "job.py", "A job.", ["--recipe", "stroke-small", "--method.width", "0.5"], several_methods=True
+    )
+    masks = asked.on("stroke-masks-small")
+    assert (masks.recipe_name, masks.recipe.method.name, masks.recipe.method.width) == (
+        *("stroke-masks-small", "lesion_wgan"),
+        0.5,
+    )
+    assert masks.recipe.training.epochs == 50
+    other = asked.on("stroke-masks-small", {"training": {"epochs": 3}})
+    assert (other.recipe.method.width, other.recipe.training.epochs, other.given) == (
+        0.25,
+        3,
+        {"training": {"epochs": 3}},
+    )
+    assert other.varied({"method": {"name": "lesion_wgan", "penalty": 5}}).method.penalty == 5
+    with pytest.raises(UserError, match="no such preset or file"):
+        asked.on("stroke-mask")

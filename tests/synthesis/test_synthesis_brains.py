@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
-from brain_sets import AFFINE, GRID, LESION, SHAPE, WHITE, cut_brains, recipe_of, tissue_map
+from brain_sets import AFFINE, GRID, LESION, SHAPE, WHITE, cut_brains, recipe_of, tissue_map, write_brains
 from mask_sets import write_masks
 from PIL import Image
 from two_domains import cut_here
@@ -17,7 +17,7 @@ from untrained import write_untrained
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.command_line import Command
-from metgan_dist.synthesis.brains import BrainSynthesis
+from metgan_dist.synthesis.brains import BrainSynthesis, brains_of
 from metgan_dist.synthesis.painting import Painter
 from metgan_dist.synthesis.synthesis import planned_synthesis
 
@@ -144,6 +144,7 @@ def test_the_data_set_says_whose_brain_and_whose_lesion_is_in_a_volume(learned, 
     written = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
     made = written["synthesis"]
     assert made["tiles"]["digest"] == tiles.digest
+    assert written["tumour"] == plan.model.recipe.data.tumour  # or its tiles would not do beside the real ones
     assert made["masks"]["seen"] == {"volumes": ["m00", "m01", "m02"], "patients": ["p00", "p01", "p02"]}
     for volume, entry in zip(made["volumes"], written["volumes"], strict=True):
         assert volume["patient"] == entry["patient"] == volume["volume"].replace("h", "p")
@@ -183,3 +184,17 @@ def test_a_lesion_that_fits_nowhere_names_the_brain(learned, tmp_path):
     plan = planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
     with pytest.raises(UserError, match=r"h.: lesion 1 of 1 fits nowhere: of 1 masks none leaves 20 voxels"):
         painted(plan, tmp_path / "made")
+
+
+def test_brains_and_strokes_of_a_data_set_are_told_apart_before_anything_is_cut(tmp_path):
+    data = recipe_of(write_brains(tmp_path / "brains", healthy=3, stroke=2)).data
+    healthy, ill = brains_of(data)
+    assert [entry.id for entry in healthy] == ["h0", "h1"]  # h2 is held out
+    assert [entry.id for entry in ill] == ["s0", "s1"]
+    for counts, lacks in (
+        ({"healthy": 1, "stroke": 2}, "no brain without"),
+        ({"healthy": 2, "stroke": 0}, "no volume with"),
+    ):
+        other = recipe_of(write_brains(tmp_path / lacks.split()[1], **counts)).data
+        with pytest.raises(UserError, match=f"data.path: .*{lacks} a `lesion`"):
+            brains_of(other)

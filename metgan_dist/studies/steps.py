@@ -1,0 +1,84 @@
+"""Steps of a study before its rows: runs of existing jobs, each of which takes what others have made.
+
+    {name: drawn, job: synthesize, preset: masks, takes: {synthesis.model: masks}}
+    {name: made_crops, job: make_tiles, preset: crops, takes: {data.path: made.dataset}}
+
+What a field takes is named by a step or row: alone it is the folder of its run, with a dot an artefact of its result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from metgan_dist.recipe import Section
+
+
+def _fit_for_a_run(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+        raise ValueError("use letters, digits and '_' only")
+    return name
+
+
+def _fields(takes: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+    for field in takes:
+        if not re.fullmatch(r"[a-z]+\.[a-z_]+", field):
+            raise ValueError(f"{field!r} is no field of a recipe; write section.field")
+    return takes
+
+
+RunName = Annotated[str, AfterValidator(_fit_for_a_run)]
+Takes = Annotated[dict[str, str | list[str]], AfterValidator(_fields)]
+"""Field of the recipe -> what it takes of which step or row, or a list of such."""
+
+
+class Step(Section):
+    """A run of a job that rows, or other steps, take something from."""
+
+    name: RunName = Field(description="short name; the step's run is called <study run>-<name>")
+    label: str = Field(description="what its lines and the report call it")
+    job: Literal["make_tiles", "train_metgan", "train_segmentor", "synthesize"] = Field(
+        description="what it is a run of"
+    )
+    preset: str = Field(description="part of the study's presets whose recipe it has")
+    recipe: dict[str, Any] = Field({}, description="fields of the recipe that it sets, by section")
+    takes: Takes = Field(
+        {}, description="fields of the recipe that are made by other steps: field -> STEP or STEP.ARTEFACT"
+    )
+    split_of: str | None = Field(
+        None,
+        description="step whose tiles say which volumes are trained on and which are held out, of the same data set",
+    )
+
+    @property
+    def sources(self) -> list[str]:
+        """The steps that have to be done before it."""
+        return [*taken_from(self.takes), *([self.split_of] if self.split_of else [])]
+
+
+def taken_from(takes: Mapping[str, str | list[str]]) -> list[str]:
+    """The steps and rows that fields take something from."""
+    listed = [[one] if isinstance(one, str) else one for one in takes.values()]
+    return list(dict.fromkeys(reference.partition(".")[0] for references in listed for reference in references))
+
+
+def closure(steps: Iterable[Step], wanted: Collection[str]) -> list[Step]:
+    """The steps of these names and all that they need, in the order of `steps`, in which sources come first."""
+    names, kept = set(wanted), []
+    for step in reversed(list(steps)):
+        if step.name in names:
+            names |= set(step.sources)
+            kept.append(step)
+    return kept[::-1]
+
+
+def tree_of(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Values by section and field of values by `section.field`."""
+    tree: dict[str, dict[str, Any]] = {}
+    for name, value in fields.items():
+        section, _, field = name.partition(".")
+        tree.setdefault(section, {})[field] = value
+    return tree
