@@ -97,6 +97,8 @@ def enter_stage(method: Method, recipe: Recipe, stage: Stage) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(zlib.crc32(f"{recipe.training.seed} {stage.name}".encode()))
         method.enter(stage)
+    if recipe.training.checkpoint_gradients:
+        recompute_blocks(method)
 
 
 def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
@@ -118,9 +120,17 @@ def check_method(recipe: Recipe, edges: Sequence[int]) -> None:
 
 
 def check_methods(recipe: Recipe, edges: Sequence[int]) -> None:
-    """`check_method` of the recipe's method and of the segmentors that are trained for it."""
+    """`check_method` of the recipe's method and of the segmentors that are trained for it.
+
+    UserError, too, for segmentors that the recipe names for a method in whose images nobody looks for labels.
+    """
+    chosen = method_class(recipe.method.name)
     check_method(recipe, edges)
-    if "segmentor" in method_class(recipe.method.name).needs(recipe) and recipe.method.segmentor is None:
+    if not chosen.judged:
+        for field in ("segmentor", "judge", "judge_source"):
+            if getattr(recipe.method, field):
+                raise UserError(f"method.{field}: no segmentor looks at what {recipe.method.name} makes; leave it out")
+    if "segmentor" in chosen.needs(recipe) and recipe.method.segmentor is None:
         check_method(segmentor_recipe(recipe), edges)
-    if method_class(recipe.method.name).judged and recipe.method.judge is None:
+    if chosen.judged and recipe.method.judge is None:
         check_method(judge_recipe(recipe), edges)

@@ -44,4 +44,4 @@ def task_named(name: str, tiles: TileSet, judges: Mapping[str, Method] | None = 
 def task_of(method: Method | type[Method], tiles: TileSet, judges: Mapping[str, Method | None] | None = None) -> Task:
     """The task of a method on a set of tiles; `judges` by role, those that are None being none."""
     there = {role: judge for role, judge in (judges or {}).items() if judge is not None}
-    return task_class(method, not tiles.has("anatomy", "tumour"))(tiles, there)
+    return task_class(method, not tiles.has("anatomy", "tumour"))(tiles, there).of_method(method)

@@ -14,7 +14,6 @@ from metgan_dist.tasks.task import GENERATED, Maker, Task
 from metgan_dist.tiles.stream import tile_batches
 
 BATCH = 4
-SPLITS = ("test", "unseen")
 
 
 def score_held_out(task: Task, method: Method, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def score_held_out(task: Task, method: Method, device: torch.device, say: Callab
     """
     beside = task.beside(say)
     results: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in task.splits:
         rows = task.rows(split)
         if not len(rows):
             continue

@@ -9,7 +9,8 @@ from turns import optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method, check_methods
-from metgan_dist.methods.lesion_wgan import LesionWGAN, gradient_penalty
+from metgan_dist.methods.lesion_wgan import LesionWGAN
+from metgan_dist.methods.losses import gradient_penalty
 from metgan_dist.recipe import Recipe
 from metgan_dist.training.step import Stepper
 
@@ -151,7 +152,7 @@ def test_a_mask_follows_from_its_seed_alone():
     [
         ({"training": {"augment": True}}, r"^training\.augment: flips and turns take masks out of their place"),
         ({"training": {"augment": "affine"}}, r"^training\.augment: "),
-        ({"method": {"judge": "runs/judge"}}, r"^method\.judge: lesion_wgan makes no images"),
+        ({"method": {"judge": "runs/judge"}}, r"^method\.judge: no segmentor looks at what lesion_wgan makes"),
         ({"method": {"segmentor": "runs/own"}}, r"^method\.segmentor: "),
     ],
 )
