@@ -29,6 +29,7 @@ from metgan_dist.methods.segmentor import (
     segmentor_recipe,
 )
 from metgan_dist.methods.sifa import SIFA
+from metgan_dist.methods.singan import SinGAN
 from metgan_dist.methods.sizes import check_dimensions, check_edges_fit
 from metgan_dist.methods.spade import Spade
 from metgan_dist.methods.spade_stroke import SpadeStroke
@@ -64,6 +65,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "pix2pix_stroke": Pix2PixStroke,
         "spade_stroke": SpadeStroke,
         "lesion_wgan": LesionWGAN,
+        "singan": SinGAN,
         "segmentor": Segmentor,
     }
 )
