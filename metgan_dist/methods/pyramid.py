@@ -23,6 +23,8 @@ from metgan_dist.methods.scales import Edges, Scales
 from metgan_dist.networks.resize import resize
 from metgan_dist.networks.singan import ScaleGenerator
 
+# The nearest that sizes of super-resolution lie to each other; scales of small images lie nearer.
+NEAREST = 0.9
 Seed = int | Sequence[int]
 Noise = Callable[[int, Tensor], Tensor | None]
 """Noise for the generator of a scale, to be added to an image (N, C, ...): (N, 1 or C, ...), or none."""
@@ -99,7 +101,7 @@ class Pyramid:
         """
         if times <= 1:
             raise UserError(f"super-resolution by {times:g}: give a factor above 1")
-        steps = max(1, round(math.log(times) / -math.log(self.scales.factor)))
+        steps = max(1, round(math.log(times) / -math.log(min(self.scales.factor, NEAREST))))
         noise, scale, made = seeded([seed]), len(self.generators) - 1, image[None]
         for step in range(1, steps + 1):
             grown = times ** (step / steps)

@@ -54,7 +54,7 @@ class SinGANWeights:
 
 
 class SinGAN(Method):
-    """A generator for each scale that has begun, and the critic of the last one.
+    """A generator and a critic for each scale that has begun, of which those of the last one are trained.
 
     Args:
         scales: the sizes of the image.
@@ -165,7 +165,10 @@ class SinGAN(Method):
         return tuple(Stage(f"{STAGE}{scale}", falls_to=DROP) for scale in range(len(_scales(recipe))))
 
     def enter(self, stage: Stage) -> None:
-        """Begin the scale of a stage: a new generator and critic; those below are frozen, critics below go."""
+        """Begin the scale of a stage, with a new generator and critic; those below are frozen.
+
+        Critics stay, too: another run may take a scale as it is (`training.stages_from`).
+        """
         self.scale = int(stage.name.removeprefix(STAGE))
         width, dimensions = width_at(self.scale, self.width), len(self.scales.shape)
         fixed = None if self.scale else self.scales.edges[0]
@@ -179,9 +182,7 @@ class SinGAN(Method):
             if as_wide:
                 network.layers.load_state_dict(self.networks[below].layers.state_dict())
             self.networks[f"{name}_{self.scale}"] = network
-        if self.scale:
-            del self.networks[f"discriminator_{self.scale - 1}"]
-        self.frozen = self.inference
+        self.frozen = tuple(f"{name}_{scale}" for scale in range(self.scale) for name in own)
         self.inference = tuple(f"generator_{scale}" for scale in range(self.scale + 1))
         for name in self.frozen:
             self.networks[name].requires_grad_(False)

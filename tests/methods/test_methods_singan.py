@@ -129,7 +129,7 @@ def test_each_player_moves_three_times_and_its_own_parameters_of_its_scale_alone
     }  # fmt: skip
     assert moves == [critic.name] * 3 + [generator.name] * 3
     # Running statistics, noise and amplitude of coarser scales stay what they are, too.
-    assert sorted(frozen) == [f"generator_{scale}" for scale in range(last)]
+    assert len(frozen) == 2 * last
     for name, state in frozen.items():
         torch.testing.assert_close(method.networks[name].state_dict(), state, rtol=0, atol=0)
 
@@ -143,18 +143,17 @@ def test_a_scale_begins_with_the_weights_below_where_it_is_as_wide():
     assert {(stage.epochs, stage.decay_from, stage.falls_to) for stage in stages} == {(None, None, 0.1)}
     for scale, stage in enumerate(stages):
         enter_stage(method, settings, stage)
-        assert set(method.networks) == {f"discriminator_{scale}", *(f"generator_{own}" for own in range(scale + 1))}
-        for kind in ("generator", "discriminator"):
+        kinds = ("generator", "discriminator")
+        assert set(method.networks) == {f"{kind}_{own}" for kind in kinds for own in range(scale + 1)}
+        assert set(method.frozen) == {f"{kind}_{own}" for kind in kinds for own in range(scale)}
+        for kind in kinds:
             layers = method.networks[f"{kind}_{scale}"].layers.state_dict()
             if scale in (0, 4):  # 4: twice the channels
                 assert not before or layers["1.norm.weight"].shape != before[kind]["1.norm.weight"].shape
             else:
                 torch.testing.assert_close(layers, before[kind], rtol=0, atol=0)
         Stepper(method, CPU).step([batch])
-        before = {
-            kind: copy.deepcopy(method.networks[f"{kind}_{scale}"].layers.state_dict())
-            for kind in ("generator", "discriminator")
-        }
+        before = {kind: copy.deepcopy(method.networks[f"{kind}_{scale}"].layers.state_dict()) for kind in kinds}
 
 
 def test_weights_noise_and_fixed_noise_follow_from_the_seed():

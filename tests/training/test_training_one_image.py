@@ -1,6 +1,7 @@
 """SinGAN in the training loop: scale after scale, a drop of the rates in each, killed within one and gone on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from alone import Killed, assignment, killed_at, same, state
 from tile_sets import write_set
 
 from metgan_dist.recipe import Recipe
-from metgan_dist.trained import load_method
+from metgan_dist.trained import find_stages, load_method
 from metgan_dist.training.launch import run_training
 from metgan_dist.training.schedule import rate_factor
 from metgan_dist.training.step import Stepper
@@ -40,7 +41,8 @@ def whole(assigned):
 def test_all_scales_are_trained_and_the_last_checkpoint_has_them(whole):
     assert whole.images == 3 * EPOCHS
     assert whole.best == whole.last
-    assert set(state(whole)["state.pt"]["networks"]) == {"discriminator_2", *(f"generator_{n}" for n in range(3))}
+    kinds = ("generator", "discriminator")
+    assert set(state(whole)["state.pt"]["networks"]) == {f"{kind}_{scale}" for kind in kinds for scale in range(3)}
     assert set(state(whole)["state.pt"]["optimisers"]) == {"critic_2", "generator_2"}
     assert json.loads(Path(whole.last, "meta.json").read_text())["ended"] == {"scale-0": 6, "scale-1": 12}
     pyramid = load_method(whole.last)[0].pyramid
@@ -61,6 +63,20 @@ def test_a_training_that_is_killed_goes_on_bit_for_bit(whole, assigned, images, 
     continued = run_training(killed, print)
     assert f"continuing from {last} of" in capsys.readouterr().out
     assert same(state(continued), state(whole))
+
+
+def test_the_coarse_scales_of_another_run_are_taken_as_they_are(whole, assigned, monkeypatch, capsys):
+    one = assigned("taken")
+    taken = {f"scale-{scale}": whole.last for scale in (0, 1)}
+    training = one.recipe.training.model_copy(update={"stages_from": taken})
+    recipe = one.recipe.model_copy(update={"training": training})
+    assert set(find_stages(recipe)) == set(taken)
+    run = run_training(replace(one, recipe=recipe, stages_from=taken), print)
+    assert run.images == EPOCHS
+    own, theirs = (state(run)["state.pt"]["networks"] for run in (run, whole))
+    for name, weights in theirs.items():
+        assert same(own[name], weights) == (not name.endswith("2"))
+    assert "scale-0 (from" in capsys.readouterr().out
 
 
 def test_rates_drop_at_once_and_stay_and_each_scale_begins_anew(assigned, monkeypatch):
