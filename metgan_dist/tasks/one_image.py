@@ -84,7 +84,8 @@ class OneImage(Task):
         errors = [rmse(_array(own), true) for own, true in zip(reconstructed, real, strict=True)]
         scores = {RMSE: errors[-1], **sample_scores(_array(samples), real[-1][0])}
         scores |= {f"{AT_SCALE}{scale}": error for scale, error in enumerate(errors)}
-        scorer.add(batch, {name: np.array([value]) for name, value in scores.items()}, maker.translate(batch))
+        shown = maker.translate(batch) if scorer.show else None
+        scorer.add(batch, {name: np.array([value]) for name, value in scores.items()}, shown)
 
     def summary(self, scored: Mapping[str, Scored]) -> dict[str, float]:
         """The scores; of one image there is no spread."""

@@ -1,4 +1,4 @@
-"""A single image the whole way: named, learned scale by scale, scored by itself, used; and what is refused in one line."""
+"""A single image the whole way: named, learned, scored by itself, used; and what is refused in one line."""
 
 from pathlib import Path
 
