@@ -252,6 +252,8 @@ def prepare_training(opened: OpenRun, with_segmentor: bool) -> Prepared:
     check_apart(opened.recipe, tuple(tiles.domains))  # the recipe of a phantom does not name them
     domains = bool(tiles.domains)
     _need(tiles, _needs(opened.recipe, domains, opened.recipe.data.unpaired or domains))
+    # What is drawn from the tiles is a mistake here before it is one of every worker.
+    task_of(method_class(opened.recipe.method.name), tiles).drawn(opened.recipe)
     for line in (never_trained(with_organs(opened.recipe, tiles), tiles), *_unlabelled(tiles)):
         if line:
             say(line)

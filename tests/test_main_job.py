@@ -172,7 +172,7 @@ def test_a_segmentor_that_the_method_has_no_use_for_is_told_before_any_work(mist
     with mistake("method.segmentor: this job trains one; leave it out, or name it in training.start_from"):
         main_job.check_segmentor_training(Recipe.model_validate(own))
     own = {"tiles": {"size": [256]}, "method": {"judge": "no/run"}}
-    with mistake("method.judge: segmentor makes no images for it to look at; leave it out"):
+    with mistake("method.judge: no segmentor looks at what segmentor makes; leave it out"):
         main_job.check_segmentor_training(Recipe.model_validate(own))
 
 

@@ -29,6 +29,7 @@ from metgan_dist.methods.segmentor import (
     segmentor_recipe,
 )
 from metgan_dist.methods.sifa import SIFA
+from metgan_dist.methods.singan import SinGAN
 from metgan_dist.methods.sizes import check_dimensions, check_edges_fit
 from metgan_dist.methods.spade import Spade
 from metgan_dist.methods.spade_stroke import SpadeStroke
@@ -66,6 +67,7 @@ METHODS: MappingProxyType[str, type[Method]] = MappingProxyType(
         "pix2pix_stroke": Pix2PixStroke,
         "spade_stroke": SpadeStroke,
         "lesion_wgan": LesionWGAN,
+        "singan": SinGAN,
         "segmentor": Segmentor,
     }
 )
@@ -99,6 +101,8 @@ def enter_stage(method: Method, recipe: Recipe, stage: Stage) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(zlib.crc32(f"{recipe.training.seed} {stage.name}".encode()))
         method.enter(stage)
+    if recipe.training.checkpoint_gradients:
+        recompute_blocks(method)
 
 
 def check_tile_size(recipe: Recipe, edge: int | Sequence[int]) -> None:
@@ -138,7 +142,7 @@ def check_named_segmentors(recipe: Recipe, variants: Sequence[Recipe] = ()) -> N
         raise UserError(f"method.segmentor: {name} is trained without a segmentor; leave it out")
     for field in ("judge", "judge_source"):
         if getattr(recipe.method, field) and not method_class(name).judged:
-            raise UserError(f"method.{field}: {name} makes no images for it to look at; leave it out")
+            raise UserError(f"method.{field}: no segmentor looks at what {name} makes; leave it out")
 
 
 def needs_segmentor(recipe: Recipe) -> bool:

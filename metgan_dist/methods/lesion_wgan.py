@@ -10,7 +10,7 @@ and the generator once, by -mean D(fake). The norm of the gradient runs over all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods.losses import full_precision, judged_together
+from metgan_dist.methods.losses import full_precision, gradient_penalty, judged_together
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
 from metgan_dist.methods.segmentor import label_picture
 from metgan_dist.networks.initialise import initialise, initialise_he
@@ -176,18 +176,3 @@ class LesionWGAN(Method):
         weight = next(self.networks["generator"].parameters())
         found: Tensor = self.networks["generator"](torch.from_numpy(np.stack(drawn)).to(weight))
         return found
-
-
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """Mean over a batch of (|gradient of the critic| - 1)^2 between real and generated masks.
-
-    Args:
-        critic: masks -> (N,).
-        real, fake: (N, C, ...), without gradients; the norm runs over all but the first axis.
-        mix: share of the real one, (N, 1, ...) in [0, 1].
-    """
-    # A square of a norm of a gradient has no bits to spare: never in half precision.
-    with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
-        between = (mix * real + (1 - mix) * fake).requires_grad_(True)
-        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()

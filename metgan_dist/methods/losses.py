@@ -53,6 +53,26 @@ def judged_together(discriminator: Callable[..., Tensor], *seen: Sequence[Tensor
     return discriminator(*together).chunk(len(seen))
 
 
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor, *, per_pixel: bool = False
+) -> Tensor:
+    """Mean of (|gradient of the critic's sum| - 1)^2 between real and generated images (Gulrajani et al. 2017).
+
+    Args:
+        critic: images -> numbers, one an image or many.
+        real, fake: (N, C, ...), without gradients.
+        mix: share of the real one, (N, 1, ...) in [0, 1].
+        per_pixel: the norm runs over the channels of each pixel, and the mean over pixels too, as SinGAN's code has it;
+            otherwise over all values of an image.
+    """
+    # A square of a norm of a gradient has no bits to spare: never in half precision.
+    with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
+        between = (mix * real + (1 - mix) * fake).requires_grad_(True)
+        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        length = torch.linalg.vector_norm(slope if per_pixel else slope.flatten(1), dim=1)
+        return (length - 1).square().mean()
+
+
 def l1(image: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference: the norm of the cycle and pair losses (paper 1, equations 2 and 3)."""
     return (full_precision(image) - full_precision(target)).abs().mean()

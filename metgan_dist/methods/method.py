@@ -52,16 +52,17 @@ class Stage:
     `name`: what progress, checkpoints and recipes know it by. `players`: their names, in the order in which they move;
     none stands for all of the method in their own order. `epochs`: passes over the training tiles (of the larger
     domain); None for `training.epochs`. `decay_from`: the fraction of the stage after which the rates fall linearly to
-    0 (1: they stay, 0: they fall from its beginning); None for `training.decay_from`. `patience`: (loss, epochs), such
-    as ("segmentors/real", 5): the stage ends when that loss's mean over an epoch has not been lower than before for so
-    many epochs; ("segmentors", 5) watches the sum of that player's terms. Optimisers go on from stage to stage
-    with what they remember.
+    0 (1: they stay, 0: they fall from its beginning); None for `training.decay_from`. `falls_to`: the factor to which
+    they fall there at once instead, to stay. `patience`: (loss, epochs), such as ("segmentors/real", 5): the stage ends
+    when that loss's mean over an epoch has not been lower than before for so many epochs; ("segmentors", 5) watches the
+    sum of that player's terms. Optimisers go on from stage to stage with what they remember.
     """
 
     name: str
     players: tuple[str, ...] = ()
     epochs: int | None = None
     decay_from: float | None = None
+    falls_to: float | None = None
     patience: tuple[str, int] | None = None
 
 
@@ -94,12 +95,14 @@ class Method(nn.Module, ABC):
         segments: roles whose images the method finds labels in itself (`class_scores`).
         task: what the method is for, and so how it is scored and shown (`metgan_dist/tasks/`).
         judged: whether there is a judge, a segmentor, that looks for labels in what it makes.
+        grows: whether stages add networks that inference needs, so that the last checkpoint alone has all of them.
     """
 
     inference: tuple[str, ...]
     dimensions: ClassVar[tuple[int, ...]] = (2,)
     task: ClassVar[str] = "paired"
     judged: ClassVar[bool] = True
+    grows: ClassVar[bool] = False
     organs: tuple[str, ...] = ()
     statistics: Statistics = "running"
     makes_ahead: bool = False

@@ -66,6 +66,10 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
             Column("recall", "Recall", "max"),
             Column("density", "Density", "max"),
             Column("coverage", "Coverage", "max"),
+            Column("reconstruction_rmse", "Reconstruction RMSE", "min", 4),
+            Column("diversity", "Diversity", "max"),
+            Column("intensity_distance", "Intensities", "min"),
+            Column("patch_distance", "Patches", "min"),
             Column("nearest", "Dice with the nearest training mask", "min"),
         )
     }

@@ -14,6 +14,7 @@ from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
 from metgan_dist.recipe.methods.terms import organs_of
 from metgan_dist.storage import Options, absolute, exists, join
+from metgan_dist.tasks.one_image import OneImage
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet, check_pairs
 from metgan_dist.trained import (
     check_segmentor,
@@ -198,7 +199,7 @@ def tags_of(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def find_model(settings: Synthesis, options: Options) -> Model:
-    """The generator that `synthesis.model` names; UserError where there is none, or a segmentor."""
+    """The generator that `synthesis.model` names; UserError where there is none, a segmentor, or one of one image."""
     if settings.model is None:
         raise UserError("synthesis.model: none given; name a run of train_metgan.py or one of its checkpoints")
     named = absolute(settings.model)
@@ -206,6 +207,11 @@ def find_model(settings: Synthesis, options: Options) -> Model:
     recipe = checkpoint_recipe(uri, options)
     if recipe.method.name == "segmentor":
         raise UserError(f"synthesis.model: {named}: a segmentor; name a run of train_metgan.py or its checkpoint")
+    if method_class(recipe.method.name).task == OneImage.name:
+        raise UserError(
+            f"synthesis.model: {named}: {recipe.method.name} has learned one image and makes none of other tiles or "
+            "labels; docs/insertion.md says what it makes"
+        )
     # A run's folder may be named whose best checkpoint lies elsewhere.
     run = run_of(uri, options) or run_of(named, options) or {}
     artefacts = (read_result(run["folder"], options) or {}).get("artefacts", {}) if run else {}

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from metgan_dist.methods.method import Method
 from metgan_dist.tasks.label_to_image import LabelToImage
 from metgan_dist.tasks.mask_generation import MaskGeneration
+from metgan_dist.tasks.one_image import OneImage
 from metgan_dist.tasks.paired import Paired
 from metgan_dist.tasks.segmentation import Segmentation
 from metgan_dist.tasks.task import GENERATED, REAL, Drawn, Maker, Task, Wanted
@@ -20,7 +21,7 @@ from metgan_dist.tiles.tile_set import TileSet
 __all__ = ["GENERATED", "REAL", "TASKS", "Drawn", "Maker", "Task", "Wanted", "task_class", "task_named", "task_of"]
 
 TASKS: MappingProxyType[str, type[Task]] = MappingProxyType(
-    {task.name: task for task in (Paired, LabelToImage, Unpaired, Segmentation, MaskGeneration)}
+    {task.name: task for task in (Paired, LabelToImage, Unpaired, Segmentation, MaskGeneration, OneImage)}
 )
 
 
@@ -44,4 +45,4 @@ def task_named(name: str, tiles: TileSet, judges: Mapping[str, Method] | None = 
 def task_of(method: Method | type[Method], tiles: TileSet, judges: Mapping[str, Method | None] | None = None) -> Task:
     """The task of a method on a set of tiles; `judges` by role, those that are None being none."""
     there = {role: judge for role, judge in (judges or {}).items() if judge is not None}
-    return task_class(method, not tiles.has("anatomy", "tumour"))(tiles, there)
+    return task_class(method, not tiles.has("anatomy", "tumour"))(tiles, there).of_method(method)

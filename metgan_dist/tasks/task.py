@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -98,6 +98,7 @@ class Task(ABC):
         name: what methods call it (`Method.task`).
         fields: roles that a tile must have to be scored.
         columns: its scores, in the order of a table; a validation gives those that need no published weights.
+        splits: those that are scored after a training.
         judged_by: roles of the trained segmentors that it is scored by where there are labels to train them on.
         of_real: samples that do not depend on the method.
         shown_as: whose channels the columns of a picture have, by column; one channel of their own where not named.
@@ -109,12 +110,17 @@ class Task(ABC):
     name: ClassVar[str]
     fields: ClassVar[tuple[Role, ...]]
     columns: ClassVar[tuple[Column, ...]]
+    splits: ClassVar[tuple[str, ...]] = ("test", "unseen")
     judged_by: ClassVar[tuple[str, ...]] = ()
     of_real: ClassVar[frozenset[str]] = frozenset({REAL})
     shown_as: ClassVar[Mapping[str, str]] = SHOWN_AS
 
     def __init__(self, tiles: TileSet, judges: Mapping[str, Method] | None = None) -> None:
         self.tiles, self.judges = tiles, dict(judges or {})
+
+    def of_method(self, method: Method | type[Method]) -> Self:
+        """The task of one method, where that says which tiles are its own; the task as it is for others."""
+        return self
 
     @property
     def usual(self) -> tuple[str, ...]:

@@ -173,7 +173,8 @@ def _without_pair_loss(recipe: Recipe) -> Recipe:
 
 
 def _unpaired_methods() -> str:
-    """The methods that train unpaired with their own papers' settings, in words."""
-    recipes = {name: Recipe.model_validate({"method": {"name": name}}) for name in METHODS}
+    """The methods that translate, and train unpaired with their own papers' settings, in words."""
+    translating = [name for name, method in METHODS.items() if method.task in ("paired", Unpaired.name)]
+    recipes = {name: Recipe.model_validate({"method": {"name": name}}) for name in translating}
     *names, last = (name for name, recipe in recipes.items() if METHODS[name].unpaired(recipe))
     return f"{', '.join(names)} or {last}"

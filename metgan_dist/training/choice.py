@@ -2,7 +2,7 @@
 
 The error of a cycle says nothing of what lies between: a generator that copies its input has none. So it never chooses
 alone: unpaired methods keep the last checkpoint, as their papers do, unless the recipe sets a floor of label fidelity
-below which no checkpoint is considered.
+below which no checkpoint is considered. A method that grows is known by its last checkpoint, which alone is whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class Choice:
         """As `training.keep` says, else the method's own criterion; UserError for what does not fit together."""
         training, method = recipe.training, method_class(recipe.method.name)
         own, order = method.criterion(recipe)
-        keep = training.keep or ("last" if own == "cycle_mae" else own)
+        keep = training.keep or ("last" if own == "cycle_mae" or method.grows else own)
+        if method.grows and keep != "last":
+            raise UserError(
+                f"training.keep: {keep} may choose a checkpoint of an early stage, and only the last one has all that "
+                f"{recipe.method.name} makes images with; use last"
+            )
         if keep == "last":
             if training.keep_floor is not None:
                 raise UserError(

@@ -161,7 +161,7 @@ class _Run:
             say(
                 f"{span.title}: planned with {state.total} images, now {span.end + later}, with the learning rate of a "
                 f"run of that length: {span.rate(state.images):.2f} of the full one here, and from "
-                f"{span.falls_from():.0f} images linearly to 0 at the end"
+                f"{span.falls_from():.0f} images {span.fall}"
             )
         if state.falling.has_ended(span.stage):
             say(f"{span.title}: the stage has ended, its loss had not fallen for {state.falling.worse} epochs")

@@ -69,9 +69,14 @@ def _shortened(steps: list[int], most: int | None) -> list[int]:
     return kept
 
 
-def rate_factor(images: int, total: int, decay_from: float) -> float:
-    """Learning-rate factor: 1, then linearly to 0 after the fraction `decay_from` (100 + 100 epochs: 0.5)."""
+def rate_factor(images: int, total: int, decay_from: float, falls_to: float | None = None) -> float:
+    """Learning-rate factor: 1, then linearly to 0 after the fraction `decay_from` (100 + 100 epochs: 0.5).
+
+    With `falls_to` that factor, from the step on that begins there.
+    """
     done = images / total
+    if falls_to is not None:
+        return 1.0 if done < decay_from else falls_to
     return 1.0 if done <= decay_from else (1 - done) / (1 - decay_from)
 
 
@@ -88,11 +93,17 @@ class Span:
 
     def rate(self, images: int) -> float:
         """The factor of the learning rates for the step that begins at `images`."""
-        return rate_factor(images - self.began, self.end - self.began, self.decay_from)
+        return rate_factor(images - self.began, self.end - self.began, self.decay_from, self.stage.falls_to)
 
     def falls_from(self) -> float:
         """The image from which the rates fall."""
         return self.began + self.decay_from * (self.end - self.began)
+
+    @property
+    def fall(self) -> str:
+        """How the rates fall, in words."""
+        to = self.stage.falls_to
+        return "linearly to 0 at the end" if to is None else f"at once to {to:g} of that"
 
 
 @dataclass

@@ -11,7 +11,15 @@ from owned import owned
 from turns import FiveFeatures, batch, optimisers, play
 
 from metgan_dist.errors import UserError
-from metgan_dist.methods import METHODS, Method, Player, build_method, build_segmentor_network, method_class
+from metgan_dist.methods import (
+    METHODS,
+    Method,
+    Player,
+    build_method,
+    build_segmentor_network,
+    enter_stage,
+    method_class,
+)
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods import SECTIONS
 from metgan_dist.weights import PUBLISHED
@@ -31,13 +39,20 @@ def recipe(name, classes=CLASSES, seed=0):
     )
 
 
+def grown(method, settings):
+    """The method in its last stage, with all networks that it ever has."""
+    for stage in method.stages(settings):
+        enter_stage(method, settings, stage)
+    return method
+
+
 def build(name, classes=CLASSES, seed=0):
-    """The method with all that its training needs: an untrained segmentor, a stand-in for VGG19."""
+    """The method, grown, with all that its training needs: an untrained segmentor, a stand-in for VGG19."""
     settings, chosen = recipe(name, classes, seed), method_class(name)
     torch.manual_seed(0)
     segmentor = build_segmentor_network(settings) if "segmentor" in chosen.needs(settings) else None
     perceptual = FiveFeatures() if "vgg19" in chosen.needs(settings) else None
-    return build_method(settings, segmentor, perceptual)
+    return grown(build_method(settings, segmentor, perceptual), settings)
 
 
 class Turn(NamedTuple):
@@ -188,7 +203,8 @@ def test_any_number_of_classes(name, classes):
 def test_frozen_networks_are_those_that_training_needs_and_one_step_leaves_them_as_they_were(name, method):
     settings, chosen = recipe(name), method_class(name)
     needed = {"segmentor": "segmentor" in chosen.needs(settings), "vgg": "vgg19" in chosen.needs(settings)}
-    assert set(method.frozen) == {network for network, is_needed in needed.items() if is_needed}
+    if not method.grows:  # what has been trained in earlier stages may be frozen, too
+        assert set(method.frozen) == {network for network, is_needed in needed.items() if is_needed}
     assert set(method.unsaved) == set(method.frozen) & {"vgg"}
     assert set(method.saved()) == set(method.networks) - set(method.unsaved)
     method.eval()
@@ -204,7 +220,7 @@ def test_frozen_networks_are_those_that_training_needs_and_one_step_leaves_them_
 
 def test_what_training_needs_is_asked_for_with_its_field_and_translation_does_without(name):
     settings, chosen = recipe(name), method_class(name)
-    method, data, made = build_method(settings), batch(classes=CLASSES), {}
+    method, data, made = grown(build_method(settings), settings), batch(classes=CLASSES), {}
     assert len(copy.deepcopy(method).eval().translate(data)) == 2
     needed = {"segmentor": "segmentor" in chosen.needs(settings), "perceptual": "vgg19" in chosen.needs(settings)}
     if not any(needed.values()):
@@ -249,16 +265,19 @@ def test_pictures_are_grey_images_of_one_range(trained):
         assert (picture.shape, picture.dtype) == ((2, 1, 64, 64), torch.float32)
         assert picture.abs().max() <= 1
         assert not picture.requires_grad
-    assert set(columns["label"].unique().tolist()) == {-1.0, 0.0, 1.0}
+    if "label" in columns:
+        assert set(columns["label"].unique().tolist()) == {-1.0, 0.0, 1.0}
 
 
 def test_best_checkpoint_is_picked_by_a_score_that_the_method_can_have(name, trained):
     score, direction = method_class(name).criterion(recipe(name))
     assert (score, direction) in {
-        *(("mae", "min"), ("cycle_mae", "min"), ("label_fidelity", "max"), ("dice", "max"), ("mask_distance", "min"))
+        *(("mae", "min"), ("cycle_mae", "min"), ("label_fidelity", "max"), ("dice", "max"), ("mask_distance", "min")),
+        ("reconstruction_rmse", "min"),
     }
     assert (score == "dice") == (name == "segmentor")
     assert (score == "mask_distance") == (method_class(name).task == "mask_generation")
+    assert (score == "reconstruction_rmse") == (method_class(name).task == "one_image")
     data = batch(classes=CLASSES)
     cycled = trained.cycle(data, trained.translate(data))
     assert cycled is not None or score != "cycle_mae"
@@ -310,7 +329,8 @@ def test_seed_alone_decides_the_weights_and_global_random_numbers_stay(name, met
     given = [method.networks[network] if network in method.frozen else None for network in ("segmentor", "vgg")]
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    again, other = (build_method(recipe(name, seed=seed), *given) for seed in (0, 1))
+    settings = [recipe(name, seed=seed) for seed in (0, 1)]
+    again, other = (grown(build_method(own, *given), own) for own in settings)
     assert torch.equal(state, torch.get_rng_state())
     torch.testing.assert_close(again.state_dict(), method.state_dict(), rtol=0, atol=0)
     for player in method.players():

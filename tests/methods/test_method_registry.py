@@ -113,7 +113,7 @@ def test_registry_cannot_be_changed_at_run_time():
         ({"name": "metgan", "alpha3": 0, "segmentor": "runs/own"}, "method.segmentor: metgan is trained without a"),
         ({"name": "metgan", "segmentor": "runs/own", "judge": "runs/judge"}, None),
         ({"name": "lesion_wgan", "segmentor": "runs/own"}, "method.segmentor: lesion_wgan is trained without a"),
-        ({"name": "lesion_wgan", "judge": "runs/judge"}, "method.judge: lesion_wgan makes no images for it to look at"),
+        ({"name": "lesion_wgan", "judge": "runs/judge"}, "method.judge: no segmentor looks at what lesion_wgan makes"),
         ({"name": "segmentor", "judge_source": "runs/judge"}, "method.judge_source: segmentor makes no images"),
     ],
 )

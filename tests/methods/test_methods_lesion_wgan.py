@@ -9,7 +9,8 @@ from turns import optimisers, play
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import build_method, check_methods
-from metgan_dist.methods.lesion_wgan import LesionWGAN, gradient_penalty
+from metgan_dist.methods.lesion_wgan import LesionWGAN
+from metgan_dist.methods.losses import gradient_penalty
 from metgan_dist.recipe import Recipe
 from metgan_dist.training.step import Stepper
 

@@ -8,7 +8,7 @@ from owned import owned
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from metgan_dist.methods import METHODS, build_method, build_segmentor_network, method_class
+from metgan_dist.methods import METHODS, build_method, build_segmentor_network, enter_stage, method_class
 from metgan_dist.networks.recompute import Recomputable, recompute_blocks
 from metgan_dist.networks.spectral import spectral_convolution
 from metgan_dist.networks.unet import UNet
@@ -139,7 +139,10 @@ def test_the_field_reaches_every_method():
         for again in (False, True):
             settings = recipe(name, (64, 64))
             training = settings.training.model_copy(update={"checkpoint_gradients": again})
-            method = build_method(settings.model_copy(update={"training": training}))
+            settings = settings.model_copy(update={"training": training})
+            method = build_method(settings)
+            for stage in method.stages(settings):
+                enter_stage(method, settings, stage)
             blocks = [module for module in method.modules() if isinstance(module, Recomputable)]
             assert blocks
             assert {block.recompute for block in blocks} == {again}

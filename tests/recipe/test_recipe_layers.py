@@ -31,7 +31,7 @@ VAE = {**SPADE, "kl": 0.05, "latent": 256}
 # Horvath et al. 2022, section 4.2, for MetGAN and its ablations; Isola et al. 2017; Zhu et al. 2017, with the U-Net of
 # Horvath et al.; Park et al. 2019; Zhu et al. 2020 (SEAN); Qasim et al. 2020 (RedGAN); Chen et al. 2020 (SIFA);
 # Zhang et al. 2018 (cycle_shape); Platscher et al. 2020 (stroke); Gulrajani et al. 2017, for the lesion masks of the
-# latter (lesion_wgan).
+# latter (lesion_wgan); Shaham et al. 2019 as released (singan).
 PAPERS = {
     "metgan": METGAN,
     **{name: {k: v for k, v in METGAN.items() if k not in out} for name, out in ABLATIONS.items()},
@@ -52,10 +52,14 @@ PAPERS = {
     "pix2pix_stroke": {"alpha1": 1, "alpha4": 10, "adversarial": "log"},
     "spade_stroke": {**SPADE, "perceptual": 0, "latent": 128},
     "lesion_wgan": {"penalty": 10, "critic_moves": 5, "latent": 128},
+    "singan": {
+        **{"coarsest": 25, "finest": 250, "factor": 0.75, "moves": 3},
+        **{"reconstruction": 10, "penalty": 0.1, "noise": 0.1},
+    },
 }
 # SPADE, SEAN and RedGAN: 1e-4 and 4e-4, half and twice this rate (methods/label_to_image.py).
 BATCH_SIZE = dict.fromkeys(PAPERS, 1) | dict.fromkeys(("sifa", "pix2pix_stroke", "spade_stroke", "lesion_wgan"), 8)
-LEARNING_RATE = dict.fromkeys(PAPERS, 2e-4) | {"lesion_wgan": 1e-4}
+LEARNING_RATE = dict.fromkeys(PAPERS, 2e-4) | {"lesion_wgan": 1e-4, "singan": 5e-4}
 # What presets set for the method that they name, MetGAN where they name none.
 PRESETS = {
     "quickstart": {"alpha3": 20},

@@ -86,7 +86,7 @@ from metgan_dist.volumes.dataset import Description
             {"method": {"name": "pix3pix", "alpha1": -1}},
             "method.name: no method 'pix3pix'; did you mean pix2pix? known: metgan, metgan_minus, metgen_cycle, "
             "metgen_cond, metgen_cond_seg, pix2pix, pix2pix_seg, cyclegan, cyclegan_seg, spade, spade_vae, sean, "
-            "sean_vae, sifa, redgan, cycle_shape, pix2pix_stroke, spade_stroke, lesion_wgan, segmentor",
+            "sean_vae, sifa, redgan, cycle_shape, pix2pix_stroke, spade_stroke, lesion_wgan, singan, segmentor",
         ),
         (
             {"method": {"name": "lesion_wgan", "penalty": -1}},

@@ -30,6 +30,7 @@ def test_every_method_is_scored_by_what_chooses_its_checkpoint(name):
         ("spade", "label_to_image", "label_to_image"),
         ("segmentor", "segmentation", "segmentation"),
         ("lesion_wgan", "mask_generation", "mask_generation"),
+        ("singan", "one_image", "one_image"),
     ],
 )
 def test_the_task_follows_from_the_method_and_from_whether_there_are_pairs(tmp_path, name, on_pairs, on_domains):

@@ -29,6 +29,7 @@ def recipe(name="metgan", **training):
         ("cyclegan", "ssim", Choice("ssim", "max")),
         ("lesion_wgan", None, Choice("mask_distance", "min")),
         ("lesion_wgan", "last", Choice("mask_distance", "min", last=True)),
+        ("singan", None, Choice("reconstruction_rmse", "min", last=True)),
     ],
 )
 def test_a_methods_own_choice_and_the_recipes(name, keep, expected):
@@ -70,6 +71,7 @@ def test_of_these_checkpoints_this_one_is_kept(training, kept):
             "training.keep: mae is no score of lesion_wgan; use last or mask_dist",
         ),
         ({"keep": "mask_distance"}, "training.keep: mask_distance is no score of metgan; use last or mae"),
+        ({"keep": "mae", "name": "singan"}, "training.keep: mae may choose a checkpoint of an early stage"),
         ({"keep_floor": 0.5, "name": "lesion_wgan"}, "training.keep_floor: drawn masks have no label fidelity"),
         (
             {"keep": "last", "patience": 2},

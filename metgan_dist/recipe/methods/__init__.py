@@ -31,6 +31,7 @@ from metgan_dist.recipe.methods.redgan import RedGANRecipe
 from metgan_dist.recipe.methods.sean import SeanRecipe, SeanVaeRecipe
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
 from metgan_dist.recipe.methods.sifa import SIFARecipe
+from metgan_dist.recipe.methods.singan import SinGANRecipe
 from metgan_dist.recipe.methods.spade import SpadeRecipe, SpadeStrokeRecipe, SpadeVaeRecipe
 from metgan_dist.recipe.section import TOLD
 
@@ -40,6 +41,7 @@ _ALL: tuple[type[MethodRecipe], ...] = (
     *(SpadeRecipe, SpadeVaeRecipe, SeanRecipe, SeanVaeRecipe, SIFARecipe, RedGANRecipe, CycleShapeRecipe),
     *(Pix2PixStrokeRecipe, SpadeStrokeRecipe),
     LesionWGANRecipe,
+    SinGANRecipe,
     SegmentorRecipe,
 )
 SECTIONS: Mapping[str, type[MethodRecipe]] = MappingProxyType(
