@@ -114,7 +114,7 @@ def test_registry_cannot_be_changed_at_run_time():
         ({"name": "metgan", "segmentor": "runs/own", "judge": "runs/judge"}, None),
         ({"name": "lesion_wgan", "segmentor": "runs/own"}, "method.segmentor: lesion_wgan is trained without a"),
         ({"name": "lesion_wgan", "judge": "runs/judge"}, "method.judge: no segmentor looks at what lesion_wgan makes"),
-        ({"name": "segmentor", "judge_source": "runs/judge"}, "method.judge_source: segmentor makes no images"),
+        ({"name": "segmentor", "judge_source": "runs/judge"}, "method.judge_source: no segmentor looks at"),
     ],
 )
 def test_a_segmentor_or_judge_that_is_named_and_not_used_is_refused(method, line, mistake):
