@@ -68,7 +68,7 @@ class SinGAN(Method):
     task = "one_image"
     judged = False
     grows = True
-    inference = ()
+    inference: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -172,15 +172,16 @@ class SinGAN(Method):
         self.scale = int(stage.name.removeprefix(STAGE))
         width, dimensions = width_at(self.scale, self.width), len(self.scales.shape)
         fixed = None if self.scale else self.scales.edges[0]
-        own = {
-            "generator": initialise(ScaleGenerator(self.channels, width, dimensions, fixed)),
-            "discriminator": initialise(ScaleCritic(self.channels, width, dimensions)),
+        own: dict[str, ScaleGenerator | ScaleCritic] = {
+            "generator": ScaleGenerator(self.channels, width, dimensions, fixed),
+            "discriminator": ScaleCritic(self.channels, width, dimensions),
         }
         as_wide = self.scale and width == width_at(self.scale - 1, self.width)
         for name, network in own.items():
-            below = f"{name}_{self.scale - 1}"
+            initialise(network)
             if as_wide:
-                network.layers.load_state_dict(self.networks[below].layers.state_dict())
+                below = cast(ScaleGenerator, self.networks[f"{name}_{self.scale - 1}"])
+                network.layers.load_state_dict(below.layers.state_dict())
             self.networks[f"{name}_{self.scale}"] = network
         self.frozen = tuple(f"{name}_{scale}" for scale in range(self.scale) for name in own)
         self.inference = tuple(f"generator_{scale}" for scale in range(self.scale + 1))

@@ -51,5 +51,6 @@ def _patches(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Patches of an image (C, ...), a row each: PATCHES at random places."""
     axes = tuple(range(1, image.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(image, [min(PATCH, edge) for edge in image.shape[1:]], axes)
-    places = tuple(random.integers(0, edge, PATCHES) for edge in windows.shape[1 : image.ndim])
-    return np.moveaxis(windows[(slice(None), *places)], 0, 1).reshape(PATCHES, -1)
+    places: tuple[slice | np.ndarray, ...] = (slice(None),)
+    places += tuple(random.integers(0, edge, PATCHES) for edge in windows.shape[1 : image.ndim])
+    return np.moveaxis(windows[places], 0, 1).reshape(PATCHES, -1)
