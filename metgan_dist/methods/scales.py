@@ -38,7 +38,7 @@ class Scales:
         longest, shrunk = max(shape), min(1.0, finest / max(shape))
         top = [_up(edge * shrunk) for edge in shape]
         if min(top) < coarsest:
-            brought = f", once the longest of {longest} is brought to {finest}" if shrunk < 1 else ""
+            brought = f", once the longest of {longest} is brought to {finest}," if shrunk < 1 else ""
             raise ValueError(f"an edge of {min(top)} pixels{brought} is shorter than the coarsest scale's {coarsest}")
         # From the image as it is, less those that bringing it to `finest` takes.
         whole, before = (_up(math.log(by) / math.log(factor)) for by in (coarsest / min(shape[-2:]), shrunk))

@@ -38,19 +38,18 @@ def sample_scores(samples: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def _patch_distance(image: np.ndarray, real: np.ndarray) -> float:
-    """Mean over random directions of the distance between the patches' projections; the same draws for any image."""
+    """Mean over random directions of the distance between the projections of patches, PATCHES at the same places of both.
+
+    The same draws for any image of a shape.
+    """
     random = np.random.default_rng(0)
-    ours, theirs = (_patches(own, random) for own in (image, real))
+    size = [min(PATCH, edge) for edge in real.shape[1:]]
+    places: tuple[slice | np.ndarray, ...] = (slice(None),)
+    places += tuple(random.integers(0, edge - own + 1, PATCHES) for edge, own in zip(real.shape[1:], size, strict=True))
+    axes = tuple(range(1, real.ndim))
+    windows = (np.lib.stride_tricks.sliding_window_view(own, size, axes)[places] for own in (image, real))
+    ours, theirs = (np.moveaxis(own, 0, 1).reshape(PATCHES, -1) for own in windows)
     directions = random.standard_normal((ours.shape[1], DIRECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
     one, other = (np.sort(patches @ directions, axis=0) for patches in (ours, theirs))
     return float(np.abs(one - other).mean())
-
-
-def _patches(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Patches of an image (C, ...), a row each: PATCHES at random places."""
-    axes = tuple(range(1, image.ndim))
-    windows = np.lib.stride_tricks.sliding_window_view(image, [min(PATCH, edge) for edge in image.shape[1:]], axes)
-    places: tuple[slice | np.ndarray, ...] = (slice(None),)
-    places += tuple(random.integers(0, edge, PATCHES) for edge in windows.shape[1 : image.ndim])
-    return np.moveaxis(windows[places], 0, 1).reshape(PATCHES, -1)

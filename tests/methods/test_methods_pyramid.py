@@ -32,7 +32,7 @@ def test_samples_follow_from_their_seeds_alone_at_every_scale(pyramid):
     for own, single in zip(first, alone, strict=True):
         torch.testing.assert_close(own[0], own[2], rtol=0, atol=0)
         torch.testing.assert_close(own[1:2], single, rtol=0, atol=1e-5)
-        assert (own[0] - own[1]).abs().max() > 0.01
+        assert (own[0] - own[1]).abs().max() > 0.1 * own[0].abs().max()
         assert own.abs().max() <= 1
 
 

@@ -80,7 +80,7 @@ def test_an_image_in_parts_and_a_constant_one_are_refused(tiles, mistake):
 
 
 def test_there_are_no_tiles_to_compare_several_models_on(tiles, mistake):
-    with mistake("nothing is held out of a single image, so that its models cannot be compared"):
+    with mistake(f"{tiles.uri}: nothing is held out of a single image, so that its models cannot be compared"):
         task_of(method_class("singan"), tiles).rows("test")
 
 
