@@ -11,7 +11,7 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
-from metgan_dist.lineage.records import GENERATED, PARTS, SEEN, SYNTHESIS, VOXELS, Records, starts
+from metgan_dist.lineage.records import GENERATED, MEASURED, PARTS, SEEN, SYNTHESIS, VOXELS, Records, starts
 from metgan_dist.lineage.tissue import is_translated
 from metgan_dist.lineage.volumes import extents, located, volume_links
 from metgan_dist.tiles.tile_set import TileSet
@@ -151,7 +151,10 @@ class Walk:
             return
         name = f"{found.kind} {found.name}"
         used = made["tiles"]
-        found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
+        if made["model"]["uri"] is None:
+            found.facts |= {"made by": made["model"]["method"], MEASURED: made.get(MEASURED)}
+        else:
+            found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
         what = "masks" if SEEN in made else "intensities"
         found.sources.append(self.data(what, used["uri"], used["digest"], f"{what} of {name}"))
 
