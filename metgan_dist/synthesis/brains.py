@@ -45,7 +45,7 @@ from metgan_dist.synthesis.translated_brains import ByTranslator
 from metgan_dist.synthesis.translation_plan import located_volumes
 from metgan_dist.synthesis.volume_files import set_digest
 from metgan_dist.tiles.intensity import normalise
-from metgan_dist.tiles.tile_set import TileSet, chosen_rows
+from metgan_dist.tiles.tile_set import TISSUE_MAP, TileSet, chosen_rows
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
 from metgan_dist.volumes.volume import whole
 
@@ -158,8 +158,10 @@ class BrainSynthesis:
     def facts(self) -> dict[str, Any]:
         """What the voxels follow from: the data set's section `synthesis` without the volumes."""
         settings = self.recipe.synthesis.model_dump(mode="json", include={*SETTINGS, *self.way.settings})
+        made = {self.tiles.made_tissue[brain.ref.id] for brain in self.brains if brain.ref.id in self.tiles.made_tissue}
         return {
             **self.way.facts,
+            **({TISSUE_MAP: ", ".join(sorted(made))} if made else {}),
             "tiles": {"uri": self.tiles.uri, "digest": self.tiles.digest},
             "masks": dict(self.masks),
             "settings": settings | self.way.more_settings,

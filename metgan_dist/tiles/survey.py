@@ -18,6 +18,7 @@ from metgan_dist.storage import Options, filesystem, is_folder, join, storage_er
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.floor import floor_of
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
+from metgan_dist.tiles.grid import grid_of
 from metgan_dist.tiles.splits import fixed_sides, of_domain
 from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
@@ -80,7 +81,7 @@ def survey_volumes(
     # Told before anything is cut.
     rows = [row for survey in surveys for row in patients_of(survey.ref, survey.volume.table)]
     fixed_sides(pd.DataFrame(rows))
-    for line in (*_ignored(surveys), *_turned(surveys)):
+    for line in (*_ignored(surveys), *_turned(surveys), *_made(surveys)):
         report(line)
     return surveys, skipped
 
@@ -136,6 +137,16 @@ def _turned(surveys: Sequence[Survey]) -> Iterator[str]:
         yield f"{each}; `orientation: RAS` in the data set brings them to one"
 
 
+def _made(surveys: Sequence[Survey]) -> Iterator[str]:
+    """A line where maps of tissues are made of images."""
+    made = [survey.ref.id for survey in surveys if survey.ref.makes_tissue]
+    if made:
+        yield (
+            f"data.tissue_map: of {len(made)} of {len(surveys)} volume(s) ({made[0]!r}, ...) the tissue is told apart "
+            "by k-means of the image; nobody has drawn it"
+        )
+
+
 def held_roles(surveys: Sequence[Survey], recipe: Recipe) -> dict[str, tuple[Role, ...]]:
     """The roles that all volumes of a domain have, by domain ("" where the set has none).
 
@@ -171,6 +182,8 @@ def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[
     Raises UserError naming the field of `tiles` or `scaling` that does not suit the volume.
     """
     tiles, volume = recipe.data.rules(recipe.tiles, survey.ref.domain), survey.volume
+    if survey.ref.makes_tissue and grid_of(tiles) is None:
+        raise UserError("data.tissue_map: tells tissue apart in volumes as a whole; set tiles.grid, or leave it out")
     plans = _plans(tiles, survey.ref.id, volume.shape, survey.spacing)
     if preprocessed_shape(tiles) is not None:
         whole = (0, volume.shape[0]), (0, volume.shape[1]), (0, volume.shape[2])

@@ -24,6 +24,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 PLAN = "plan.json"
+TISSUE_MAP = "tissue_map"  # of a volume in the manifest whose map of tissues was made of its image, and how
 IMAGES = ("anatomy", "tumour")
 SPLITS = ("train", "val", "test", "unseen")
 
@@ -164,6 +165,11 @@ class TileSet:
         """What records call the set: what it is, and the beginning of its digest."""
         kind = "mixed" if self.parts else "synthetic" if "synthesis" in self.manifest else "tiles"
         return f"{kind}-{self.digest[:8]}"
+
+    @property
+    def made_tissue(self) -> dict[str, str]:
+        """How the map of tissues of a volume was made of its image, by the ids of those that had none of their own."""
+        return {one["id"]: one[TISSUE_MAP] for one in self.manifest.get("volumes", ()) if one.get(TISSUE_MAP)}
 
     @property
     def organs(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import yaml
 from brain_sets import SHAPE, WHITE, asked_of, cut_brains, lesion_at, painted, read, recipe_of, tissue_map
 from mask_sets import write_masks
 from two_domains import cut_here
+from unmapped_brains import SHAPE as HEAD
+from unmapped_brains import head, recipe_of_heads, write_heads
 
 from metgan_dist.errors import UserError
 from metgan_dist.synthesis.brain_plan import stroke_cases
@@ -154,6 +156,21 @@ def test_the_data_set_says_that_no_model_made_it_and_how_bright_each_lesion_is(p
     assert [one["ratio"] for one in written["volumes"]] == [one["image"]["ratio"] for one in made]
     assert plan.tags == {"generator": "copy-paste"}
     json.dumps(plan.facts)
+
+
+def test_a_set_over_maps_of_tissues_that_were_made_says_so(tmp_path):
+    tiles = cut_here(recipe_of_heads(write_heads(tmp_path / "brains")), tmp_path / "tiles")
+    mask = np.zeros(HEAD, np.uint8)
+    mask[1:3, 14:18, 30:34] = 1
+    write_masks(tmp_path / "masks", 1, {0: mask})
+    asked_for = asked_of(tmp_path, tmp_path, model="copy-paste", tiles=tiles.uri, gain=[1.5, 2], count=1)
+    plan = planned_synthesis(asked_for)
+    _, (made,) = painted(plan, tmp_path / "made")
+    assert (plan.plan[0].ref.id, made["laid"][0]["voxels"]) == ("h", 32)
+    written = yaml.safe_load((tmp_path / "made/dataset.yaml").read_text())
+    assert written["synthesis"]["tissue_map"] == "kmeans"
+    assert "tissue_map" not in written  # the maps are files now
+    assert (read(tmp_path / "made", f"{made['id']}-tissue")[0] == head()).mean() > 0.99
 
 
 @pytest.mark.parametrize(
