@@ -23,7 +23,7 @@ from metgan_dist.tasks.label_to_image import LabelToImage
 from metgan_dist.tiles.grid import WholeGrid, grid_of
 from metgan_dist.tiles.tile_set import TileSet, check_pairs
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.labelled import VolumeRef, check_one_space
 
 # Fields that decide the volumes, besides those of what makes the images, and those that may be given beside them.
 SETTINGS = ("count", "seed", "lesions", "mirror", "least_lesion", "tries")
@@ -159,14 +159,15 @@ def stroke_cases(tiles: TileSet, refs: Mapping[str, VolumeRef], lesion: str) -> 
 def lesion_masks(recipe: Recipe, tiles: TileSet) -> tuple[tuple[VolumeRef, ...], dict[str, Any]]:
     """The masks that may be laid, and what is put on record of them: where they are, whose lesions.
 
-    UserError where none is left, or where one is of a patient whose tiles are held out, or was drawn by a generator
-    that has learned from such a patient's.
+    UserError where none is left, where those without images lie on several grids, or where one is of a patient whose
+    tiles are held out, or was drawn by a generator that has learned from such a patient's.
     """
     place, options = str(recipe.synthesis.masks), recipe.storage.options
     data = resolve_data(Data(path=place, anatomy="", tumour=""), options)
     refs = tuple(ref for ref in volume_refs(data, options) if ref.labelled and ref.split not in HELD_OUT)
     if not refs:
         raise UserError(f"synthesis.masks: {place}: no masks, or none that is not held out")
+    check_one_space([ref.open() for ref in refs if ref.entry.path is None], "synthesis.masks")
     drawn = data.synthesis or {}
     seen = drawn.get(SEEN) or {
         "volumes": sorted(ref.id for ref in refs),

@@ -24,7 +24,7 @@ from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.dataset import as_described, resolve_data, volume_refs
 from metgan_dist.volumes.label_map import counts_text
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, check_one_space, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 from metgan_dist.volumes.orientation import several_ways
 from metgan_dist.volumes.phantoms import phantom_grid
@@ -74,7 +74,7 @@ def survey_volumes(
     if not surveys:
         raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
     _check_alike(surveys)
-    _check_one_space(surveys)
+    check_one_space([one.volume for one in surveys if one.ref.entry.path is None], "data.volumes")
     lost = {ref.domain for ref in refs} - {survey.ref.domain for survey in surveys}
     if lost:
         raise UserError(f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above")
@@ -98,16 +98,6 @@ def _check_alike(surveys: Sequence[Survey]) -> None:
                     f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all"
                     f"{of_domain(survey.ref.domain)} must have the same"
                 )
-
-
-def _check_one_space(surveys: Sequence[Survey]) -> None:
-    """UserError where masks without images lie on several grids: what place a lesion has would say nothing."""
-    masks = [survey for survey in surveys if survey.ref.entry.path is None]
-    for survey in masks:
-        try:
-            masks[0].volume.check_same_grid(survey.volume)
-        except UserError as error:
-            raise UserError(f"data.volumes: {error}; masks without images must lie in one space") from error
 
 
 def patients_of(ref: VolumeRef, table: pd.DataFrame | None) -> list[dict[str, str]]:

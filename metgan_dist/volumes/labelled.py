@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -229,6 +230,16 @@ class LabelledVolume:
             return self._label.read(region)
         volume, channel = self._sources[layer]
         return finite(volume, channel, region)
+
+
+def check_one_space(masks: Sequence[LabelledVolume], field: str) -> None:
+    """UserError, beginning with `field`, where masks without images lie on several grids: what place a lesion has would
+    say nothing."""
+    for mask in masks:
+        try:
+            masks[0].check_same_grid(mask)
+        except UserError as error:
+            raise UserError(f"{field}: {error}; masks without images must lie in one space") from error
 
 
 def open_looked_at(ref: VolumeRef) -> LabelledVolume:
