@@ -14,7 +14,7 @@ import torch
 from metgan_dist.errors import UserError
 from metgan_dist.methods import check_method, check_methods, check_named_segmentors, method_class, needs_segmentor
 from metgan_dist.methods.segmentor import judge_recipe, segmentor_recipe
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import BACKGROUND, LESION, Recipe, class_names
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.fidelity import unlearned
@@ -33,7 +33,7 @@ from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
 from metgan_dist.training.schedule import check_stages
-from metgan_dist.volumes.dataset import as_described
+from metgan_dist.volumes.dataset import as_described, resolve_data
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
 
@@ -103,7 +103,27 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     check_stages(recipe)
     find_start(recipe)
     find_stages(recipe)
+    for one in (recipe, *variants):
+        _check_tissue(one)
     check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, bool(data.domains), data.apart)])
+
+
+def _check_tissue(recipe: Recipe) -> None:
+    """UserError where a method that draws brains from maps of their tissue is given maps of lesions alone."""
+    if not method_class(recipe.method.name).of_tissue:
+        return
+    options = recipe.storage.options
+    if is_tile_set(recipe):
+        labels = TileSet.open(str(recipe.data.path), options).manifest["data"].get("labels")
+    else:
+        drawn = recipe.data.path is None
+        labels = (as_described if drawn else resolve_data)(recipe.data, options).labels
+    if labels is not None and set(class_names(labels)) == {BACKGROUND, LESION}:
+        raise UserError(
+            f"data.label: the label maps have lesions and no tissue, and {recipe.method.name} draws brains from maps "
+            "of their tissue; name a label with them, or set data.tissue_map to kmeans, which makes rough ones of the "
+            "images"
+        )
 
 
 def _needs(recipe: Recipe, domains: bool, apart: bool) -> Needs:

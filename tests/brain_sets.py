@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 from two_domains import cut_here
 
 from metgan_dist.recipe import Recipe
+from metgan_dist.runs.command_line import Command
+from metgan_dist.synthesis.brains import BrainSynthesis
+from metgan_dist.synthesis.painting import Painter
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.dataset import resolve_data
 
@@ -29,8 +33,11 @@ def tissue_map() -> np.ndarray:
     return tissue
 
 
-def write_brains(folder: Path, healthy: int = 4, stroke: int = 1) -> Path:
-    """h0, h1, ... of patients p0, p1, ..., of which the last is for tests, and s0, ... of patients q0, ...."""
+def write_brains(folder: Path, healthy: int = 4, stroke: int = 1, bright: float = 1) -> Path:
+    """h0, h1, ... of patients p0, p1, ..., of which the last is for tests, and s0, ... of patients q0, ....
+
+    bright: how many times as bright as it would be a lesion is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for number in range(healthy + stroke):
@@ -42,6 +49,7 @@ def write_brains(folder: Path, healthy: int = 4, stroke: int = 1) -> Path:
         if ill:
             files["lesion"] = np.zeros(SHAPE, np.uint8)
             files["lesion"][4, 6:10, 6:14] = 1
+            files[""][files["lesion"] > 0] = np.rint(bright * files[""][files["lesion"] > 0])
         for kind, voxels in files.items():
             nibabel.save(nibabel.Nifti1Image(voxels.T, AFFINE), folder / f"{name}{kind}.nii.gz")
         labels = {kind: f"{name}{kind}.nii.gz" for kind in files if kind}
@@ -67,6 +75,35 @@ def recipe_of(path: Path, **sections: Any) -> Recipe:
     return recipe.model_copy(update={"data": resolve_data(recipe.data)})
 
 
-def cut_brains(folder: Path, **sections: Any) -> TileSet:
+def cut_brains(folder: Path, bright: float = 1, **sections: Any) -> TileSet:
     """Slices of a data set of brains, both written to a folder."""
-    return cut_here(recipe_of(write_brains(folder / "brains"), **sections), folder / "tiles")
+    return cut_here(recipe_of(write_brains(folder / "brains", bright=bright), **sections), folder / "tiles")
+
+
+def lesion_at(*corner: int) -> np.ndarray:
+    """A mask of 2 x 6 x 6 voxels on the tiles' grid, uint8."""
+    mask = np.zeros(GRID, np.uint8)
+    mask[tuple(slice(start, start + size) for start, size in zip(corner, (2, 6, 6), strict=True))] = 1
+    return mask
+
+
+def asked_of(folder: Path, out: Path, **synthesis: Any) -> Command:
+    """What synthesize.py is asked for with the `brains` and `masks` of a folder: five volumes of them."""
+    given = {"masks": str(folder / "masks"), "count": 5, **synthesis}
+    tree = {"synthesis": given, "storage": {"path": str(out)}, "tracking": {"run": "made"}}
+    recipe = Recipe.model_validate({**tree, "data": {"path": str(folder / "brains")}})
+    return Command(recipe, "quickstart", False, False, given={"synthesis": given})
+
+
+def painted(plan: BrainSynthesis, folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The data set of a plan, made in this process: the digest of its voxels, and what is known of its volumes."""
+    job = replace(plan.job, folder=str(folder))
+    worker = Painter(job)
+    made = [worker.paint(brain) for brain in plan.plan]
+    return plan.describe(job, made, plan.plan), made
+
+
+def read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (z, y, x) and affine of a NIfTI file by its name without the ending."""
+    image = nibabel.load(folder / f"{name}.nii.gz")
+    return np.asarray(image.dataobj).T, image.affine

@@ -114,7 +114,7 @@ def _taken(data: Data, options: Options | None, unsaid: set[str]) -> dict[str, A
 def _description(data: Data) -> dict[str, Any]:
     """The data set as a dataset.yaml would have it."""
     images = {"domains", "source", "target"} if data.domains else {"anatomy", "tumour"}
-    named = {*images, "labels", "unmapped", "parenchyma", "orientation", "synthesis"}
+    named = {*images, "labels", "unmapped", "parenchyma", "tissue_map", "orientation", "synthesis"}
     told = data.model_dump(include=named, exclude_none=True)
     if data.labels is None:
         told["classes"] = data.classes

@@ -31,6 +31,7 @@ def of_the_set(volumes: Sequence[Inspected]) -> Iterator[Finding]:
     yield from _patients(opened)
     yield from _twins(opened)
     yield from _absent_classes(opened)
+    yield from _made_tissue(opened)
 
 
 def _roles(volumes: Sequence[Inspected]) -> Iterator[Finding]:
@@ -42,6 +43,15 @@ def _roles(volumes: Sequence[Inspected]) -> Iterator[Finding]:
         for lacks in own if has else ():
             if lacks not in has:
                 yield Finding("error", lacks.ref.id, f"has no label, '{has[0].ref.id}' has one; all must have the same")
+
+
+def _made_tissue(volumes: Sequence[Inspected]) -> Iterator[Finding]:
+    """Maps of tissues that nobody has drawn, told of the first, of which there is then a picture."""
+    made = [volume.ref.id for volume in volumes if volume.ref.makes_tissue]
+    if made:
+        more = f" and those of {len(made) - 1} more were" if len(made) > 1 else " was"
+        what = f"its map of tissues{more} drawn by nobody, but made of the image by k-means (data.tissue_map)"
+        yield Finding("warning", made[0], f"{what}; look at it before you rely on it")
 
 
 def _orientations(volumes: Sequence[Inspected]) -> Iterator[Finding]:

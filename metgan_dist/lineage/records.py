@@ -24,6 +24,7 @@ from metgan_dist.volumes.dataset import DESCRIPTION
 SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of synthetic and of mixed sets
 GENERATED = "generated"
 SEEN = "seen"  # of drawn masks: volumes and patients that their generator learned from
+MEASURED = "measured"  # of copy-paste: volumes and patients whose lesions said how bright others become
 MASKS = "masks"  # of stroke volumes: whose lesions are in them
 VOXELS = "voxels_sha256"  # digest of synthetic volumes
 ZARR, VOLUME_ATTRIBUTE = "zarr.json", "metgan_dist"  # where a synthetic volume says how it was made

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import MASKS, SEEN, SYNTHESIS
+from metgan_dist.lineage.records import MASKS, MEASURED, SEEN, SYNTHESIS
 from metgan_dist.lineage.volumes import KnownVolume, boxes, known_volumes
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
@@ -104,13 +104,13 @@ def people(translated: TileSet) -> pd.Series:
 
 
 def learned_from(translated: TileSet) -> set[str]:
-    """Patients whose lesions are in synthetic brains, or the generator of the masks has seen; else none.
+    """Patients whose lesions are in synthetic brains or were measured for them, or the masks' generator has seen.
 
     As `splits.group_of` names them.
     """
     made = translated.manifest[SYNTHESIS]
     seen = made.get(SEEN) or made.get(MASKS, {}).get(SEEN, {})
-    return {f"patient {name}" for name in seen.get("patients", ())}
+    return {f"patient {name}" for one in (seen, made.get(MEASURED, {})) for name in one.get("patients", ())}
 
 
 class Sources:

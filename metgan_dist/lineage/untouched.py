@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import PARTS, SYNTHESIS, Records, starts
+from metgan_dist.lineage.records import MEASURED, PARTS, SYNTHESIS, Records, starts
 from metgan_dist.lineage.tissue import Tissue, is_translated, learned_from, meetings, people
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
@@ -123,6 +123,10 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
         yield Use(f"anatomies of {name}", Tissue(synthetic.index, volumes), own=True)
         rows, _ = label_origins(synthetic)
         yield Use(f"labels of {name}", Tissue(source.index.iloc[sorted(set(rows))], volumes), own=True)
+    if made["model"]["uri"] is None:  # copy-paste
+        measured = source.index["volume"].isin(made.get(MEASURED, {}).get("volumes", ()))
+        yield Use(f"lesions measured for {name}", Tissue(source.index[measured], known_volumes(source.manifest)))
+        return
     model, link = made["model"], f"generator of {name}"
     records.checkpoint(model["uri"], model["sha256"], link)
     for use in _uses_of_model(records.trained_by(model["uri"], model["run"], link), link, records):
@@ -181,8 +185,8 @@ def _check_people(translated: TileSet, test: TileSet) -> None:
         )
     if known := sorted(learned_from(translated) & set(held_out)):
         raise UserError(
-            f"masks of {known[0]}, whom test tiles of {test.uri} show, are in synthetic tiles {translated.uri}, or "
-            "what drew them learned from them; take masks of others"
+            f"lesions of {known[0]}, whom test tiles of {test.uri} show, are in synthetic tiles {translated.uri}, or "
+            "what made these learned from them; take masks of others, and tiles that hold them out"
         )
 
 

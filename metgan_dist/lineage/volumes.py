@@ -90,11 +90,13 @@ def boxes(rows: pd.DataFrame) -> np.ndarray:
 def volume_links(tiles: TileSet) -> Iterator[Link]:
     """The volumes of a set with the regions that each split has of them."""
     described = {entry["id"]: entry for entry in tiles.manifest["data"].get("volumes", [])}
+    made = tiles.made_tissue
     for name, rows in tiles.index.groupby("volume", sort=False):
         entry = described.get(name, {})
         facts = {
             "path": ", ".join(_listed(entry.get("path") or [])),
             "label": entry.get("label"),
+            "tissue": f"made of its image by {made[str(name)]}" if str(name) in made else None,
             "organ": entry.get("organ"),
             "patient": entry.get("patient"),
             "regions": extents(rows, "split"),

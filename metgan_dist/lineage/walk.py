@@ -11,10 +11,10 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
-from metgan_dist.lineage.records import GENERATED, PARTS, SEEN, SYNTHESIS, VOXELS, Records, starts
+from metgan_dist.lineage.records import GENERATED, MEASURED, PARTS, SEEN, SYNTHESIS, VOXELS, Records, starts
 from metgan_dist.lineage.tissue import is_translated
 from metgan_dist.lineage.volumes import extents, located, volume_links
-from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.tile_set import TISSUE_MAP, TileSet
 from metgan_dist.tracking import LoggedRun
 
 COMPARED = "evaluated."  # tags of an evaluation: the runs that it compared
@@ -139,6 +139,8 @@ class Walk:
         drawn = SEEN in made
         whose = made[SEEN] if drawn else [one["volume"] for one in made["volumes"]]
         facts = {"learned from" if drawn else "originals": whose, "settings": made["settings"]}
+        if made_tissue := made.get(TISSUE_MAP):
+            facts["tissue"] = f"made of their images by {made_tissue}"
         self._follow_voxels(found, made, facts, digest, link)
 
     def _follow_voxels(self, found: Link, made: dict[str, Any], facts: dict[str, Any], digest: str, link: str) -> None:
@@ -151,7 +153,10 @@ class Walk:
             return
         name = f"{found.kind} {found.name}"
         used = made["tiles"]
-        found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
+        if made["model"]["uri"] is None:
+            found.facts |= {"made by": made["model"]["method"], MEASURED: made.get(MEASURED)}
+        else:
+            found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
         what = "masks" if SEEN in made else "intensities"
         found.sources.append(self.data(what, used["uri"], used["digest"], f"{what} of {name}"))
 

@@ -94,6 +94,7 @@ class Method(nn.Module, ABC):
         translates_back: whether there is `translate_back`.
         segments: roles whose images the method finds labels in itself (`class_scores`).
         task: what the method is for, and so how it is scored and shown (`metgan_dist/tasks/`).
+        of_tissue: whether it draws all of an image from a label map that must name the tissue, too.
         judged: whether there is a judge, a segmentor, that looks for labels in what it makes.
         grows: whether stages add networks that inference needs, so that the last checkpoint alone has all of them.
     """
@@ -101,6 +102,7 @@ class Method(nn.Module, ABC):
     inference: tuple[str, ...]
     dimensions: ClassVar[tuple[int, ...]] = (2,)
     task: ClassVar[str] = "paired"
+    of_tissue: ClassVar[bool] = False
     judged: ClassVar[bool] = True
     grows: ClassVar[bool] = False
     organs: tuple[str, ...] = ()

@@ -48,6 +48,7 @@ class Pix2PixStroke(Method):
 
     inference = ("generator",)
     task = "label_to_image"
+    of_tissue = True
 
     def __init__(
         self,

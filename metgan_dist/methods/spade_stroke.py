@@ -41,6 +41,8 @@ class SpadeStroke(FromLatent):
         weights, perceptual, adversarial, learning_rate: see `LabelToImage`.
     """
 
+    of_tissue = True
+
     def __init__(
         self,
         *,

@@ -37,7 +37,7 @@ def _one_or_several(names: str | list[str]) -> str | list[str]:
 # Fields that sets from before them were not known by.
 LATER = (
     *("domains", "source", "target", "labels", "unmapped", "orientation", "synthesis"),
-    *("parenchyma", "floor", "floor_relative"),
+    *("parenchyma", "floor", "floor_relative", "tissue_map"),
 )
 LATER_OF_VOLUMES = ("domain", "healthy")
 
@@ -249,6 +249,11 @@ class Data(Section):
         min_length=1,
         description="classes of the tissue into which lesions may be laid; default: white matter, grey matter, deep "
         "grey matter, brain-stem, cerebellum, those of them that the set has",
+    )
+    tissue_map: Literal["kmeans"] | None = Field(
+        None,
+        description="for brains without a map of tissues, the label `tissue`: CSF, white matter and grey matter, told "
+        "apart in the image by k-means of its intensities; empty: none is made",
     )
     floor: float | None = Field(
         None,

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Typ
 from metgan_dist.recipe.freesurfer import FREESURFER
 
 BACKGROUND = "background"
-LESION = "lesion"
+LESION, TISSUE = "lesion", "tissue"  # the class that is looked for; the label that is a map of tissues
 # Tissue into which lesions may be laid, where nobody names it; CSF and ventricles hold no tissue.
 PARENCHYMA = ("white matter", "grey matter", "deep grey matter", "brain-stem", "cerebellum")
 

@@ -8,11 +8,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.section import Section, comma_list
 
+COPY_PASTE = "copy-paste"  # as `model`: no generator, the brains' own images
+
 
 class Synthesis(Section):
     """Pairs made by a trained generator (synthesize.py; paper 1, section 4.3.3)."""
 
-    model: str | None = Field(None, description="checkpoint or run folder of the generator")
+    model: str | None = Field(
+        None,
+        description="checkpoint or run folder of the generator; `copy-paste`, with `masks`: none, lesions are raised "
+        "in the brains' own images",
+    )
     tiles: str | None = Field(
         None, description="tiles that give anatomy and real labels; empty: those that the generator was trained on"
     )
@@ -72,6 +78,14 @@ class Synthesis(Section):
     mirror: bool = Field(True, description="of `masks`: half of them change sides, left and right")
     least_lesion: int = Field(20, ge=1, description="of `masks`: voxels of each that must lie in the parenchyma")
     tries: int = Field(100, ge=1, description="of `masks`: how many are drawn for a lesion before it is given up")
+    gain: Annotated[tuple[float, float], BeforeValidator(comma_list)] | None = Field(
+        None,
+        description="of copy-paste: how many times as bright as before a lesion becomes, drawn between these two; "
+        "empty: as those of the training tiles' stroke cases are, against the tissue around them",
+    )
+    border: float = Field(
+        0.5, ge=0, description="of copy-paste: pixels of a plane over which a lesion's increase is blurred"
+    )
     direction: Literal["forward", "back"] = Field(
         "forward",
         description="of generators trained on two domains, which translate whole volumes: from the source to the "
@@ -100,6 +114,8 @@ class Synthesis(Section):
         low, high = self.scale
         if not 0 < low <= high:
             raise ValueError("scale must be two numbers with 0 < smallest <= largest")
+        if self.gain is not None and not 1 < self.gain[0] <= self.gain[1]:
+            raise ValueError("gain must be two numbers with 1 < smallest <= largest")
         if self.volume is not None and self.volume_label is None:
             raise ValueError("volume needs volume_label, where its lesions lie")
         return self

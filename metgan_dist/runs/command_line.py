@@ -24,6 +24,12 @@ from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
 from metgan_dist.runs.method_flags import all_methods_fields, group_method_flags
 
 DEFAULT_RECIPE = "quickstart"
+# Section, a flag, and the field of a recipe that yields to it.
+_INSTEAD = (
+    ("tiles", "size", "resize"),
+    ("data", "floor", "floor_relative"),
+    ("data", "floor_relative", "floor"),
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ def parse_command(
 
 def _laid_out(name: str, given: dict[str, Any], several_methods: bool) -> tuple[dict[str, Any], Recipe]:
     """The tree of a preset or file without what yields to flags, and the recipe of both."""
-    tree = _with_given_size(recipe_tree(name), given)
+    tree = _yielding(recipe_tree(name), given)
     flags = without_foreign(given, method_named(tree, given)) if several_methods else given
     recipe = _validated(layered(tree, flags))
     if name in recipe_names() and "path" in given.get("data", {}):
@@ -151,10 +157,14 @@ def _validated(tree: dict[str, Any]) -> Recipe:
         raise UserError(first_mistake(error)) from error
 
 
-def _with_given_size(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Without the recipe's `tiles.resize` where the size is a flag: tiles have the size that the user gives."""
-    flags = given.get("tiles", {})
-    return without(tree, "tiles", {"resize"}) if "size" in flags and "resize" not in flags else tree
+def _yielding(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Without fields of the recipe that say otherwise what a flag says: tiles have the size that the user gives, and
+    what is background has one rule."""
+    for section, flag, other in _INSTEAD:
+        flags = given.get(section, {})
+        if flag in flags and other not in flags:
+            tree = without(tree, section, {other})
+    return tree
 
 
 def _for_given_data(tree: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

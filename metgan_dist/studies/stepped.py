@@ -26,7 +26,7 @@ from metgan_dist.studies.rows import stop_if_failed
 from metgan_dist.studies.steps import Step
 from metgan_dist.studies.study import Study
 from metgan_dist.studies.works import Works, taken_runs
-from metgan_dist.synthesis.brains import brains_of
+from metgan_dist.synthesis.brain_plan import brains_of
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.choice import Choice

@@ -60,7 +60,8 @@ def inject(
         random: of this brain alone, so that what it gets does not depend on others.
         least: voxels that must remain of each lesion. tries: masks drawn for one before it is given up.
 
-    Raises UserError where the brain has no parenchyma, a mask lies on another grid, or a lesion never fits.
+    Raises UserError where the brain has no parenchyma, a mask lies on another grid, all masks are empty, or a lesion
+    never fits.
     """
     free = np.isin(tissue, list(parenchyma))
     if np.count_nonzero(free) < least:
@@ -72,18 +73,24 @@ def inject(
     left = np.arange(len(masks))
     laid: list[Laid] = []
     for number in range(lesions):
-        order = random.permutation(left)[:tries]
+        order, empty = random.permutation(left)[:tries], True
         for draws, index in enumerate(order, start=1):
             mirrored = mirror and bool(random.integers(2))
-            there = _mask(masks, int(index), tissue.shape, name, mirrored) & free
+            mask = _mask(masks, int(index), tissue.shape, name, mirrored)
+            there, empty = mask & free, empty and not mask.any()
             if (voxels := np.count_nonzero(there)) >= least:
                 laid.append(Laid(int(index), mirrored, draws, int(voxels)))
                 lesion, free, left = lesion | there, free & ~there, left[left != index]
                 break
         else:
+            if len(order) and empty:
+                raise UserError(
+                    f"synthesis.masks: all {len(order)} masks that were tried are empty; give some with lesions"
+                )
             raise UserError(
-                f"{name}: lesion {number + 1} of {lesions} fits nowhere: of {len(order)} masks none leaves {least} "
-                "voxels in the parenchyma; are masks and brain in one space?"
+                f"{name}: lesion {number + 1} of {lesions} fits nowhere: of {len(order)} mask(s) tried "
+                f"(synthesis.tries: {tries}) none leaves {least} voxels (synthesis.least_lesion) in the parenchyma; "
+                "are masks and brain in one space?"
             )
     return Injected(lesion, tuple(laid))
 

@@ -195,6 +195,8 @@ class Model:
 def tags_of(facts: dict[str, Any]) -> dict[str, str]:
     """Tags of an MLflow run that generated, by the facts of its generator."""
     run = {"generator.run": facts["run"]} if facts["run"] else {}
+    if facts["uri"] is None:  # copy-paste
+        return {"generator": facts["method"]}
     return {"generator": facts["uri"], "generator.sha256": facts["sha256"], **run}
 
 

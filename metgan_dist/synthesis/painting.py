@@ -1,19 +1,18 @@
-"""One synthetic stroke volume: lesions laid into a brain's tissue map, and all of it drawn slice by slice."""
+"""One synthetic stroke volume: lesions laid into a brain's tissue map, and an image made of it."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 
+from metgan_dist.errors import UserError
 from metgan_dist.storage import Options, join
 from metgan_dist.synthesis.filling import RSS_UNIT
 from metgan_dist.synthesis.injection import inject
-from metgan_dist.synthesis.replica import Replica
-from metgan_dist.synthesis.target_range import as_stored
 from metgan_dist.synthesis.volume_files import voxels_digest
 from metgan_dist.tiles.grid import WholeGrid
 from metgan_dist.tiles.tile_set import TileSet
@@ -38,14 +37,34 @@ class Brain:
 
 
 @dataclass(frozen=True)
+class Image:
+    """voxels (D, H, W) on the tiles' grid, in intensities of the brain and the type of the set; facts: what is put on
+    record of it."""
+
+    voxels: np.ndarray
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+ImageMaker = Callable[[Brain, np.ndarray, np.random.Generator], Image]
+"""The image of a brain whose lesions are laid: of its label map (D, H, W) in classes, and a generator of its own."""
+
+
+class ImageSource(Protocol):
+    """What images are made by, small enough to travel; opened once by each worker."""
+
+    def opened(self, job: Painting, tiles: TileSet) -> ImageMaker:
+        """Ready to work; `tiles` are those of the job."""
+
+
+@dataclass(frozen=True)
 class Painting:
     """What all volumes share.
 
-    model: checkpoint; tiles: that hold the tissue maps; masks: that lesions are taken from; grid: of the tiles;
+    images: what makes them; tiles: that hold the tissue maps; masks: that lesions are taken from; grid: of the tiles;
     parenchyma, lesion: classes; files: names of the two label files, tissue and lesion; dtype: of the images.
     """
 
-    model: str
+    images: ImageSource
     tiles: str
     masks: tuple[VolumeRef, ...]
     grid: WholeGrid
@@ -59,10 +78,6 @@ class Painting:
     tries: int
     folder: str
     seed: int
-    batch_size: int
-    precision: str
-    threads: int
-    device: str
     options: Options = field(repr=False)  # may hold a secret
 
 
@@ -91,20 +106,22 @@ class Masks(Sequence[np.ndarray]):
 
 
 class Painter:
-    """Makes volumes with one replica of the translator, or with what stands for it."""
+    """Makes volumes, with what makes their images opened once."""
 
-    def __init__(self, job: Painting, replica: Replica | None = None) -> None:
+    def __init__(self, job: Painting) -> None:
         self._job, self._tiles = job, TileSet.open(job.tiles, job.options)
         self._masks = Masks(job.masks, job.grid)
-        self._replica = replica or Replica(
-            job.model, None, device=job.device, precision=job.precision, threads=job.threads, options=job.options
-        )
-        self._replica.keep(self._replica.method.inference)
+        self._image = job.images.opened(job, self._tiles)
 
     def paint(self, brain: Brain) -> dict[str, Any]:
         """Write a volume and its labels; what is known of it: its lesions, and the SHA-256 of its voxels."""
         job = self._job
         tissue = np.stack([self._tiles.load(row)["label"] for row in brain.rows])
+        if (tissue == job.lesion).any():
+            raise UserError(
+                f"{brain.ref.id}: its label map has a lesion of its own; name healthy brains in synthesis.anatomies, "
+                "or keep tissue and lesions in two label files, by which healthy ones are known"
+            )
         # By seed and number, so that the first volumes of a larger set are those of a smaller one.
         random = np.random.default_rng([job.seed, brain.number])
         injected = inject(
@@ -119,9 +136,12 @@ class Painter:
             tries=job.tries,
         )
         label = np.where(injected.lesion, job.lesion, tissue).astype(np.uint8)
-        drawn = self._replica.draw_slices(label, at_once=job.batch_size, seed=int(random.integers(2**31)))
-        image = as_stored(drawn, [brain.ends] * len(drawn), np.dtype(job.dtype))[0]
-        voxels = {"": image, job.files[0]: tissue.astype(np.uint8), job.files[1]: injected.lesion.astype(np.uint8)}
+        image = self._image(brain, label, random)
+        voxels = {
+            "": image.voxels,
+            job.files[0]: tissue.astype(np.uint8),
+            job.files[1]: injected.lesion.astype(np.uint8),
+        }
         self._write(brain, voxels)
         return {
             "id": brain.name,
@@ -130,6 +150,7 @@ class Painter:
                 {"mask": job.masks[one.mask].id, "mirrored": one.mirrored, "draws": one.draws, "voxels": one.voxels}
                 for one in injected.laid
             ],
+            "image": image.facts,
             "voxels_sha256": voxels_digest(voxels.values()),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
@@ -151,7 +172,7 @@ class Painter:
 
 
 def painter(job: Painting) -> Callable[[Brain], dict[str, Any]]:
-    """`Painter.paint` with a translator that is loaded once."""
+    """`Painter.paint` with what is opened once."""
     return Painter(job).paint
 
 

@@ -15,6 +15,7 @@ import ray
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe, Synthesis
+from metgan_dist.recipe.synthesis import COPY_PASTE
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, run_recipe
@@ -37,7 +38,8 @@ from metgan_dist.trained import checkpoint_digest
 
 # Settings that do not change what is made, and those that the manifest names in sections of their own.
 OF_TRANSLATION = ("direction", "region")
-OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap", "format", *OF_TRANSLATION}
+OF_COPY_PASTE = ("gain", "border")
+OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap", "format", *OF_TRANSLATION, *OF_COPY_PASTE}
 NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures"} | OF_VOLUMES
 MOST_PART_BYTES = 2**30
 
@@ -56,6 +58,11 @@ def planned_synthesis(
 ) -> TileSynthesis | VolumeSynthesis | VolumeTranslation | MaskSynthesis | BrainSynthesis:
     """What is to be made, which the recipe and the tiles of its generator say."""
     recipe, settings, options = command.recipe, command.recipe.synthesis, command.recipe.storage.options
+    if settings.model == COPY_PASTE:
+        return BrainSynthesis.planned(command, None, _tiles_to_paste_into(recipe))
+    for name in OF_COPY_PASTE:
+        if getattr(settings, name) != Synthesis.model_fields[name].default:
+            raise UserError(f"synthesis.{name}: is for {COPY_PASTE} as synthesis.model; leave it out")
     if settings.volume is None:
         model = find_model(settings, options)
         tiles = TileSet.open(settings.tiles or model.own_tiles(), options)
@@ -72,6 +79,15 @@ def planned_synthesis(
                 "two translates into the other; leave it out"
             )
     return VolumeSynthesis.planned(recipe) if settings.volume is not None else TileSynthesis.planned(recipe)
+
+
+def _tiles_to_paste_into(recipe: Recipe) -> TileSet:
+    """The tiles that copy-paste takes brains from; UserError where the recipe names none, or no masks."""
+    settings = recipe.synthesis
+    for name, what in (("tiles", "slices of healthy brains"), ("masks", "a data set of lesion masks")):
+        if getattr(settings, name) is None:
+            raise UserError(f"synthesis.{name}: none given, and {COPY_PASTE} needs {what}")
+    return TileSet.open(str(settings.tiles), recipe.storage.options)
 
 
 @dataclass(frozen=True)

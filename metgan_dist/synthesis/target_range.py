@@ -25,7 +25,11 @@ def joint_type(tiles: TileSet) -> str:
 
 def as_stored(image: np.ndarray, ranges: Sequence[tuple[float, float]], dtype: np.dtype) -> np.ndarray:
     """Images (C, [z,] y, x) in [-1, 1] as intensities of `ranges`, one a channel, in a type: rounded for integers."""
-    values = np.stack([invert(own, *ends) for own, ends in zip(image, ranges, strict=True)])
+    return as_type(np.stack([invert(own, *ends) for own, ends in zip(image, ranges, strict=True)]), dtype)
+
+
+def as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Intensities in a type: rounded for integers, and what it has no room for as near as it comes."""
     if dtype.kind == "f":
         return values.astype(dtype)
     limits = np.iinfo(dtype)

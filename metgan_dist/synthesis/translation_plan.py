@@ -55,11 +55,11 @@ def rules_of(tiles: TileSet, domain: str, settings: Synthesis) -> Tiles:
     return rules
 
 
-def located_volumes(recipe: Recipe, model: Model, tiles: TileSet) -> dict[str, VolumeRef]:
+def located_volumes(recipe: Recipe, model: Model | None, tiles: TileSet) -> dict[str, VolumeRef]:
     """The volumes of the tiles by id: in the data set at `data.path`, or where the runs that used the tiles say."""
     options = recipe.storage.options
     records = Records([tracking_uri(recipe.tracking, recipe.storage)], options)
-    if (run := run_of(model.uri, options)) is not None:
+    if model is not None and (run := run_of(model.uri, options)) is not None:
         records.read_run(run["folder"])  # it names the MLflow store that knows the tiles
     place = None if recipe.data.path is None else resolve_data(recipe.data, options).path
     try:

@@ -21,7 +21,7 @@ from metgan_dist.tiles.ranges import check_volume, range_of
 from metgan_dist.tiles.shards import Histograms, read_histograms
 from metgan_dist.tiles.splits import assign_splits, of_domain
 from metgan_dist.tiles.survey import ROLES, Survey
-from metgan_dist.tiles.tile_set import SPLITS, TileSet
+from metgan_dist.tiles.tile_set import SPLITS, TISSUE_MAP, TileSet
 from metgan_dist.tiles.tiling import images_of, plane_key
 from metgan_dist.volumes.labelled import LabelledVolume
 from metgan_dist.volumes.layers import Layer
@@ -235,6 +235,7 @@ def _describe(survey: Survey, statistics: dict[str, dict[str, float | None]], ru
         "dtypes": {layer: str(dtype) for layer, dtype in volume.dtypes.items()},
         "intensities": statistics,
         **ignored,
+        **({TISSUE_MAP: survey.ref.tissue_map} if survey.ref.makes_tissue else {}),
         **({} if rules.grid is None or grid is None else {"grid": _placed(grid, volume)}),
     }
 

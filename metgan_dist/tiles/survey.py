@@ -18,12 +18,13 @@ from metgan_dist.storage import Options, filesystem, is_folder, join, storage_er
 from metgan_dist.tiles.blocks import Block, plan_blocks
 from metgan_dist.tiles.floor import floor_of
 from metgan_dist.tiles.geometry import TilePlan, plan_tiles
+from metgan_dist.tiles.grid import grid_of
 from metgan_dist.tiles.splits import fixed_sides, of_domain
 from metgan_dist.tiles.tile_set import lacking_role
 from metgan_dist.tiles.tiling import BlockJob, in_plane_pixels, preprocessed_shape, resized
 from metgan_dist.volumes.dataset import as_described, resolve_data, volume_refs
 from metgan_dist.volumes.label_map import counts_text
-from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_looked_at
+from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, check_one_space, open_looked_at
 from metgan_dist.volumes.ome_zarr import METADATA_FILES
 from metgan_dist.volumes.orientation import several_ways
 from metgan_dist.volumes.phantoms import phantom_grid
@@ -73,14 +74,14 @@ def survey_volumes(
     if not surveys:
         raise UserError("data.volumes: none of the volumes can be opened; see the lines above")
     _check_alike(surveys)
-    _check_one_space(surveys)
+    check_one_space([one.volume for one in surveys if one.ref.entry.path is None], "data.volumes")
     lost = {ref.domain for ref in refs} - {survey.ref.domain for survey in surveys}
     if lost:
         raise UserError(f"data.volumes: none of the volumes{of_domain(min(lost))} can be opened; see the lines above")
     # Told before anything is cut.
     rows = [row for survey in surveys for row in patients_of(survey.ref, survey.volume.table)]
     fixed_sides(pd.DataFrame(rows))
-    for line in (*_ignored(surveys), *_turned(surveys)):
+    for line in (*_ignored(surveys), *_turned(surveys), *_made(surveys)):
         report(line)
     return surveys, skipped
 
@@ -97,16 +98,6 @@ def _check_alike(surveys: Sequence[Survey]) -> None:
                     f"data.volumes: {lacks.ref.id!r} has no {role}, {has.ref.id!r} has one; all"
                     f"{of_domain(survey.ref.domain)} must have the same"
                 )
-
-
-def _check_one_space(surveys: Sequence[Survey]) -> None:
-    """UserError where masks without images lie on several grids: what place a lesion has would say nothing."""
-    masks = [survey for survey in surveys if survey.ref.entry.path is None]
-    for survey in masks:
-        try:
-            masks[0].volume.check_same_grid(survey.volume)
-        except UserError as error:
-            raise UserError(f"data.volumes: {error}; masks without images must lie in one space") from error
 
 
 def patients_of(ref: VolumeRef, table: pd.DataFrame | None) -> list[dict[str, str]]:
@@ -134,6 +125,16 @@ def _turned(surveys: Sequence[Survey]) -> Iterator[str]:
     stored = [survey for survey in surveys if survey.ref.orientation in (None, STORED)]
     if each := several_ways((survey.ref.id, survey.volume.lies) for survey in stored):
         yield f"{each}; `orientation: RAS` in the data set brings them to one"
+
+
+def _made(surveys: Sequence[Survey]) -> Iterator[str]:
+    """A line where maps of tissues are made of images."""
+    made = [survey.ref.id for survey in surveys if survey.ref.makes_tissue]
+    if made:
+        yield (
+            f"data.tissue_map: of {len(made)} of {len(surveys)} volume(s) ({made[0]!r}, ...) the tissue is told apart "
+            "by k-means of the image; nobody has drawn it"
+        )
 
 
 def held_roles(surveys: Sequence[Survey], recipe: Recipe) -> dict[str, tuple[Role, ...]]:
@@ -171,6 +172,8 @@ def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[
     Raises UserError naming the field of `tiles` or `scaling` that does not suit the volume.
     """
     tiles, volume = recipe.data.rules(recipe.tiles, survey.ref.domain), survey.volume
+    if survey.ref.makes_tissue and grid_of(tiles) is None:
+        raise UserError("data.tissue_map: tells tissue apart in volumes as a whole; set tiles.grid, or leave it out")
     plans = _plans(tiles, survey.ref.id, volume.shape, survey.spacing)
     if preprocessed_shape(tiles) is not None:
         whole = (0, volume.shape[0]), (0, volume.shape[1]), (0, volume.shape[2])

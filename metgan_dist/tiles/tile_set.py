@@ -24,6 +24,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 PLAN = "plan.json"
+TISSUE_MAP = "tissue_map"  # of a volume in the manifest whose map of tissues was made of its image, and how
 IMAGES = ("anatomy", "tumour")
 SPLITS = ("train", "val", "test", "unseen")
 
@@ -61,9 +62,15 @@ class TileReader:
                 loaded[role] = np.stack([self._channel(tile, layer) for layer in self.layers[role]])
         return loaded
 
-    def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
+    def pixels(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
+        """As `TileSet.pixels`."""
+        if self.parts:
+            return self.parts[tile["part"]].pixels(tile, layer)
         name = self.stored.get(layer, layer)
-        pixels = read_tile(self.folder, tile["shard"], name, tile["position"], self.digest, self.options)
+        return read_tile(self.folder, tile["shard"], name, tile["position"], self.digest, self.options)
+
+    def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
+        pixels = self.pixels(tile, layer)
         return normalise(pixels, tile[f"{layer}_low"], tile[f"{layer}_high"], clip=self.clip)
 
 
@@ -160,6 +167,11 @@ class TileSet:
         return f"{kind}-{self.digest[:8]}"
 
     @property
+    def made_tissue(self) -> dict[str, str]:
+        """How the map of tissues of a volume was made of its image, by the ids of those that had none of their own."""
+        return {one["id"]: one[TISSUE_MAP] for one in self.manifest.get("volumes", ()) if one.get(TISSUE_MAP)}
+
+    @property
     def organs(self) -> tuple[str, ...]:
         """The organs that the tiles are of, in the order of their numbers in batches; none where they name none."""
         known = self.manifest.get("organs")
@@ -254,6 +266,10 @@ class TileSet:
             label: uint8 (H, W) or (D, H, W).
         """
         return self.reader.load(self.addresses([row])[0])
+
+    def pixels(self, row: int, layer: Layer) -> np.ndarray:
+        """A channel of one tile as it was cut, (H, W) or (D, H, W): intensities of the file, beyond its range, too."""
+        return self.reader.pixels(self.addresses([row])[0], layer)
 
     def invert(self, row: int, layer: Layer, image: np.ndarray) -> np.ndarray:
         """An image in the normalised range of a tile's layer -> intensities of the file, float32, same shape."""

@@ -24,13 +24,14 @@ from metgan_dist.recipe import (
     class_names,
     label_names,
 )
-from metgan_dist.recipe.labels import check_counted, counted
+from metgan_dist.recipe.labels import TISSUE, check_counted, counted
 from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import Options, absolute, basename, exists, is_local, join, parent, read_bytes
 from metgan_dist.volumes.domains import resolve_domains, role_channels
 from metgan_dist.volumes.labelled import LabelledVolume, Role, VolumeRef, open_image, open_labels
 from metgan_dist.volumes.layouts import layout_of
+from metgan_dist.volumes.made_tissue import with_made_tissue
 from metgan_dist.volumes.phantoms import phantom_description
 
 __all__ = ["Description", "LabelledVolume", "Role", "VolumeRef", "described_at", "resolve_data", "volume_refs"]
@@ -44,6 +45,7 @@ SAID = (
     "unmapped",
     "classes",
     "parenchyma",
+    "tissue_map",
     "orientation",
     "source",
     "target",
@@ -60,6 +62,7 @@ class Description(Section):
     unmapped: Literal["background"] | None = Field(None, description="label values that `labels` does not name")
     classes: int | None = Field(None, ge=2, le=255, description="number of label classes; default for data.classes")
     parenchyma: list[str] | None = Field(None, min_length=1, description="tissue for lesions; see data.parenchyma")
+    tissue_map: Literal["kmeans"] | None = Field(None, description="made maps of tissues; see data.tissue_map")
     domains: dict[str, Domain] | None = Field(None, description="kinds of image; default for data.domains")
     source: str | None = Field(None, description="domain of the anatomy images; default for data.source")
     target: str | None = Field(None, description="domain of the images to generate; default for data.target")
@@ -142,7 +145,7 @@ def _filled(data: Data, found: Described) -> Data:
 
 def _of_chosen(description: Description, data: Data) -> Description:
     """A description with as many classes as those of its label files have that `data` takes."""
-    if description.labels is None or data.labels is not None:
+    if description.labels is None or data.labels is not None or data.tissue_map or description.tissue_map:
         return description
     return description.model_copy(update={"classes": len(class_names(_chosen(description.labels, data)))})
 
@@ -153,6 +156,7 @@ def _completed(data: Data) -> Data:
     Of several files that `labels` names those of `data.label` stay, in its order, and count; of one alone the plain
     map. Applied to its own result it changes nothing.
     """
+    data = with_made_tissue(data)
     names = label_names(data.label)
     every = () if data.labels is None else class_names(data.labels)
     unknown = next((name for name in data.parenchyma or () if name not in every), None)
@@ -164,7 +168,7 @@ def _completed(data: Data) -> Data:
         if len(names) > 1:
             raise UserError(
                 f"data.labels: data.label lays several labels over each other ({', '.join(names)}); name the values of "
-                f"each, {{{names[0]}: {{1: ...}}, {names[1]}: {{1: ...}}}}"
+                f"each, {{{names[0]}: {{1: ...}}, {names[1]}: {{1: ...}}}}{_or_made(names)}"
             )
         return resolve_domains(data)
     _check_by_file(data, files)
@@ -195,7 +199,14 @@ def _chosen(labels: Labels, data: Data) -> Labels:
     try:
         return chosen(labels, label_names(data.label))
     except ValueError as error:
-        raise UserError(f"data.{error}; correct it") from error
+        raise UserError(
+            f"data.{error}; correct it{_or_made(set(label_names(data.label)) - {*by_file(labels)})}"
+        ) from error
+
+
+def _or_made(lacking: Iterable[str]) -> str:
+    """What else helps where a map of tissues is lacking."""
+    return ", or set data.tissue_map to kmeans, which makes a rough map of the image" if TISSUE in lacking else ""
 
 
 def _both(described: Mapping[str, Domain], asked: Mapping[str, Domain]) -> dict[str, Domain]:
@@ -255,8 +266,8 @@ def _less_for_one_image(own: set[str], given: Description, data: Data) -> set[st
     """Of those fields what a preset may still say: to do without the anatomy image, and which of several labels."""
     if not data.anatomy and data.tumour and data.tumour == given.tumour:
         own = own - {"anatomy"}
-    files = by_file(given.labels or {})
-    return own if "" in files or set(label_names(data.label)) <= set(files) else own | {"label"}
+    files = {*by_file(given.labels or {}), *((TISSUE,) if data.tissue_map or given.tissue_map else ())}
+    return own if "" in files or set(label_names(data.label)) <= files else own | {"label"}
 
 
 def _description_at(path: str, options: Options | None) -> str | None:
@@ -318,6 +329,7 @@ def volume_ref(described: Data, entry: VolumeEntry, options: Options | None = No
         labels=own.labels or described.labels,
         unmapped=own.unmapped or described.unmapped,
         orientation=described.orientation,
+        tissue_map=described.tissue_map,
     )
     _check_exists(ref)
     return ref

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,11 +11,13 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Labels, VolumeEntry, label_names
+from metgan_dist.recipe.labels import TISSUE
 from metgan_dist.storage import Options, exists, join
 from metgan_dist.volumes.axes import spatial_order
 from metgan_dist.volumes.images import ImageFolders, check_in_step
 from metgan_dist.volumes.laid_labels import LaidLabels, OpenedLabel, finite
 from metgan_dist.volumes.layers import Layer, layers_of
+from metgan_dist.volumes.made_tissue import MadeTissue, made_values
 from metgan_dist.volumes.ome_zarr import OmeZarr
 from metgan_dist.volumes.open import open_volume, same_grid
 from metgan_dist.volumes.volume import Region, Volume
@@ -28,8 +31,8 @@ class VolumeRef:
 
     base: URI that the paths of `entry` are relative to (absolute on disk); anatomy, tumour: channel names, none where
     the volume has no such image, "" for its only channel; label: what `data.label` says, one or several; classes:
-    number of classes; domain: "" where the data set has none; labels, unmapped, orientation: as the data set, or the
-    domain, has them.
+    number of classes; domain: "" where the data set has none; labels, unmapped, orientation, tissue_map: as the data
+    set, or the domain, has them.
     """
 
     id: str
@@ -48,6 +51,7 @@ class VolumeRef:
     labels: Labels | None = None
     unmapped: str | None = None
     orientation: str | None = None
+    tissue_map: str | None = None
 
     def open(self) -> LabelledVolume:
         """Open the volume and its label; reads metadata only. Errors as for `LabelledVolume`."""
@@ -59,13 +63,29 @@ class VolumeRef:
         return tuple(join(self.base, part) for part in self.entry.paths)
 
     @property
+    def makes_tissue(self) -> bool:
+        """Whether its map of tissues, which is wanted and nowhere, is made of its image."""
+        own = self.entry.label
+        if (
+            self.tissue_map is None
+            or TISSUE not in label_names(self.label)
+            or (isinstance(own, dict) and TISSUE in own)
+        ):
+            return False
+        return self.label_place(TISSUE, None) is None
+
+    @property
     def wanted_labels(self) -> dict[str, str | None]:
         """By its name what the entry says of each label, the later laid over the earlier: a path or group, or nothing.
 
-        Without those that the entry says are empty; "" is the name of one that nobody names. Raises UserError for a
-        volume that lacks one of them.
+        Without those that the entry says are empty, and without a map of tissues that is made; "" is the name of one
+        that nobody names. Raises UserError for a volume that lacks one of them.
         """
         names, own = label_names(self.label), self.entry.label
+        if self.makes_tissue:
+            names = tuple(name for name in names if name != TISSUE)
+            if not names:
+                return {}
         if isinstance(own, str) and len(names) < 2:
             return {"".join(names): own}
         if own and not names:
@@ -212,6 +232,16 @@ class LabelledVolume:
         return finite(volume, channel, region)
 
 
+def check_one_space(masks: Sequence[LabelledVolume], field: str) -> None:
+    """UserError, beginning with `field`, where masks without images lie on several grids: what place a lesion has would
+    say nothing."""
+    for mask in masks:
+        try:
+            masks[0].check_same_grid(mask)
+        except UserError as error:
+            raise UserError(f"{field}: {error}; masks without images must lie in one space") from error
+
+
 def open_looked_at(ref: VolumeRef) -> LabelledVolume:
     """The opened volume of a reference, after a look at its label where that costs little.
 
@@ -242,9 +272,29 @@ def open_image(ref: VolumeRef) -> Volume:
 
 
 def open_labels(ref: VolumeRef, image: Volume) -> dict[str, OpenedLabel]:
-    """Volume and channel of each label that is to be found, by its name: a label group, else a path, else a channel."""
+    """Volume and channel of each label, by its name: a label group, else a path, else a channel, or a made map."""
     opened = {name: _open_label(ref, image, name, given) for name, given in ref.wanted_labels.items()}
-    return {name: label for name, label in opened.items() if label is not None}
+    found = {name: label for name, label in opened.items() if label is not None}
+    if not ref.makes_tissue:
+        return found
+    if not ref.tumour:
+        raise UserError(
+            f"data.tissue_map: volume '{ref.id}' has no image to tell tissue apart in; name it in data.tumour"
+        )
+    channel = ref.tumour[0] or _only_channel(image)
+    made = MadeTissue(image, channel, made_values(ref.labels), [*found.values(), *_unwanted(ref, image)])
+    by_name = {**found, TISSUE: (made, TISSUE)}
+    return {name: by_name[name] for name in label_names(ref.label) if name in by_name}
+
+
+def _unwanted(ref: VolumeRef, image: Volume) -> list[OpenedLabel]:
+    """Labels that the entry names and the data set does not ask for."""
+    own, asked = ref.entry.label, label_names(ref.label)
+    named = own.items() if isinstance(own, dict) else ()
+    opened = [
+        _open_label(ref, image, name, path) for name, path in named if name not in asked and isinstance(path, str)
+    ]
+    return [label for label in opened if label is not None]
 
 
 def _open_label(ref: VolumeRef, image: Volume, wanted: str, given: str | None) -> OpenedLabel | None:

@@ -52,7 +52,8 @@ class LaidLabels:
         Counts what `unmapped` lets pass, into `ignored`.
         """
         counted = Counter[int]()
-        seen = [(volume.overview(), volume, channel, values) for volume, channel, values in self._files]
+        given = [file for file in self._files if not file[0].computed]
+        seen = [(volume.overview(), volume, channel, values) for volume, channel, values in given]
         for look, volume, channel, values in seen:
             if look is volume and values is not None and values.ignores:
                 everything = whole(volume)

@@ -113,7 +113,8 @@ class Volume(ABC):
     smallest read costs; affine: 4x4 from voxels (x, y, z) to the scanner's millimetres (NIfTI only);
     lies: towards which sides x, y, z of its file run, e.g. LPS (NIfTI only);
     palette: whether pixels are numbers of colours, which only a label can be;
-    names, table: for folders of separate images, file names in z order and their organs and patients, else None.
+    names, table: for folders of separate images, file names in z order and their organs and patients, else None;
+    computed: whether it lies in no file, but is made of another volume.
     """
 
     uri: str
@@ -126,6 +127,7 @@ class Volume(ABC):
     affine: np.ndarray | None = None
     lies: str | None = None
     palette: bool = False
+    computed: bool = False
     cheap_bytes = 2**26  # of a channel that is read as a whole, to look at it before the work
     names: tuple[str, ...] | None = None
     table: pd.DataFrame | None = None

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import yaml
 from PIL import Image
+from unmapped_brains import write_heads
 
 from metgan_dist.inspection.describe import describe
 from metgan_dist.recipe import Data
@@ -108,6 +109,17 @@ def test_a_sound_set_is_a_table_without_findings(sound, described, tmp_path):
     shutil.copy(kept / "dataset.yaml", tmp_path / "again/dataset.yaml")
     understood, own = (resolve_data(Data(path=str(folder))) for folder in (tmp_path / "again", sound))
     assert understood.model_copy(update={"path": own.path}) == own
+
+
+def test_maps_of_tissues_that_are_made_are_told_and_shown(described, tmp_path):
+    folder = write_heads(tmp_path / "heads")
+    code, lines, err = described(folder)
+    assert (code, err) == (0, "")
+    assert "tissue_map: kmeans" in lines
+    (told,) = (line for line in lines if line.startswith("warning") and "data.tissue_map" in line)
+    assert told.startswith("warning: s: its map of tissues and those of 1 more were drawn by nobody")
+    assert any(line.startswith("white matter ") for line in lines)
+    assert (tmp_path / "results" / "describe-heads" / "worst.png").exists()
 
 
 def truncate(folder):

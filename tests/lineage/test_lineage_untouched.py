@@ -281,11 +281,30 @@ def test_masks_of_a_generator_that_learned_from_a_patient_of_the_test_tiles_are_
     study.real.index["patient"] = np.where(tests, "p3", "")
     seen = {"volumes": ["m0", "m1"], "patients": ["p1", "p3"]}
     text = refusal(study.real, translated(study, "learned", "", **behind(seen)), study.store)
-    assert "masks of patient p3, whom test tiles of" in text
+    assert "lesions of patient p3, whom test tiles of" in text
     assert "take masks of others" in text
     others = translated(study, "apart", "", **behind({**seen, "patients": ["p1"]}))
     check_untouched(FIELD, study.real, others, study.store)
     assert not Sources(others).touching(Tissue(study.real.index, {})).any()
+
+
+def test_brains_by_copy_paste_are_refused_on_whose_lesions_were_measured(study):
+    """There is no generator to follow: the volumes whose lesions said how bright the others become, and the masks."""
+    made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
+    study.run("paste", "synthesize", generated=made)
+    study.real.index["patient"] = np.where(study.real.index["volume"] == "v3", "p3", "")
+    nothing = {"model": {"uri": None, "sha256": None, "method": "copy-paste", "run": None}}
+
+    def pasted(name, volumes, patients):
+        return translated(study, name, "", **nothing, measured={"volumes": volumes, "patients": patients})
+
+    (measured,) = check_untouched(FIELD, study.real, pasted("apart", ["v0"], []), study.store)
+    assert measured.rows["volume"].unique().tolist() == ["v0"]
+    text = refusal(study.real, pasted("seen", ["v0", "v3"], []), study.store)
+    assert "lesions measured for synthetic tiles" in text
+    assert "show test tiles of" in text
+    text = refusal(study.real, pasted("elsewhere", ["v0"], ["p3"]), study.store)
+    assert "lesions of patient p3, whom test tiles of" in text
 
 
 def test_translated_volumes_whose_run_is_not_known_are_refused(study):

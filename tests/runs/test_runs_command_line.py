@@ -262,6 +262,16 @@ def test_tiles_have_the_size_that_a_flag_gives():
     assert tiles("--tiles.resize", "128").shape == (128, 128)
 
 
+def test_what_is_background_has_the_one_rule_that_a_flag_gives():
+    def floors(*flags):
+        data = parse("--recipe", "stroke-small", *flags).recipe.data
+        return data.floor, data.floor_relative
+
+    assert floors() == (None, 0.1)
+    assert floors("--data.floor", "35") == (35, None)
+    assert floors("--data.floor_relative", "0.05") == (None, 0.05)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [

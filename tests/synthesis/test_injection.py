@@ -73,8 +73,18 @@ def test_the_same_brain_gets_the_same_lesion():
     ("masks", "settings", "said"),
     [
         ([mask(0)], {"parenchyma": (9,)}, "sub-1: 0 voxels of parenchyma (data.parenchyma), fewer than the 8"),
-        ([mask(4)], {"mirror": False}, "sub-1: lesion 1 of 1 fits nowhere: of 1 masks none leaves 8"),
-        ([mask(0)], {"lesions": 2}, "sub-1: lesion 2 of 2 fits nowhere: of 0 masks"),
+        (
+            [mask(4)],
+            {"mirror": False},
+            "sub-1: lesion 1 of 1 fits nowhere: of 1 mask(s) tried (synthesis.tries: 100) none",
+        ),
+        (
+            [mask(4), mask(4)],
+            {"tries": 1, "mirror": False},
+            "sub-1: lesion 1 of 1 fits nowhere: of 1 mask(s) tried (synthesis.tries: 1)",
+        ),
+        ([mask(), mask()], {}, "synthesis.masks: all 2 masks that were tried are empty"),
+        ([mask(0)], {"lesions": 2}, "sub-1: lesion 2 of 2 fits nowhere: of 0 mask(s)"),
         ([np.zeros((2, 4, 9))], {}, "sub-1: mask 0 has shape (2, 4, 9), the brain (2, 4, 8)"),
     ],
 )

@@ -4,29 +4,34 @@ import io
 import json
 from dataclasses import replace
 
-import nibabel
 import numpy as np
 import pytest
 import yaml
-from brain_sets import AFFINE, GRID, LESION, SHAPE, WHITE, cut_brains, recipe_of, tissue_map, write_brains
+from brain_sets import (
+    AFFINE,
+    GRID,
+    LESION,
+    SHAPE,
+    WHITE,
+    asked_of,
+    cut_brains,
+    lesion_at,
+    painted,
+    read,
+    recipe_of,
+    tissue_map,
+    write_brains,
+)
 from mask_sets import write_masks
 from PIL import Image
 from two_domains import cut_here
 from untrained import write_untrained
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe
-from metgan_dist.runs.command_line import Command
-from metgan_dist.synthesis.brains import BrainSynthesis, brains_of
-from metgan_dist.synthesis.painting import Painter
+from metgan_dist.synthesis.brain_plan import brains_of
+from metgan_dist.synthesis.brains import BrainSynthesis
+from metgan_dist.synthesis.replica import Replica
 from metgan_dist.synthesis.synthesis import planned_synthesis
-
-
-def lesion_at(*corner):
-    """A mask of 2 x 6 x 6 voxels on the tiles' grid."""
-    mask = np.zeros(GRID, np.uint8)
-    mask[tuple(slice(start, start + size) for start, size in zip(corner, (2, 6, 6), strict=True))] = 1
-    return mask
 
 
 def write_run(folder, recipe, tiles):
@@ -50,23 +55,7 @@ def learned(tmp_path_factory):
 
 
 def asked(folder, out, **synthesis):
-    given = {"model": str(folder / "run"), "masks": str(folder / "masks"), "count": 5, "batch_size": 3, **synthesis}
-    tree = {"synthesis": given, "storage": {"path": str(out)}, "tracking": {"run": "made"}}
-    recipe = Recipe.model_validate({**tree, "data": {"path": str(folder / "brains")}})
-    return Command(recipe, "quickstart", False, False, given={"synthesis": given})
-
-
-def painted(plan, folder):
-    """The data set of a plan, made in this process: the digest of its voxels, and what is known of its volumes."""
-    job = replace(plan.job, folder=str(folder))
-    worker = Painter(job)
-    made = [worker.paint(brain) for brain in plan.plan]
-    return plan.describe(job, made, plan.plan), made
-
-
-def read(folder, name):
-    image = nibabel.load(folder / f"{name}.nii.gz")
-    return np.asarray(image.dataobj).T, image.affine
+    return asked_of(folder, out, **{"model": str(folder / "run"), "batch_size": 3, **synthesis})
 
 
 def test_lesions_lie_in_the_parenchyma_of_healthy_training_brains(learned, tmp_path):
@@ -130,7 +119,9 @@ def test_the_same_seed_gives_the_same_bytes_and_a_larger_set_begins_with_the_sma
 def test_all_slices_of_a_volume_have_one_latent_vector(learned, tmp_path):
     """Two slices with the same label map are drawn alike, and otherwise with another seed."""
     folder, _ = learned
-    replica = Painter(planned_synthesis(asked(folder, tmp_path)).job)._replica
+    drawn = planned_synthesis(asked(folder, tmp_path)).way.images
+    replica = Replica(drawn.model, None)
+    replica.keep(replica.method.inference)
     label = np.stack([tissue_map()[4]] * 5)
     one, other = (replica.draw_slices(label, at_once=2, seed=seed)[0] for seed in (0, 1))
     assert np.abs(one - one[:1]).max() < 1e-6
@@ -144,7 +135,7 @@ def test_the_data_set_says_whose_brain_and_whose_lesion_is_in_a_volume(learned, 
     written = yaml.safe_load((tmp_path / "dataset.yaml").read_text())
     made = written["synthesis"]
     assert made["tiles"]["digest"] == tiles.digest
-    assert written["tumour"] == plan.model.recipe.data.tumour  # or its tiles would not do beside the real ones
+    assert written["tumour"] == plan.data.tumour  # or its tiles would not do beside the real ones
     assert made["masks"]["seen"] == {"volumes": ["m00", "m01", "m02"], "patients": ["p00", "p01", "p02"]}
     for volume, entry in zip(made["volumes"], written["volumes"], strict=True):
         assert volume["patient"] == entry["patient"] == volume["volume"].replace("h", "p")
@@ -178,11 +169,38 @@ def test_masks_of_a_patient_who_is_held_out_are_refused(learned, tmp_path):
         planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
 
 
+def test_a_brain_whose_only_label_map_has_a_lesion_is_no_healthy_one(learned, tmp_path):
+    folder, _ = learned
+    plan = planned_synthesis(asked(folder, tmp_path))
+    with pytest.raises(UserError, match=r"h.: its label map has a lesion of its own; name healthy brains"):
+        painted(replace(plan, job=replace(plan.job, lesion=WHITE)), tmp_path / "made")
+
+
+def test_copy_paste_gives_the_same_brains_the_same_lesions(learned, tmp_path):
+    """With the seed, tiles and masks of a translator's set the images differ alone."""
+    folder, tiles = learned
+    own = planned_synthesis(asked(folder, tmp_path))
+    other = {"model": "copy-paste", "tiles": tiles.uri, "gain": [1.5, 2]}
+    pasted = planned_synthesis(asked_of(folder, tmp_path, **other))
+    assert [brain.ref.id for brain in own.plan] == [brain.ref.id for brain in pasted.plan]
+    for plan, name in ((own, "drawn"), (pasted, "pasted")):
+        painted(plan, tmp_path / name)
+    for number in range(5):
+        for kind in ("-lesion", "-tissue"):
+            one, same = (read(tmp_path / name, f"stroke-{number:06d}{kind}") for name in ("drawn", "pasted"))
+            assert np.array_equal(one[0], same[0])
+        one, same = (read(tmp_path / name, f"stroke-{number:06d}") for name in ("drawn", "pasted"))
+        assert not np.array_equal(one[0], same[0])
+        assert np.array_equal(one[1], same[1])
+
+
 def test_a_lesion_that_fits_nowhere_names_the_brain(learned, tmp_path):
     folder, _ = learned
     masks = write_masks(tmp_path / "masks", 1, {0: lesion_at(3, 13, 13)})
     plan = planned_synthesis(asked(folder, tmp_path, masks=str(masks)))
-    with pytest.raises(UserError, match=r"h.: lesion 1 of 1 fits nowhere: of 1 masks none leaves 20 voxels"):
+    with pytest.raises(
+        UserError, match=r"h.: lesion 1 of 1 fits nowhere: of 1 mask\(s\) tried .* none leaves 20 voxels"
+    ):
         painted(plan, tmp_path / "made")
 
 

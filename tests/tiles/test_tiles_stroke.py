@@ -45,6 +45,21 @@ def test_slices_of_stroke_phantoms_hold_tissue_and_lesion_and_no_anatomy(tmp_pat
     assert len(healthy) == 3
 
 
+def test_the_small_presets_floor_leaves_the_tissue_of_phantoms_and_the_papers_35_does_not(tmp_path):
+    """Shares of the labelled voxels that become background, over scanners whose white matter is 100 to 320."""
+    recipe = drawn(recipe_of("stroke-small", volumes=4), tmp_path / "set")
+    papers = recipe.model_copy(update={"data": recipe.data.model_copy(update={"floor_relative": None})})
+    removed = {}
+    for name, own in (("small", recipe), ("35", papers)):
+        tiles = cut_here(own, tmp_path / name)
+        taken = [volume["intensities"]["tumour"] for volume in tiles.manifest["volumes"]]
+        removed[name] = [np.mean([one[what] for one in taken]) for what in ("removed_of_label", "removed")]
+    print({name: [f"{share:.2%}" for share in shares] for name, shares in removed.items()})
+    assert removed["small"][0] < 0.002
+    assert removed["35"][0] > 2 * removed["small"][0]
+    assert removed["small"][1] > 0.8 * removed["35"][1]  # air is taken away as before
+
+
 def test_crops_of_lesions_alone_for_u_nets_and_mask_generators(tmp_path):
     recipe = recipe_of("stroke-small", {"label": "lesion"}, {"kind": "crop", "size": [16, 64, 64]}, volumes=4)
     tiles = cut_here(drawn(recipe, tmp_path / "set"), tmp_path / "tiles")
@@ -63,8 +78,9 @@ def test_what_a_phantom_has_not_is_told_before_it_is_drawn():
         check_volumes(recipe_of("stroke", tiles={"spacing": [1, 1, 1]}))
 
 
-def test_the_small_preset_changes_sizes_alone():
+def test_the_small_preset_changes_sizes_and_what_is_background_alone():
     full, small = recipe_tree("stroke"), recipe_tree("stroke-small")
+    assert small["data"].pop("floor_relative") == recipe_tree("stroke-segmentation-small")["data"]["floor_relative"]
     for tree in (full, small):
         for field in ("volumes", "shape"):
             del tree["data"]["phantom"][field]
