@@ -38,9 +38,9 @@ def sample_scores(samples: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def _patch_distance(image: np.ndarray, real: np.ndarray) -> float:
-    """Mean over random directions of the distance between the projections of patches, PATCHES at the same places of both.
+    """Mean over random directions of the distance between the patches' projections; the same draws for any image.
 
-    The same draws for any image of a shape.
+    There are PATCHES of either, at the same places.
     """
     random = np.random.default_rng(0)
     size = [min(PATCH, edge) for edge in real.shape[1:]]

@@ -109,11 +109,8 @@ class BrainSynthesis:
         else:
             check_translator(command, model, tiles)
             data = model.recipe.data
-        grid, lesion, files = (
-            grid_of_slices(tiles),
-            lesion_class(data, f"synthesis.tiles: {tiles.uri}"),
-            label_files(data),
-        )
+        grid, lesion = grid_of_slices(tiles), lesion_class(data, f"synthesis.tiles: {tiles.uri}")
+        files = label_files(data)
         parenchyma = tuple(data.tissue)
         found = located_volumes(recipe, model, tiles)
         brains = healthy_brains(recipe, tiles, found, grid, files[1])

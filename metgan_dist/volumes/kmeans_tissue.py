@@ -69,7 +69,7 @@ def brain_of(image: np.ndarray, pixel: float = 1.0, apart: np.ndarray | None = N
         return np.zeros(image.shape, bool)
     largest = parts == 1 + np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:])
     reach = max(1, round(CLOSED / pixel))
-    disk = skimage.morphology.disk(reach).astype(bool)
+    disk = skimage.morphology.disk(reach).astype(bool)  # type: ignore[attr-defined]  # exported, but lazily
     planes = []
     for plane in largest:
         wide = np.pad(plane, reach)  # closing reaches beyond the edge
