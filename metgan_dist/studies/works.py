@@ -157,7 +157,7 @@ def training_labels(tiles: TileSet, base: str) -> dict[str, Any]:
     data, trained = tiles.manifest["data"], set(tiles.index["volume"][tiles.index["split"] == "train"])
     listed = []
     for entry in data["volumes"]:
-        label = entry["label"][data["label"]] if isinstance(entry["label"], dict) else entry["label"]
+        label = entry["label"].get(data["label"]) if isinstance(entry["label"], dict) else entry["label"]
         if entry["id"] in trained and label:
             patient = {"patient": entry["patient"]} if entry["patient"] else {}
             listed.append({"id": entry["id"], "label": join(base, label), **patient, "split": "train"})

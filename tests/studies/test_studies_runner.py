@@ -79,8 +79,10 @@ def test_a_dry_run_shows_what_rows_have_of_their_own(capsys):
     planned_study(command(*asked, "--rows", "pix2pix,metgan,sifa", "--dry-run"), Path("jobs"))
     rows = yaml.safe_load(capsys.readouterr().out)["rows"]
     paper = {"method": {"label_norm": "batch"}, "training": {"keep": "last"}}  # of all rows, and not of `cells`
-    assert rows["metgan"] == paper
+    shown = {"scores": {"splits": ["test"]}}
+    assert rows["metgan"] == {**paper, **shown}
     assert rows["pix2pix"] == {
+        **shown,
         "method": {
             **{"name": "pix2pix", "alpha1": 1, "alpha4": 100},
             **{"backbone": "unet-256", "adversarial": "log", "pool": 0, **paper["method"]},
