@@ -178,9 +178,9 @@ class SinGAN(Method):
         }
         as_wide = self.scale and width == width_at(self.scale - 1, self.width)
         for name, network in own.items():
-            below = f"{name}_{self.scale - 1}"
             if as_wide:
-                network.layers.load_state_dict(self.networks[below].layers.state_dict())
+                below = self.networks[f"{name}_{self.scale - 1}"].get_submodule("layers")
+                network.get_submodule("layers").load_state_dict(below.state_dict())
             self.networks[f"{name}_{self.scale}"] = network
         self.frozen = tuple(f"{name}_{scale}" for scale in range(self.scale) for name in own)
         self.inference = tuple(f"generator_{scale}" for scale in range(self.scale + 1))

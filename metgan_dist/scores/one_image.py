@@ -39,9 +39,8 @@ def sample_scores(samples: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 def _patch_distance(image: np.ndarray, real: np.ndarray) -> float:
     """Mean over random directions of the distance between the patches' projections; the same draws for any image."""
-    random = np.random.default_rng(0)
-    ours, theirs = (_patches(own, random) for own in (image, real))
-    directions = random.standard_normal((ours.shape[1], DIRECTIONS))
+    ours, theirs = (_patches(own, np.random.default_rng(0)) for own in (image, real))
+    directions = np.random.default_rng(1).standard_normal((ours.shape[1], DIRECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
     one, other = (np.sort(patches @ directions, axis=0) for patches in (ours, theirs))
     return float(np.abs(one - other).mean())
