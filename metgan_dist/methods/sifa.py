@@ -345,7 +345,8 @@ class SIFA(Method):
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
         """Label map (N, H, W) int64 of tumour images (N, C, H, W) in [-1, 1]: the deep head's likeliest class."""
-        return self.class_scores(image, "tumour").argmax(dim=1)
+        # Of logits: probabilities of classes that are nearly as likely may be the same number.
+        return self._deep(image).argmax(dim=1)
 
     @torch.no_grad()
     def class_scores(self, volume: Tensor, modality: str) -> Tensor:
@@ -355,8 +356,11 @@ class SIFA(Method):
         """
         if modality not in self.segments:
             raise ValueError(f"SIFA segments tumour images, not {modality} images")
-        logits = self._logits(self.networks["encoder"](volume), volume)["deep"]
-        return full_precision(logits).softmax(dim=1)
+        return full_precision(self._deep(volume)).softmax(dim=1)
+
+    def _deep(self, image: Tensor) -> Tensor:
+        """The deep head's logits (N, classes, H, W) of tumour images."""
+        return self._logits(self.networks["encoder"](image), image)["deep"]
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
