@@ -149,7 +149,7 @@ def test_the_report_has_the_papers_table_and_figures(study):
     folder = storage / "toy" / "stroke"
     table = (folder / "table.md").read_text()
     assert table.strip() in done.out
-    assert "| data set        | baseline ↑ | paper" in table
+    assert re.search(r"^\| data set +\| +baseline ↑ \| +paper \| +Pix2Pix10 ↑ \| +paper \|$", table, re.MULTILINE)
     assert "| + all synthetic |" in table
     assert "79.4 ± 1.6" in table
     assert "fewer than 6 independent patients" in table
