@@ -31,7 +31,8 @@ def test_oblong_tiles_train(method, tiles, segmentors, tmp_path):
     assert tiles.shape == (128, 256)
     threads = torch.get_num_threads()
     fields = {**OBLONG, "data__path": tiles.uri, "method__name": method}
-    done = run_here("train_metgan", tmp_path, **fields, **segmentors)
+    used = ("method__judge",) if method == "pix2pix" else ("method__segmentor", "method__judge")
+    done = run_here("train_metgan", tmp_path, **fields, **{name: segmentors[name] for name in used})
     assert done.code == 0, done.out + done.err
     assert Recipe.model_validate(done.result["recipe"]).tiles.shape == tiles.shape
     assert done.result["scores"]["test"]["generated"]["mae"] > 0
