@@ -16,6 +16,7 @@ import pandas as pd
 
 from metgan_dist.cluster.progress import duration
 from metgan_dist.evaluation.comparison import mark
+from metgan_dist.evaluation.notes import TESTS
 from metgan_dist.evaluation.tables import ABSENT, BETTER, WORSE, Line, Table, Value, aligned
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.job import say
@@ -175,10 +176,9 @@ def _notes(study: Study, rows: Mapping[str, Trained], settings: Scores) -> list[
             "(Wilcoxon's signed-rank test). Bold: best of a column."
         )
     else:
-        test = {"t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test"}[settings.test]
         notes.append(
-            f"{WORSE} worse, {BETTER} better than {label!r}: {test} over {patients} patients, each with the mean of "
-            f"the window, Holm-corrected, p < {level:.2g}. Bold: best of a column."
+            f"{WORSE} worse, {BETTER} better than {label!r}: {TESTS[settings.test]} over {patients} patients, each "
+            f"with the mean of the window, Holm-corrected, p < {level:.2g}. Bold: best of a column."
         )
     return notes
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metgan_dist.errors import TrainingStopped, UserError
+from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.main_job import check_tiles, with_phantom
 from metgan_dist.methods import check_methods
 from metgan_dist.recipe import Data, Recipe
@@ -31,8 +32,6 @@ from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.schedule import check_stages
-
-HELD_OUT = ("test", "unseen")
 
 
 @dataclass(frozen=True)

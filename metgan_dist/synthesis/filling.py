@@ -234,16 +234,13 @@ def _batches(cells: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _replica(filling: Filling) -> Replica:
-    replica = Replica(
+    return Replica.of_volumes(
         filling.model,
-        None,
         device=filling.device,
         precision=filling.precision,
         threads=filling.threads,
         options=filling.options,
     )
-    replica.keep(replica.method.inference)
-    return replica
 
 
 def filler(filling: Filling) -> Callable[[Region], dict[str, Any]]:

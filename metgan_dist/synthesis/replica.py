@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -58,6 +58,13 @@ class Replica:
         self.autocast = autocast_dtype(self.precision, self.device)
         self.segmentor = None if segmentor is None else load_method(segmentor, options)[0].to(self.device)
         self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def of_volumes(cls, model: str, *, device: str, precision: str, threads: int, options: dict[str, Any]) -> Self:
+        """One that makes images of whole volumes, with the networks for that alone (see `keep`)."""
+        replica = cls(model, None, device=device, precision=precision, threads=threads, options=options)
+        replica.keep(replica.method.inference)
+        return replica
 
     def keep(self, networks: Collection[str]) -> None:
         """Let go of the other networks, and of what tells a tile from the next: noise and statistics of its own.

@@ -29,15 +29,9 @@ class Drawn:
 
     def opened(self, job: Painting, tiles: TileSet) -> ImageMaker:
         """With a replica of the translator."""
-        replica = Replica(
-            self.model,
-            None,
-            device=self.device,
-            precision=self.precision,
-            threads=self.threads,
-            options=job.options,
+        replica = Replica.of_volumes(
+            self.model, device=self.device, precision=self.precision, threads=self.threads, options=job.options
         )
-        replica.keep(replica.method.inference)
 
         def image(brain: Brain, label: np.ndarray, random: np.random.Generator) -> Image:
             drawn = replica.draw_slices(label, at_once=self.batch_size, seed=int(random.integers(2**31)))
