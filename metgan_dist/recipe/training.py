@@ -53,6 +53,12 @@ class Training(Section):
     )
     batch_size: int = Field(1, ge=1, description="tiles on one worker in one step")
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    batch_norm: Literal["joint", "local"] = Field(
+        "joint",
+        description="what BatchNorm normalises by with several workers: joint, all their tiles, as one worker with the "
+        "whole batch would, at a collective a layer; local, each worker's own (the papers' batch of one), whose "
+        "running statistics are averaged after each step",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate")
     decay_from: float = Field(
         0.5,

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from metgan_dist.errors import TrainingStopped
@@ -48,7 +49,8 @@ class Stepper:
     """Owns a method's optimisers and distributed wrappers, and makes its steps.
 
     `autocast` is the dtype of mixed precision, or None for float32. With `world` > 1 a process group must exist; batch
-    statistics then run over all ranks. All players of the method move, until `begin` says which.
+    statistics then run over all ranks where `joint_batch_norm`, else each rank's over its own tiles, and the running
+    ones are averaged over ranks after each step. All players of the method move, until `begin` says which.
 
     Attributes:
         playing: the players that move, in their order.
@@ -62,11 +64,13 @@ class Stepper:
         device: torch.device,
         *,
         world: int = 1,
+        joint_batch_norm: bool = True,
         autocast: torch.dtype | None = None,
         compile_turns: bool = False,
         ema_half_life: int = 0,
     ) -> None:
         self.method, self.device, self.world, self.autocast = method, device, world, autocast
+        self._joint = joint_batch_norm
         self._compile = compile_turns
         self._known: set[str] = set()  # networks
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -88,7 +92,7 @@ class Stepper:
         """Optimisers and turns for the players that have none, averages for new networks; those that are gone go."""
         networks, players = self.method.networks, self.method.players()
         for name in [name for name in networks if name not in self._known]:
-            if self.world > 1:
+            if self.world > 1 and self._joint:
                 networks[name] = synchronise_batch_norm(networks[name], self.device)
             self._known.add(name)
         self.method.to(self.device)
@@ -115,7 +119,8 @@ class Stepper:
             turn.compile()
         if self.world == 1:
             return turn
-        # Buffers agree already: batch statistics are joint, and spectral vectors start from the same seed.
+        # Buffers agree already: batch statistics are joint, or averaged after the step, and spectral vectors start from
+        # the same seed.
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(turn, device_ids=devices, broadcast_buffers=False)
 
@@ -132,6 +137,8 @@ class Stepper:
             if self._moves(player):
                 images = self._play(player, batches, made, report)
                 made = [{**before, **new} for before, new in zip(made, images, strict=True)]
+        if self.world > 1 and not self._joint:
+            _average_over_ranks(list(_running_statistics(self.method)), self.world)
         self._average(sum(len(next(iter(batch.values()))) for batch in batches) * self.world)
         self.steps += 1
         return report
@@ -246,12 +253,24 @@ def _optimiser(method: Method, player: Player) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=player.learning_rate, betas=player.betas, fused=True)
 
 
-def _average_over_ranks(gradients: Sequence[Tensor], world: int) -> None:
-    """What DistributedDataParallel does for the players that it wraps, in one collective; all ranks have the same."""
-    joint = torch.cat([gradient.flatten() for gradient in gradients])
+def _average_over_ranks(tensors: Sequence[Tensor], world: int) -> None:
+    """Their means over ranks, in place and in one collective; all ranks have the same tensors, which may be none.
+
+    Of gradients it is what DistributedDataParallel does for the players that it wraps.
+    """
+    if not tensors:
+        return
+    joint = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(joint)
-    for gradient, part in zip(gradients, joint.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient) / world)
+    for tensor, part in zip(tensors, joint.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor) / world)
+
+
+def _running_statistics(method: Method) -> Iterator[Tensor]:
+    """Running means and variances of all BatchNorms that move; a frozen network is in eval mode."""
+    for module in method.networks.modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            yield from (value for value in (module.running_mean, module.running_var) if value is not None)
 
 
 def _copies_of(method: Method, names: Sequence[str]) -> dict[str, nn.Module]:

@@ -173,6 +173,7 @@ def _stepper(assignment: Assignment, tiles: TileSet, device: torch.device, rank:
         method,
         device,
         world=world,
+        joint_batch_norm=recipe.training.batch_norm == "joint",
         autocast=autocast_dtype(recipe.training.precision, device),
         compile_turns=recipe.training.compile,
         ema_half_life=recipe.training.ema_half_life,

@@ -216,13 +216,35 @@ def _pix2pix():
     return build_method(Recipe(method=Pix2PixRecipe(width=0.05), tiles=Tiles(size=64)))
 
 
-def _train(rank, build, steps):
-    stepper = Stepper(build(), torch.device("cpu"), world=2)
+def _train(rank, build, steps, joint=True):
+    stepper = Stepper(build(), torch.device("cpu"), world=2, joint_batch_norm=joint)
     stepper.method.seed_pools(rank)
     batch = _batch(2, edge=64)
     for _ in range(steps):
         stepper.step([{name: value[rank : rank + 1] for name, value in batch.items()}])
     return {f"{n}": v for n, v in stepper.method.state_dict().items()}
+
+
+class Norm(Critic):
+    """A player whose output is what BatchNorm makes of the tile."""
+
+    def losses(self, player, batch, made):
+        return {"loss": (self.networks["critic"](batch["tumour"]) ** 3).mean()}, {}
+
+
+def _norm():
+    return Norm({"critic": nn.BatchNorm2d(1, dtype=torch.float64)})
+
+
+def _tiles():
+    return _batch(2, edge=8, dtype=torch.float64)["tumour"] * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1).double()
+
+
+def _own_statistics(rank):
+    """Gradients and running statistics after a step with batch statistics of each worker's own."""
+    stepper = Stepper(_norm(), torch.device("cpu"), world=2, joint_batch_norm=False)
+    gradients = _critic_gradients(stepper, [{"tumour": _tiles()[rank : rank + 1]}])
+    return {**gradients, **dict(stepper.method.networks["critic"].named_buffers())}
 
 
 WORKS = {
@@ -231,6 +253,8 @@ WORKS = {
     "share-2": [_share, 2],
     "train": [_train, _metgan, 6],
     "pix2pix": [_train, _pix2pix, 3],
+    "local": [_train, _pix2pix, 3, False],
+    "own": [_own_statistics],
     "penalised-1": [_penalised, 1, 2],
     "penalised-2": [_penalised, 2, 2],
     "grown": [_grown],
@@ -259,3 +283,24 @@ def test_gradients_of_an_image_made_before_the_turns_are_averaged_too(both):
     assert not torch.equal(
         first["networks.generator.backbone.output.weight"], before["networks.generator.backbone.output.weight"]
     )
+
+
+def test_batch_statistics_of_each_workers_own_tiles_and_running_ones_that_agree(both):
+    alone, gradients = [], []
+    for rank in range(2):
+        stepper = Stepper(_norm(), torch.device("cpu"))
+        gradients.append(_critic_gradients(stepper, [{"tumour": _tiles()[rank : rank + 1]}]))
+        alone.append(stepper.method.networks["critic"])
+    assert not torch.equal(alone[0].running_var, alone[1].running_var)
+    for rank in both["own"]:
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(rank[name], (getattr(alone[0], name) + getattr(alone[1], name)) / 2)
+        for name in gradients[0]:
+            torch.testing.assert_close(rank[name], (gradients[0][name] + gradients[1][name]) / 2)
+
+
+def test_two_workers_with_statistics_of_their_own_hold_identical_networks(both):
+    first, second = both["local"]
+    assert any(not torch.equal(value, both["pix2pix"][0][name]) for name, value in first.items())
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
