@@ -24,7 +24,7 @@ from metgan_dist.tiles.blocks import chunk_reads
 from metgan_dist.tiles.floor import removed_lines
 from metgan_dist.tiles.manifest import finish_set
 from metgan_dist.tiles.shards import finished_markers, read_marker
-from metgan_dist.tiles.splits import fewer_folds, parted_patients
+from metgan_dist.tiles.splits import parted_patients
 from metgan_dist.tiles.survey import ROLES, Survey, fingerprint, held_roles, plan_set, survey_volumes
 from metgan_dist.tiles.tile_set import SPLITS, TileSet, begin_set, finished_fingerprint
 from metgan_dist.tiles.tiling import BlockJob, images_of, preprocessed_shape, tile_block
@@ -85,7 +85,7 @@ def make_tiles(recipe: Recipe, folder_uri: str, report: Callable[[str], None] = 
             f"tiles: {len(patients)} patient(s) with several volumes are trained on and held out ({patients[0]!r}, "
             "...): there are too few to have one for each side, or tiles.split_by says slab"
         )
-    for line in (*fewer_folds(tiles.index, recipe.tiles.folds), *removed_lines(tiles.manifest["volumes"])):
+    for line in removed_lines(tiles.manifest["volumes"]):
         report(f"tiles: {line}")
     for name, domain in tiles.domains.items():
         report(f"tiles: {name}: " + ", ".join(f"{domain['tiles'][split]} {split}" for split in SPLITS))
