@@ -97,12 +97,9 @@ class ChildJob:
     needs: tuple[str, ...] = ()
 
 
-def run_child_jobs(
-    script: Path, recipes: Mapping[str, Recipe], labels: Mapping[str, str], at_once: int
-) -> dict[str, str]:
-    """Run the job in `script` for each recipe, as `run_jobs` does."""
-    jobs = {name: ChildJob(script, labels[name], partial(_as_it_is, recipe)) for name, recipe in recipes.items()}
-    return run_jobs(jobs, at_once, here=all(recipe.scaling.in_process for recipe in recipes.values()))
+def child_job(script: Path, label: str, recipe: Recipe, needs: tuple[str, ...] = ()) -> ChildJob:
+    """A child whose recipe is known from the beginning."""
+    return ChildJob(script, label, partial(_as_it_is, recipe), needs)
 
 
 def run_jobs(jobs: Mapping[str, ChildJob], at_once: int, *, here: bool) -> dict[str, str]:

@@ -11,11 +11,12 @@ from metgan_dist.lineage import Tissue, check_start
 from metgan_dist.main_job import check_tiles, prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import (
+    child_job,
     child_recipe,
     folder_of,
     is_finished,
     result_of,
-    run_child_jobs,
+    run_jobs,
     trainings_at_once,
 )
 from metgan_dist.runs.command_line import Command
@@ -136,7 +137,8 @@ class CrossValidation:
         if todo:
             say(f"folds: {len(todo)} to train, {min(len(todo), at_once)} at once")
         with opened.result.phase("folds"):
-            failed = run_child_jobs(self.script, todo, {fold: f"fold {fold}" for fold in todo}, at_once)
+            jobs = {fold: child_job(self.script, f"fold {fold}", recipe) for fold, recipe in todo.items()}
+            failed = run_jobs(jobs, at_once, here=opened.recipe.scaling.in_process)
         if failed:
             reasons = "; ".join(f"fold {fold} ({reason})" for fold, reason in failed.items())
             raise TrainingStopped(f"{len(failed)} of {len(recipes)} folds failed: {reasons}")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from metgan_dist.recipe import Recipe, Scaling, Training
-from metgan_dist.runs.child_runs import ChildJob, run_child_jobs, run_jobs
+from metgan_dist.runs.child_runs import ChildJob, child_job, run_jobs
 
 JOB = """
 import os, sys
@@ -32,7 +32,8 @@ def test_a_failed_child_stops_no_other_and_lines_have_labels(in_process, ray_clu
     script.write_text(JOB)
     scaling = Scaling(workers=0 if in_process else 1)
     recipes = {name: Recipe(training=Training(seed=seed), scaling=scaling) for seed, name in enumerate("abc")}
-    failed = run_child_jobs(script, recipes, {name: name.upper() for name in recipes}, 2)
+    jobs = {name: child_job(script, name.upper(), recipe) for name, recipe in recipes.items()}
+    failed = run_jobs(jobs, 2, here=in_process)
     assert failed == {"b": "data.path: gone"}
     lines = re.findall(r"^\[([A-C])\] process (\d+) on (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert sorted(label for label, _, _ in lines) == ["A", "C"]
@@ -49,7 +50,7 @@ def test_an_interrupt_ends_the_job_and_its_children_in_process(ray_cluster, tmp_
     script.write_text("PURPOSE = ''\ndef work(command):\n    raise KeyboardInterrupt\n")
     recipes = {name: Recipe(scaling=Scaling(workers=0)) for name in "ab"}
     with pytest.raises(KeyboardInterrupt):
-        run_child_jobs(script, recipes, {name: name for name in recipes}, 1)
+        run_jobs({name: child_job(script, name, recipe) for name, recipe in recipes.items()}, 1, here=True)
 
 
 @pytest.mark.parametrize("here", [True, False])

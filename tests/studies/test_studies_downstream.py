@@ -197,8 +197,9 @@ def carried_out(tmp_path, monkeypatch, *arguments, rows, cpus=8, broken=()):
     """
     started = {}
 
-    def instead(script, recipes, labels, at_once):
-        for name, recipe in recipes.items():
+    def instead(jobs, at_once, here):
+        for name, job in jobs.items():
+            recipe, script = job.recipe(), job.script
             path = tmp_path / f"{name}.yaml"
             path.write_text(recipe.to_yaml())
             CrossValidation.planned(parse_command(script.name, "A row.", ["--recipe", str(path)]), script)
@@ -210,9 +211,9 @@ def carried_out(tmp_path, monkeypatch, *arguments, rows, cpus=8, broken=()):
             (folder / "run.json").write_text(json.dumps(tree))
             (folder / "result.json").write_text(json.dumps({**result(0.5, 10, 0), "status": status}))
         started["at once"] = at_once
-        return {name: "out of memory" for name in recipes if name in broken}
+        return {name: "out of memory" for name in jobs if name in broken}
 
-    monkeypatch.setattr(rows_module, "run_child_jobs", instead)
+    monkeypatch.setattr(rows_module, "run_jobs", instead)
     run = planned(tmp_path, *arguments, rows=rows)
     recipe = resolved(
         parse_command("run_study.py", "S.", ["--storage.path", str(tmp_path / "runs"), *arguments]).recipe
