@@ -62,7 +62,7 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise UserError(f"{location}: weights of its {name} are NaN or infinite; use another checkpoint")
         network.load_state_dict(weights)
-    return method.eval().requires_grad_(False), recipe
+    return method.to("cpu").eval().requires_grad_(False), recipe
 
 
 def load_generator(uri: str, options: dict[str, Any] | None = None) -> Method:

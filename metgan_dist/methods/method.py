@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods.image_pool import ImagePool
+from metgan_dist.networks.layout import lay_out
 
 if TYPE_CHECKING:
     from metgan_dist.recipe import Recipe
@@ -128,6 +129,12 @@ class Method(nn.Module, ABC):
         for name in frozen:
             self.networks[name].requires_grad_(False)
         self.train()
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As torch's, and weights laid out as the device takes them best."""
+        moved = super().to(*args, **kwargs)
+        lay_out(moved)
+        return moved
 
     def saved(self) -> dict[str, nn.Module]:
         """The networks that checkpoints hold, by name."""

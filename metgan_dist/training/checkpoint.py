@@ -59,6 +59,18 @@ def _save(state: dict[str, Any], path: Path) -> None:
     Path(digest_file(str(path))).write_text(f"{digest}  {path.name}\n")
 
 
+def _lay_as_weights(optimiser: torch.optim.Optimizer) -> None:
+    """Bring what an optimiser remembers into the order in which its weights lie, as a checkpoint may not have it.
+
+    One of another device, or of an earlier version, has another order (networks/layout.py), and Adam's fused step goes
+    through memory without looking at it.
+    """
+    for weight, remembered in optimiser.state.items():
+        for name, value in remembered.items():
+            if value.shape == weight.shape and value.stride() != weight.stride():
+                remembered[name] = torch.empty_like(weight).copy_(value)
+
+
 def begin_with(folder: Path, stepper: Stepper, names: Collection[str] | None = None) -> None:
     """Put the weights of another run's checkpoint into `stepper`: averaged ones where that run kept an average.
 
@@ -89,6 +101,7 @@ def restore(folder: Path, stepper: Stepper, rank: int) -> None:
         network.load_state_dict(state["networks"][name])
     for name, optimiser in stepper.optimisers.items():
         optimiser.load_state_dict(state["optimisers"][name])
+        _lay_as_weights(optimiser)
     for name, network in (stepper.ema or {}).items():
         network.load_state_dict(state["ema"][name])
     # Earlier versions kept the images of the run alone, all of which the averaged networks had learned from.

@@ -12,8 +12,11 @@ from owned import owned
 from untrained import write_untrained
 
 from metgan_dist.errors import DamagedFile, UserError
+from metgan_dist.methods import build_method
 from metgan_dist.recipe import Recipe
 from metgan_dist.trained import check_segmentor, checkpoint_recipe, load_method, load_tensors
+from metgan_dist.training.checkpoint import restore, save_state
+from metgan_dist.training.step import Stepper
 
 
 @pytest.fixture
@@ -86,3 +89,37 @@ def test_a_checkpoint_from_when_a_recipe_had_the_fields_of_all_methods_still_ope
     assert read == checkpoint_recipe(written)
     assert read.method.model_dump() == Recipe.model_validate(tree).method.model_dump()
     torch.testing.assert_close(method.state_dict(), before.state_dict(), rtol=0, atol=0)
+
+
+VOLUMES = {"data": {"classes": 2}, "tiles": {"kind": "crop", "size": [8, 8, 8]}}
+SEGMENTOR = Recipe.model_validate({**VOLUMES, "method": {"name": "segmentor", "segmentor_width": 0.05}})
+
+
+def _stepped(folder=None, *, contiguous=False):
+    """A 3D segmentor after a step, or after another from its checkpoint, whose moments may lie in torch's own order."""
+    torch.manual_seed(0)
+    stepper = Stepper(build_method(SEGMENTOR), torch.device("cpu"))
+    random = torch.Generator().manual_seed(1)
+    batch = {"tumour": torch.rand(2, 1, 8, 8, 8, generator=random) * 2 - 1}
+    batch["label"] = (batch["tumour"][:, 0] > 0.5).long()
+    if folder is None:
+        stepper.step([batch])
+        return stepper
+    first = _stepped()
+    folder.mkdir()
+    if contiguous:
+        for optimiser in first.optimisers.values():
+            for remembered in optimiser.state.values():
+                remembered |= {name: value.contiguous() for name, value in remembered.items()}
+    save_state(folder, first, SEGMENTOR, {"images": 2})
+    restore(folder, stepper, 0)
+    stepper.step([batch])
+    return stepper
+
+
+def test_moments_that_lie_in_another_order_than_the_weights_are_those_of_the_weights(tmp_path):
+    """Of another device, or of an earlier version: Adam's fused step would take them in the order of memory."""
+    weights = [_stepped(tmp_path / str(number), contiguous=bool(number)).method.state_dict() for number in range(2)]
+    assert any(value.dim() == 5 and not value.is_contiguous() for value in weights[0].values())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
