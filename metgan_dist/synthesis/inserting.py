@@ -107,41 +107,42 @@ class Scene:
 
 def opened_scene(case: Case, job: Inserting) -> Scene:
     """A case as it is before anything is pasted; UserError for one without a tumour, or whose tumour lies outside."""
-    settings, target = job.settings, case.target.ref.open()
+    target = case.target.ref.open()
     image = _image(target, case.target)
-    label = target.read("label", whole(target)) if target.has("label") else None
-    axis = (0, 1 + job.axis)
-    moved = np.moveaxis(image, axis[1], 1)
+    moved = np.moveaxis(image, 1 + job.axis, 1)
     own = Range.of(moved, case.target.rules)
     tumour, digests = _tumour(case, job, image.shape)
-    shape = image.shape[1:]
-    if settings.centre is not None:
-        corner = tumour.about(settings.centre)
-    elif settings.place == "tissue":
-        tissue = np.moveaxis(tissue_of(own.levels(moved), settings.tissue), 0, job.axis)
-        random = np.random.default_rng([settings.seed, case.number])
-        corner = tumour.drawn_corner(
-            tissue, random, name=case.target.ref.id, inside=settings.inside, tries=settings.tries
-        )
-    else:
-        corner = tumour.corner
-    if not tumour.fits(corner, shape):
-        extents = (" x ".join(map(str, edges)) for edges in (tumour.mask.shape, shape))
-        raise UserError(
-            f"insertion.{'masks' if settings.centre is None else 'centre'}: the tumour of {case.donor.ref.id!r}, "
-            f"{next(extents)} voxels from z, y, x {corner} on, reaches outside of volume {case.target.ref.id!r}, which "
-            f"has {next(extents)}"
-        )
-    mask, levels = tumour.laid(corner, shape)
+    corner = _corner(tumour, np.moveaxis(own.levels(moved), 1, 1 + job.axis), case, job)
+    mask, levels = tumour.laid(corner, image.shape[1:])
+    label = target.read("label", whole(target)) if target.has("label") else None
     return Scene(
         image=moved,
         label=None if label is None else np.moveaxis(label, job.axis, 0),
         range=own,
         mask=np.moveaxis(mask, job.axis, 0),
-        tumour=np.moveaxis(levels, axis[1], 1),
+        tumour=np.moveaxis(levels, 1 + job.axis, 1),
         corner=corner,
         digests={"source_sha256": voxels_digest([image]), **digests},
     )
+
+
+def _corner(tumour: Tumour, levels: np.ndarray, case: Case, job: Inserting) -> Corner:
+    """Where a tumour goes in a volume of these levels (C, z, y, x); UserError where that is not within it."""
+    settings, shape, name = job.settings, levels.shape[1:], case.target.ref.id
+    if settings.centre is None and settings.place == "tissue":
+        tissue = tissue_of(np.moveaxis(levels, 1 + job.axis, 1), settings.tissue)
+        random = np.random.default_rng([settings.seed, case.number])
+        return tumour.drawn_corner(
+            np.moveaxis(tissue, 0, job.axis), random, name=name, inside=settings.inside, tries=settings.tries
+        )
+    corner = tumour.corner if settings.centre is None else tumour.about(settings.centre)
+    if not tumour.fits(corner, shape):
+        extent, whole_of = (" x ".join(map(str, edges)) for edges in (tumour.mask.shape, shape))
+        raise UserError(
+            f"insertion.{'masks' if settings.centre is None else 'centre'}: the tumour of {case.donor.ref.id!r}, "
+            f"{extent} voxels from z, y, x {corner} on, reaches outside of volume {name!r}, which has {whole_of}"
+        )
+    return corner
 
 
 def composed(scene: Scene, case: Case, job: Inserting, harmonise: Harmonise | None) -> tuple[np.ndarray, np.ndarray]:
