@@ -26,6 +26,7 @@ GENERATED = "generated"
 SEEN = "seen"  # of drawn masks: volumes and patients that their generator learned from
 MEASURED = "measured"  # of copy-paste: volumes and patients whose lesions said how bright others become
 MASKS = "masks"  # of stroke volumes: whose lesions are in them
+INSERTED_INTO = "inserted_into"  # of inserted tumours: the data set of the volumes that got them
 VOXELS = "voxels_sha256"  # digest of synthetic volumes
 ZARR, VOLUME_ATTRIBUTE = "zarr.json", "metgan_dist"  # where a synthetic volume says how it was made
 

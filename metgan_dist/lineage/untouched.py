@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import MEASURED, PARTS, SYNTHESIS, Records, starts
+from metgan_dist.lineage.records import (
+    INSERTED_INTO,
+    MASKS,
+    MEASURED,
+    PARTS,
+    SYNTHESIS,
+    VOXELS,
+    Records,
+    starts,
+)
 from metgan_dist.lineage.tissue import Tissue, is_translated, learned_from, meetings, people
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
@@ -117,8 +126,36 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
     made = synthetic.manifest[SYNTHESIS]
     records.tiles(synthetic.uri, synthetic.digest, name)
     records.generated_by(synthetic, name)
+    if INSERTED_INTO in made:
+        yield from _uses_of_insertion(made, name, records)
+        return
+    yield from _uses_of_making(made, name, records, synthetic)
+
+
+def _uses_of_insertion(made: Mapping[str, Any], name: str, records: Records) -> Iterator[Use]:
+    """What the SinGAN has seen, and what made the volumes and tumours that it brought together, where these are
+    synthetic; whose they are the patients say."""
+    if made["model"]["uri"] is not None:
+        yield from _uses_of_generator(made["model"], f"generator of {name}", records)
+    for key, what in ((INSERTED_INTO, "volumes"), (MASKS, "tumours")):
+        if made[key][VOXELS] is None:
+            continue
+        place = str(made[key]["uri"])
+        before = records.translated_at(place)
+        if before is None or before[VOXELS] != made[key][VOXELS]:
+            raise UserError(f"{what} of {name}: {place}: not the data set that it was, or gone")
+        if INSERTED_INTO in before:
+            yield from _uses_of_insertion(before, f"{what} of {name}", records)
+        else:
+            yield from _uses_of_making(before, f"{what} of {name}", records)
+
+
+def _uses_of_making(
+    made: Mapping[str, Any], name: str, records: Records, synthetic: TileSet | None = None
+) -> Iterator[Use]:
+    """Tiles behind what a generator made of tiles; of synthetic tiles that are no translated volumes' their own."""
     source = records.tiles(made["tiles"]["uri"], made["tiles"]["digest"], f"source of {name}")
-    if not is_translated(synthetic):
+    if synthetic is not None and not is_translated(synthetic):
         volumes = known_volumes(source.manifest)
         yield Use(f"anatomies of {name}", Tissue(synthetic.index, volumes), own=True)
         rows, _ = label_origins(synthetic)
@@ -127,10 +164,18 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
         measured = source.index["volume"].isin(made.get(MEASURED, {}).get("volumes", ()))
         yield Use(f"lesions measured for {name}", Tissue(source.index[measured], known_volumes(source.manifest)))
         return
-    model, link = made["model"], f"generator of {name}"
+    yield from _uses_of_generator(made["model"], f"generator of {name}", records)
+
+
+def _uses_of_generator(model: Mapping[str, Any], link: str, records: Records) -> Iterator[Use]:
+    """Tiles that a generator's training has seen; of one that has learned a single image that one."""
     records.checkpoint(model["uri"], model["sha256"], link)
     for use in _uses_of_model(records.trained_by(model["uri"], model["run"], link), link, records):
-        yield replace(use, own=False)  # what a synthetic set that it was trained on was made of, too
+        if (image := model.get("image")) is not None:
+            tissue = replace(use.tissue, rows=use.tissue.rows.loc[use.tissue.rows.index == image["tile"]])
+            yield replace(use, tissue=tissue, own=False)
+        else:
+            yield replace(use, own=False)  # what a synthetic set that it was trained on was made of, too
 
 
 def _uses_of_model(run: LoggedRun, link: str, records: Records) -> Iterator[Use]:

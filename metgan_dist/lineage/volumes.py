@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +15,9 @@ from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import Records
 from metgan_dist.recipe import Data, Tiles
-from metgan_dist.storage import entries, exists, join, parent
+from metgan_dist.storage import Options, entries, exists, join, parent
 from metgan_dist.tiles.geometry import AXES
-from metgan_dist.tiles.survey import fingerprint
+from metgan_dist.tiles.survey import file_states, fingerprint
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import volume_refs
 from metgan_dist.volumes.labelled import VolumeRef
@@ -128,6 +130,28 @@ def located(tiles: TileSet, records: Records, link: str, place: str | None = Non
     if not reasons:
         reasons = [f"no run in MLflow says where the volumes of {tiles.uri} ({MANIFEST} {tiles.digest[:12]}...) are"]
     raise UserError(f"{link}: {reasons[0]}")
+
+
+def file_digests(ref: VolumeRef) -> dict[str, str]:
+    """The files of a volume and of its labels by URI, with a SHA-256 of what they are known by: name, size and time.
+
+    A label within the image is among the image's files.
+    """
+    within = [label for label in ref.label_paths if not any(label.startswith(path) for path in ref.paths)]
+    return {uri: _states_digest(uri, ref.options) for uri in dict.fromkeys((*ref.paths, *within))}
+
+
+def check_files(files: Mapping[str, str], options: Options | None, link: str) -> None:
+    """UserError, beginning with the link, for a file that is gone, or is not what `file_digests` said of it."""
+    for uri, digest in files.items():
+        if not exists(uri, options):
+            raise UserError(f"{link}: {uri}: not here any more")
+        if _states_digest(uri, options) != digest:
+            raise UserError(f"{link}: {uri}: was changed afterwards (another size or time; a copy must keep them)")
+
+
+def _states_digest(uri: str, options: Options | None) -> str:
+    return hashlib.sha256(json.dumps(file_states(uri, options)).encode()).hexdigest()
 
 
 def _bases(tiles: TileSet, records: Records) -> Iterator[str]:

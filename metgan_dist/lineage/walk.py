@@ -11,9 +11,20 @@ import pandas as pd
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
-from metgan_dist.lineage.records import GENERATED, MEASURED, PARTS, SEEN, SYNTHESIS, VOXELS, Records, starts
+from metgan_dist.lineage.records import (
+    GENERATED,
+    INSERTED_INTO,
+    MASKS,
+    MEASURED,
+    PARTS,
+    SEEN,
+    SYNTHESIS,
+    VOXELS,
+    Records,
+    starts,
+)
 from metgan_dist.lineage.tissue import is_translated
-from metgan_dist.lineage.volumes import extents, located, volume_links
+from metgan_dist.lineage.volumes import check_files, extents, located, volume_links
 from metgan_dist.tiles.tile_set import TISSUE_MAP, TileSet
 from metgan_dist.tracking import LoggedRun
 
@@ -157,8 +168,41 @@ class Walk:
             found.facts |= {"made by": made["model"]["method"], MEASURED: made.get(MEASURED)}
         else:
             found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
+        if INSERTED_INTO in made:
+            self._follow_insertion(found, made, name)
+            return
         what = "masks" if SEEN in made else "intensities"
         found.sources.append(self.data(what, used["uri"], used["digest"], f"{what} of {name}"))
+
+    def _follow_insertion(self, found: Link, made: dict[str, Any], name: str) -> None:
+        """The slice that harmonised, then the volumes that got tumours and those that gave them, file by file.
+
+        Where these are synthetic themselves, on to what they were made of.
+        """
+        if made["tiles"] is not None:
+            place, image = made["tiles"], made["model"]["image"]
+            learned = self.data("learned from", place["uri"], place["digest"], f"tiles of {name}")
+            learned.facts = {"image": f"{image['volume']}, {image['view']} {image['plane']}"} | learned.facts
+            found.sources.append(learned)
+        for one in made["volumes"]:
+            for role, volume, files in (("inserted into", "volume", "files"), ("tumour of", "mask", "mask_files")):
+                found.sources.append(self._files(role, one[volume], one[files], one, name))
+        for role, key in (("inserted into", INSERTED_INTO), ("tumours of", MASKS)):
+            place = made[key]
+            if place[VOXELS] is not None:
+                found.sources.append(self.data(role, place["uri"], place[VOXELS], f"volumes {role} {name}"))
+
+    def _files(self, role: str, volume: str, files: dict[str, str], one: dict[str, Any], name: str) -> Link:
+        """A volume by its files, which must be as they were."""
+
+        def follow(found: Link) -> None:
+            """Facts, then the check."""
+            voxels = "source_sha256" if role == "inserted into" else "mask_sha256"
+            patient = one["patient" if role == "inserted into" else "mask_patient"]
+            found.facts |= {"of": one["id"], "patient": patient, "path": list(files), "voxels": one[voxels]}
+            check_files(files, self._records.options, f"{role} {one['id']} of {name}")
+
+        return self._link(role, "volume", volume, follow)
 
     def _producer(self, found: Link, tiles: TileSet, link: str) -> None:
         """The run that generated a set; its other data sets are those that the set's manifest names."""
@@ -171,7 +215,7 @@ class Walk:
     def _checkpoint(self, role: str, model: dict[str, Any], link: str) -> Link:
         def follow(found: Link) -> None:
             """The file against its recorded digest, then the run that trained it; UserError where they do not fit."""
-            found.facts |= {"method": model.get("method"), "sha256": model["sha256"]}
+            found.facts |= {"method": model.get("method"), "sha256": model["sha256"], "image": model.get("image")}
             self._records.checkpoint(model["uri"], model["sha256"], link)
             run = self._records.trained_by(model["uri"], model.get("run"), link)
             found.sources.append(self.run("trained by", run.id, link))

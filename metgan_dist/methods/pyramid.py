@@ -82,16 +82,20 @@ class Pyramid:
         below is made anew, so that an early scale changes more. Raises UserError for a scale at which there is no
         generator, and for the coarsest, which sees noise alone.
         """
+        self.check_start(start_scale)
+        edges = self.scales.of_image(image.shape[1:])
+        coarser = resize(image[None], edges[start_scale - 1])
+        *_, made = self._steps(coarser, edges, seeded([seed]), start_scale)
+        return resize(made, image.shape[1:])[0].clamp(-1, 1)
+
+    def check_start(self, start_scale: int) -> None:
+        """UserError for a scale that no image can be put in at."""
         last = len(self.generators) - 1
         if not 1 <= start_scale <= last:
             raise UserError(
                 f"start scale {start_scale}: the pyramid has scales 1 to {last} to start from, 1 being the coarsest "
                 "that sees an image"
             )
-        edges = self.scales.of_image(image.shape[1:])
-        coarser = resize(image[None], edges[start_scale - 1])
-        *_, made = self._steps(coarser, edges, seeded([seed]), start_scale)
-        return resize(made, image.shape[1:])[0].clamp(-1, 1)
 
     @torch.no_grad()
     def super_resolve(self, image: Tensor, times: float, seed: Seed) -> Tensor:

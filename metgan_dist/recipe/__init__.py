@@ -7,6 +7,7 @@ the same pydantic models then give validation, help text and YAML in one place.
 
 from metgan_dist.recipe.data import Channels, Data, Domain, Phantom, VolumeEntry, channel_names
 from metgan_dist.recipe.freesurfer import FREESURFER
+from metgan_dist.recipe.insertion import Insertion
 from metgan_dist.recipe.labels import (
     BACKGROUND,
     LESION,
@@ -40,6 +41,7 @@ __all__ = [
     "Channels",
     "Data",
     "Domain",
+    "Insertion",
     "LabelNames",
     "Labels",
     "MethodRecipe",

@@ -86,6 +86,23 @@ class Synthesis(Section):
     border: float = Field(
         0.5, ge=0, description="of copy-paste: pixels of a plane over which a lesion's increase is blurred"
     )
+    picture: str | None = Field(
+        None,
+        description="of a singan: picture to make anew from `start_scale` on, or to enlarge: PNG, TIFF or NIfTI, grey "
+        "values (8 bit) or intensities; empty: images are drawn",
+    )
+    picture_mask: str | None = Field(
+        None, description="of `picture`: where something was drawn; blended with it (insertion.dilate, insertion.blur)"
+    )
+    start_scale: int | None = Field(
+        None, ge=1, description="of `picture`: scale at which it is put in, counted from the coarsest, which is 0"
+    )
+    enlarge: float | None = Field(
+        None,
+        gt=1,
+        le=16,
+        description="of a singan: how many times as long edges become, of `picture` or of the image that was learned",
+    )
     direction: Literal["forward", "back"] = Field(
         "forward",
         description="of generators trained on two domains, which translate whole volumes: from the source to the "

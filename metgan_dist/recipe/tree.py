@@ -9,6 +9,7 @@ import yaml
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe.data import Data
+from metgan_dist.recipe.insertion import Insertion
 from metgan_dist.recipe.layers import method_named, without_foreign
 from metgan_dist.recipe.methods import AnyMethod
 from metgan_dist.recipe.methods.metgan import MetGANRecipe
@@ -36,6 +37,7 @@ class Recipe(Section):
     scaling: Scaling = Scaling()
     tuning: Tuning = Tuning()
     synthesis: Synthesis = Synthesis()
+    insertion: Insertion = Insertion()
     segmentation: Segmentation = Segmentation()
     scores: Scores = Scores()
     tracking: Tracking = Tracking()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Synthesis
+from metgan_dist.recipe import Insertion, Synthesis
 
 # What composing and writing tiles need beside the generators, of all CPUs.
 DATA_SHARE = 0.25
@@ -31,7 +31,7 @@ class Crew:
         return "cuda" if self.gpus else "cpu"
 
     @staticmethod
-    def of(settings: Synthesis, plan: ResourcePlan, free: Mapping[str, float]) -> Crew:
+    def of(settings: Synthesis | Insertion, plan: ResourcePlan, free: Mapping[str, float]) -> Crew:
         """As many replicas as have room: one per GPU (or per share of one, as the plan has it), else per CPU thread.
 
         Args:

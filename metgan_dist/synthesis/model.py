@@ -51,6 +51,11 @@ class Model:
         return str(self.artefacts["tiles"])
 
     @property
+    def of_one_image(self) -> bool:
+        """Whether it is the pyramid of a single image."""
+        return method_class(self.recipe.method.name).task == OneImage.name
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is put on record of it."""
         return {"uri": self.uri, "sha256": self.sha256, "method": self.recipe.method.name, "run": self.run_id}
@@ -200,20 +205,33 @@ def tags_of(facts: dict[str, Any]) -> dict[str, str]:
     return {"generator": facts["uri"], "generator.sha256": facts["sha256"], **run}
 
 
-def find_model(settings: Synthesis, options: Options) -> Model:
-    """The generator that `synthesis.model` names; UserError where there is none, a segmentor, or one of one image."""
+def find_model(settings: Synthesis, options: Options, *, one_image: bool = False) -> Model:
+    """The generator that `synthesis.model` names; UserError where there is none, or a segmentor.
+
+    One that has learned a single image is refused, too, unless `one_image` says that it will do.
+    """
     if settings.model is None:
         raise UserError("synthesis.model: none given; name a run of train_metgan.py or one of its checkpoints")
-    named = absolute(settings.model)
-    uri = absolute(checkpoint_folder(named, options))
-    recipe = checkpoint_recipe(uri, options)
-    if recipe.method.name == "segmentor":
-        raise UserError(f"synthesis.model: {named}: a segmentor; name a run of train_metgan.py or its checkpoint")
-    if method_class(recipe.method.name).task == OneImage.name:
+    model = model_at("synthesis.model", settings.model, options)
+    if model.of_one_image and not one_image:
         raise UserError(
-            f"synthesis.model: {named}: {recipe.method.name} has learned one image and makes none of other tiles or "
-            "labels; docs/insertion.md says what it makes"
+            f"synthesis.model: {model.uri}: {model.recipe.method.name} has learned one image and makes none of other "
+            "tiles or labels; docs/insertion.md says what it makes"
         )
+    return model
+
+
+def model_at(field: str, place: str, options: Options) -> Model:
+    """The generator whose run or checkpoint is at a place; UserError, beginning with `field`, for none or a
+    segmentor."""
+    named = absolute(place)
+    try:
+        uri = absolute(checkpoint_folder(named, options))
+        recipe = checkpoint_recipe(uri, options)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+    if recipe.method.name == "segmentor":
+        raise UserError(f"{field}: {named}: a segmentor; name a run of train_metgan.py or its checkpoint")
     # A run's folder may be named whose best checkpoint lies elsewhere.
     run = run_of(uri, options) or run_of(named, options) or {}
     artefacts = (read_result(run["folder"], options) or {}).get("artefacts", {}) if run else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from metgan_dist.methods.lesion_wgan import LesionWGAN
+from metgan_dist.methods.pyramid import Pyramid, Seed
+from metgan_dist.methods.singan import SinGAN
 from metgan_dist.methods.windows import translate_in_windows
+from metgan_dist.networks.resize import resize
 from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.synthesis.gate import label_dice
 from metgan_dist.tiles.organs import organ_numbers
@@ -181,6 +184,35 @@ class Replica:
                     own = {} if latent is None else {"latent": latent.expand(len(part), -1).to(self.device)}
                     made.append(self.method.translate({"label": part.to(self.device), **own}).float())
             return torch.cat(made).clamp(-1, 1).movedim(1, 0).cpu().numpy()
+
+    def harmonise(self, image: np.ndarray, start_scale: int, seed: Seed) -> np.ndarray:
+        """An image (C, [D,] H, W) made anew from a scale on by a pyramid of one image (`Pyramid.harmonise`).
+
+        float32 in [-1, 1], as is what is returned.
+        """
+        given = torch.from_numpy(image).to(self.device)
+        return self._of_pyramid(lambda pyramid: pyramid.harmonise(given, start_scale, seed))
+
+    def super_resolve(self, image: np.ndarray, times: float, seed: Seed) -> np.ndarray:
+        """The same for an image with edges `times` as long (`Pyramid.super_resolve`)."""
+        given = torch.from_numpy(image).to(self.device)
+        return self._of_pyramid(lambda pyramid: pyramid.super_resolve(given, times, seed))
+
+    def sample_image(self, seed: Seed) -> np.ndarray:
+        """A random image (C, [D,] H, W), float32 in [-1, 1], of the learned one's kind and size."""
+        return self._of_pyramid(
+            lambda pyramid: resize(pyramid.sample([seed])[-1], pyramid.scales.shape)[0].clamp(-1, 1)
+        )
+
+    @torch.no_grad()
+    def _of_pyramid(self, make: Callable[[Pyramid], Tensor]) -> np.ndarray:
+        assert isinstance(self.method, SinGAN), "only what has learned one image has a pyramid"
+        with self._one_at_a_time:
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            with self._half():
+                made = make(self.method.pyramid)
+            return made.float().cpu().numpy()
 
     def _half(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()

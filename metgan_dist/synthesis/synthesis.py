@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from metgan_dist.synthesis.gate import KEPT, REJECTED
 from metgan_dist.synthesis.generate import Work, generate, part_bytes
 from metgan_dist.synthesis.masks import MaskSynthesis
 from metgan_dist.synthesis.model import Model, check_gate, find_model
+from metgan_dist.synthesis.one_image import OF_ONE_IMAGE, OneImageSynthesis
 from metgan_dist.synthesis.plan import Sources, plan_tiles
 from metgan_dist.synthesis.summary import lesion_plot, preview, real_lesions, summarise, synthetic_lesions
 from metgan_dist.synthesis.translation import VolumeTranslation
@@ -40,7 +42,8 @@ from metgan_dist.trained import checkpoint_digest
 OF_TRANSLATION = ("direction", "region")
 OF_COPY_PASTE = ("gain", "border")
 OF_VOLUMES = {"volume", "volume_label", "volume_organ", "overlap", "format", *OF_TRANSLATION, *OF_COPY_PASTE}
-NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures"} | OF_VOLUMES
+NOT_CONTENT = {"model", "tiles", "segmentor", "replicas", "pictures", *OF_ONE_IMAGE} | OF_VOLUMES
+OF_SINGAN = "is for a generator that has learned one image"
 MOST_PART_BYTES = 2**30
 
 
@@ -55,16 +58,19 @@ def synthesize(command: Command) -> str:
 
 def planned_synthesis(
     command: Command,
-) -> TileSynthesis | VolumeSynthesis | VolumeTranslation | MaskSynthesis | BrainSynthesis:
+) -> TileSynthesis | VolumeSynthesis | VolumeTranslation | MaskSynthesis | BrainSynthesis | OneImageSynthesis:
     """What is to be made, which the recipe and the tiles of its generator say."""
     recipe, settings, options = command.recipe, command.recipe.synthesis, command.recipe.storage.options
     if settings.model == COPY_PASTE:
         return BrainSynthesis.planned(command, None, _tiles_to_paste_into(recipe))
-    for name in OF_COPY_PASTE:
-        if getattr(settings, name) != Synthesis.model_fields[name].default:
-            raise UserError(f"synthesis.{name}: is for {COPY_PASTE} as synthesis.model; leave it out")
+    if settings.volume is not None:
+        _check_default(settings, OF_ONE_IMAGE, OF_SINGAN)
+    _check_default(settings, OF_COPY_PASTE, f"is for {COPY_PASTE} as synthesis.model")
     if settings.volume is None:
-        model = find_model(settings, options)
+        model = find_model(settings, options, one_image=True)
+        if model.of_one_image:
+            return OneImageSynthesis.planned(command, model)
+        _check_default(settings, OF_ONE_IMAGE, OF_SINGAN)
         tiles = TileSet.open(settings.tiles or model.own_tiles(), options)
         if method_class(model.recipe.method.name).task == MaskGeneration.name:
             return MaskSynthesis.planned(command, model, tiles)
@@ -79,6 +85,13 @@ def planned_synthesis(
                 "two translates into the other; leave it out"
             )
     return VolumeSynthesis.planned(recipe) if settings.volume is not None else TileSynthesis.planned(recipe)
+
+
+def _check_default(settings: Synthesis, names: Sequence[str], why: str) -> None:
+    """UserError for the first of some fields that is not as it is by default."""
+    for name in names:
+        if getattr(settings, name) != Synthesis.model_fields[name].default:
+            raise UserError(f"synthesis.{name}: {why}; leave it out")
 
 
 def _tiles_to_paste_into(recipe: Recipe) -> TileSet:

@@ -52,7 +52,7 @@ class OneImage(Task):
     def drawn(self, recipe: Recipe, part: str | None = None) -> Drawn:
         """The tile that the recipe names; UserError where it names none of several, or one that is constant."""
         method = SinGANRecipe.of(recipe.method)
-        row = self._row(method.volume, method.plane)
+        row = self.row(method.volume, method.plane)
         image = self.tiles.load(int(row))["tumour"]
         if image.min() == image.max():
             tile = self.tiles.index.iloc[row]
@@ -69,7 +69,7 @@ class OneImage(Task):
                 f"{self.tiles.uri}: nothing is held out of a single image, so that its models cannot be compared on "
                 "tiles; each is scored by its own image when it has been trained"
             )
-        return np.array([self._row(*self.own)])
+        return np.array([self.row(*self.own)])
 
     def scorer(self, sample: str, wanted: Wanted = ALL) -> TileScorer:
         """Of numbers, and of an image to be shown."""
@@ -121,7 +121,7 @@ class OneImage(Task):
         """The image."""
         return loaded(self.tiles, rows, {"real": "tumour"})
 
-    def _row(self, volume: str | None, plane: int | None) -> int:
+    def row(self, volume: str | None, plane: int | None) -> int:
         """The training tile of a volume and plane; UserError, naming the field, unless that is one."""
         tiles = self.tiles.index.reset_index(drop=True)[self.tiles.with_roles(*self.fields)]
         for name, wanted in (("volume", volume), ("plane", plane)):

@@ -274,10 +274,10 @@ def _files(ref: VolumeRef) -> list[list[str]]:
     paths += [label for label in ref.label_paths if not any(label.startswith(path) for path in ref.paths)]
     if ref.entry.table:
         paths.append(join(ref.base, ref.entry.table))
-    return [entry for path in paths for entry in _file_states(path, ref.options)]
+    return [entry for path in paths for entry in file_states(path, ref.options)]
 
 
-def _file_states(uri: str, options: Options | None) -> list[list[str]]:
+def file_states(uri: str, options: Options | None) -> list[list[str]]:
     """[name, size, time or version] of a file, or of the files of a folder three levels deep."""
     fs, path = filesystem(uri, options)
     with storage_errors(uri):

@@ -44,7 +44,17 @@ def test_a_slice_is_learned_scored_drawn_and_used(tmp_path):
     pyramid = load_method(str(tmp_path / "slice"))[0].pyramid
     assert pyramid.harmonise(image, 1, seed=0).shape == image.shape
     asked = {"tiny": False, "synthesis__model": tmp_path / "slice"}
-    refused(run_here("synthesize", tmp_path, **asked), "synthesis.model", "singan has learned one image")
+    volume = {"synthesis__volume": tmp_path / "v.zarr", "synthesis__volume_label": tmp_path / "l.zarr"}
+    refused(run_here("synthesize", tmp_path, **asked, **volume), "synthesis.model", "singan has learned one image")
+    drawn = run_here("synthesize", tmp_path, **asked, synthesis__count=2, tracking__run="drawn")
+    assert drawn.code == 0, drawn.out + drawn.err
+    assert {path.name for path in (tmp_path / "drawn" / "images").iterdir()} == {
+        "sample-000000.tif",
+        "sample-000001.tif",
+    }
+    assert (tmp_path / "drawn" / "preview.png").stat().st_size > 0
+    traced = run_here("lineage", tmp_path, "drawn", tiny=False)
+    assert (traced.code, "tiles" in traced.out) == (0, True), traced.out + traced.err
     compared = run_here("evaluate", tmp_path, "--runs", "slice", tiny=False, scaling__workers=0)
     refused(compared, "nothing is held out of a single image")
 
