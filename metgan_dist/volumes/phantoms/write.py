@@ -155,8 +155,8 @@ def phantom_description(phantom: Phantom, options: Options | None = None) -> dic
     if len(kinds) > 1:
         images = {"domains": {kind.domain: _domain(kind) for kind in kinds}}
     names = kinds[0].label_classes
-    labels = {"labels": dict(enumerate(names[1:], 1))} if kinds[0].names_labels else {"classes": len(names)}
-    return {**images, **labels, "volumes": volumes}
+    named = {"labels": dict(enumerate(names[1:], 1))} if kinds[0].names_labels else {}
+    return {**images, **(named or {"classes": len(names)}), "volumes": volumes}
 
 
 def _domain(kind: _Kind) -> dict[str, str]:
