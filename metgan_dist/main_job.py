@@ -82,9 +82,25 @@ def check_segmentor_training(recipe: Recipe) -> None:
     find_start(own)
     if is_tile_set(recipe):
         assert recipe.data.path is not None
-        tiles = TileSet.open(recipe.data.path, recipe.storage.options)
+        tiles = segmented_tiles(TileSet.open(recipe.data.path, recipe.storage.options), recipe)
         chosen_cases(tiles, segmentor_rows(tiles), recipe.segmentation, recipe.training.seed)
-    check_tiles(recipe, [("tumour", "label")])
+        _need(tiles, [("tumour", "label")])
+    else:
+        check_tiles(recipe, [(domain_role(recipe), "label")])
+
+
+def domain_role(recipe: Recipe) -> str:
+    """The role of the images that `segmentation.domain` says are segmented: the tumour's, or the source's anatomy.
+
+    UserError for a domain that the data set does not have.
+    """
+    data, wanted = as_described(recipe.data), recipe.segmentation.domain
+    if wanted in ("source", "target") and wanted not in data.domains and data.domains:
+        wanted = data.source if wanted == "source" else data.target
+    if wanted is not None and wanted not in (data.source, data.target):
+        known = ", ".join(name for name in (data.source, data.target) if name) or "none"
+        raise UserError(f"segmentation.domain: {wanted!r} is no domain of the data set, which has {known}; correct it")
+    return "anatomy" if wanted is not None and wanted == data.source else "tumour"
 
 
 def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
@@ -180,7 +196,8 @@ def _need(tiles: TileSet, needed: Needs) -> None:
 def pretrain_segmentor(opened: OpenRun) -> None:
     """Tiles, then one segmentor, for itself."""
     start = opened.start(lambda: find_start(_as_segmentor(opened.recipe)))
-    trained = train_segmentor(opened, prepare_tiles(opened), "segmentor", main=True, weights_from=start)
+    tiles = segmented_tiles(prepare_tiles(opened), opened.recipe)
+    trained = train_segmentor(opened, tiles, "segmentor", main=True, weights_from=start)
     opened.result.artefacts |= {
         "best_checkpoint": trained.best,
         "last_checkpoint": trained.last,
@@ -188,6 +205,31 @@ def pretrain_segmentor(opened: OpenRun) -> None:
         "stopped_early": trained.stopped_early,
     }
     opened.result.resources = trained.resources
+
+
+def segmented_tiles(tiles: TileSet, recipe: Recipe) -> TileSet:
+    """The tiles of the domain that `segmentation.domain` names, as a set of their own; all, where it names none.
+
+    UserError for a domain that they do not have.
+    """
+    name = segmented_domain(tiles, recipe)
+    return tiles if name is None else tiles.of_domain(name)
+
+
+def segmented_domain(tiles: TileSet, recipe: Recipe) -> str | None:
+    """The domain that `segmentation.domain` names, itself or by its role; None where it names none.
+
+    UserError for a domain that the tiles do not have.
+    """
+    name = recipe.segmentation.domain
+    if name is not None and not tiles.domains:
+        raise UserError(f"segmentation.domain: {name!r}, but the tiles {tiles.uri} have no domains; leave it out")
+    by_role = {{"anatomy": "source", "tumour": "target"}[own["role"]]: domain for domain, own in tiles.domains.items()}
+    name = by_role.get(str(name), name) if name not in tiles.domains else name
+    if name is not None and name not in tiles.domains:
+        known = ", ".join(tiles.domains)
+        raise UserError(f"segmentation.domain: {name!r} is no domain of the tiles {tiles.uri}; they have {known}")
+    return name
 
 
 def _as_segmentor(recipe: Recipe) -> Recipe:

@@ -43,6 +43,7 @@ MAY_KNOW = {
     "ray": (
         "cluster/*",
         "evaluation/scoring.py",
+        "evaluation/segmented_volumes.py",
         "main_job.py",
         "runs/child_runs.py",
         "runs/open_run.py",
@@ -77,6 +78,7 @@ MAY_KNOW = {
         "weights.py",
         "main_job.py",
         "evaluation/scoring.py",
+        "evaluation/segmented_volumes.py",
         "runs/open_run.py",
         "segmentation/cells.py",
         "synthesis/gate.py",

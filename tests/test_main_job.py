@@ -8,6 +8,8 @@ import pytest
 from tile_sets import write_domains, write_set
 
 from metgan_dist import main_job
+from metgan_dist.errors import UserError
+from metgan_dist.main_job import domain_role, segmented_tiles
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.segmentation.cross_validation import check_folds
@@ -244,3 +246,17 @@ def test_a_mistake_on_the_domains_of_a_phantom_is_told_before_it_is_drawn(data, 
     recipe = Recipe.model_validate({**own, "method": method, "training": {"batch_size": 2}})
     with nullcontext() if start is None else mistake(start):
         main_job.check_training(recipe)
+
+
+def test_a_segmentor_for_itself_learns_from_the_domain_that_the_recipe_names(tmp_path):
+    tiles = write_domains(tmp_path / "tiles")
+    own = segmented_tiles(tiles, Recipe.model_validate({"segmentation": {"domain": "ct"}}))
+    assert (own.domain, own.has("tumour", "label")) == ("ct", True)
+    assert set(own.index["volume"]) == {"ct0", "ct1"}
+    assert segmented_tiles(tiles, Recipe()) is tiles
+    assert segmented_tiles(tiles, Recipe.model_validate({"segmentation": {"domain": "source"}})).domain == "ct"
+    with pytest.raises(UserError, match=r"^segmentation\.domain: 'pet' is no domain of .*; they have ct, mr$"):
+        segmented_tiles(tiles, Recipe.model_validate({"segmentation": {"domain": "pet"}}))
+    for name, role in {"ct": "anatomy", "mr": "tumour", "source": "anatomy", None: "tumour"}.items():
+        data = {"phantom": UNPAIRED, "classes": 6}
+        assert domain_role(Recipe.model_validate({"data": data, "segmentation": {"domain": name}})) == role

@@ -13,6 +13,7 @@ from metgan_dist.cluster.progress import Progress
 from metgan_dist.errors import UserError
 from metgan_dist.inspection.finding import Finding
 from metgan_dist.inspection.report import class_table, lines_of, table, worst
+from metgan_dist.inspection.segmentor_plan import plan_lines
 from metgan_dist.inspection.volume import Inspected, inspect
 from metgan_dist.inspection.whole_set import of_the_set
 from metgan_dist.recipe import Data
@@ -51,7 +52,7 @@ def describe(command: Command) -> str:
     warnings = len(findings) - errors
     verdict = f"{len(data.volumes)} volume(s): {errors} error(s), {warnings} warning(s)"
     tables = [*table(volumes), "", *class_table(volumes), ""]
-    lines = [*tables, *lines_of(findings), verdict]
+    lines = [*tables, *plan_lines(volumes, data.classes), *lines_of(findings), verdict]
     for line in lines:
         say(line)
     folder = join(storage, f"describe-{basename(absolute(str(command.recipe.data.path))).partition('.')[0]}")

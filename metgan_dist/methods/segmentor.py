@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from metgan_dist.errors import UserError
 from metgan_dist.methods.losses import cross_entropy_and_dice, full_precision, weighted_cross_entropy
 from metgan_dist.methods.method import Batch, Best, Losses, Method, Player
-from metgan_dist.networks.dynunet import LEAST_EDGE, DynUNet, strides
+from metgan_dist.networks.dynunet import DynUNet, dynunet_layout
+from metgan_dist.networks.nnunet_plan import LEAST_EDGE
 from metgan_dist.networks.resnet_unet import ResNetUNet
 from metgan_dist.networks.spade import one_hot_label
 from metgan_dist.networks.unet import LEAST_HALVINGS, UNet, centre_values, halvings_of
@@ -87,6 +88,7 @@ class SegmentorNetwork(nn.Module):
             `dynunet`, nnU-Net's; or `unet-stroke`, paper 4's, whose softmax has an output for background, too: what
             `forward` gives of it are differences from that, which softmax and, of two classes, sigmoid read alike.
         edges: pixels of a tile, (H, W) or (D, H, W); `dynunet` is as deep as they allow, and `unet` in 3D.
+        spacing: size of a pixel along each axis, where it is known: `dynunet` spares thick slices.
         threshold: probability above which a pixel is foreground.
     """
 
@@ -98,6 +100,7 @@ class SegmentorNetwork(nn.Module):
         width: float = 1.0,
         network: Architecture = "unet",
         edges: Sequence[int] = (256, 256),
+        spacing: Sequence[float] | None = None,
         threshold: float = THRESHOLD,
     ) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class SegmentorNetwork(nn.Module):
         if network == "resnet-34":
             self.unet = ResNetUNet(channels, classes - 1, width=width)
         elif network == "dynunet":
-            self.unet = DynUNet(channels, classes - 1, edges, width=width)
+            self.unet = DynUNet(channels, classes - 1, edges, spacing=spacing, width=width)
         elif network == "unet-stroke":
             self.unet = UNetStroke(channels, classes, width=width, dimensions=len(edges))
         else:
@@ -189,7 +192,7 @@ class Segmentor(Method):
             )
         if recipe.method.segmentor_network == "dynunet":
             try:
-                strides(recipe.tiles.shape)
+                dynunet_layout(recipe.tiles.shape, recipe.tiles.pixel_size)
             except ValueError as error:
                 raise UserError(f"tiles.size: {error}") from error
 
@@ -295,6 +298,7 @@ def build_segmentor_network(recipe: Recipe) -> SegmentorNetwork:
         width=method.segmentor_width,
         network=method.segmentor_network,
         edges=recipe.tiles.shape,
+        spacing=recipe.tiles.pixel_size,
         threshold=method.segmentor_threshold,
     )
 

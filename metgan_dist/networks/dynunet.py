@@ -1,9 +1,9 @@
 """MONAI's DynUNet laid out as nnU-Net lays out its U-Net (Isensee et al., Nature Methods 2021).
 
-Two 3x3 convolutions a level with InstanceNorm and LeakyReLU 0.01, strided convolutions down, transposed ones up, 32
-channels at full resolution doubling to at most 512 (320 in 3D). An axis is halved until its features would have fewer
-than 4 pixels, so tiles of 128 pixels get five levels below the first. In training, logits of the coarser decoder levels
-are given too (deep supervision), the coarsest left out.
+Two convolutions a level with InstanceNorm and LeakyReLU 0.01, strided convolutions down, transposed ones up, 32
+channels at full resolution doubling to at most 512 (320 in 3D). How many levels there are, and which axes they halve
+with which kernels, follows from the tile and its voxels (`nnunet_plan`). In training, logits of the coarser decoder
+levels are given too (deep supervision), the coarsest left out.
 """
 
 from __future__ import annotations
@@ -14,26 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from metgan_dist.networks.dimensions import check_edges, scaled
+from metgan_dist.networks.nnunet_plan import LEAST_LEVELS, Layout, layout_of
 
-FIRST_CHANNELS, LEAST_EDGE, LEAST_LEVELS, LEVELS_AT_MOST = 32, 4, 3, 8
-MOST_CHANNELS = {2: 512, 3: 320}
+LEVELS_AT_MOST = 8
 
 
-def strides(edges: Sequence[int]) -> list[tuple[int, ...]]:
-    """Stride of each level for tiles of these edges, the first level's 1: 2 along the axes that are still long enough.
+def dynunet_layout(edges: Sequence[int], spacing: Sequence[float] | None = None) -> Layout:
+    """Levels for tiles of these edges and voxels of this size, eight at most; odd edges are not halved.
 
     Raises ValueError when no axis can be halved twice: MONAI wants three levels.
     """
-    here, levels = list(edges), [(1,) * len(edges)]
-    while len(levels) < LEVELS_AT_MOST:
-        step = tuple(2 if edge % 2 == 0 and edge // 2 >= LEAST_EDGE else 1 for edge in here)
-        if max(step) == 1:
-            break
-        here = [edge // factor for edge, factor in zip(here, step, strict=True)]
-        levels.append(step)
-    if len(levels) < LEAST_LEVELS:
-        raise ValueError(f"tiles of {tuple(edges)} pixels cannot be halved twice; DynUNet needs an edge of 16 or more")
-    return levels
+    layout = layout_of(edges, spacing, pad=False)
+    if len(layout.strides) < LEAST_LEVELS:
+        raise ValueError(f"tiles of {tuple(edges)} pixels cannot be halved twice; DynUNet needs edges of 16 or more")
+    return Layout(layout.strides[:LEVELS_AT_MOST], layout.kernels[:LEVELS_AT_MOST])
 
 
 class DynUNet(nn.Module):
@@ -42,29 +36,37 @@ class DynUNet(nn.Module):
     Args:
         in_channels, out_channels: channels of the image and of the output.
         edges: pixels of a tile, (H, W) or (D, H, W); they decide how many levels there are.
+        spacing: size of these pixels along each axis, in any unit; without it they are as long as wide.
         width: multiplier of all channel numbers.
 
     `divisor`: what edges must be multiples of, along each axis.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, edges: Sequence[int], *, width: float = 1.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        edges: Sequence[int],
+        *,
+        spacing: Sequence[float] | None = None,
+        width: float = 1.0,
+    ) -> None:
         super().__init__()
         # MONAI takes many seconds to import, which only those who use it shall wait for.
         from monai.networks.nets.dynunet import DynUNet as MonaiDynUNet
 
-        steps = strides(edges)
-        most = MOST_CHANNELS[len(edges)]
+        layout = dynunet_layout(edges, spacing)
         # The coarsest decoder level is not supervised, and the finest is the output itself.
-        supervised = len(steps) - 3
-        self.divisor = tuple(2 ** sum(step[axis] == 2 for step in steps) for axis in range(len(edges)))
+        supervised = len(layout.strides) - 3
+        self.divisor = layout.divisor
         self.network = MonaiDynUNet(
             spatial_dims=len(edges),
             in_channels=in_channels,
             out_channels=out_channels,
-            kernel_size=[3] * len(steps),
-            strides=steps,
-            upsample_kernel_size=steps[1:],
-            filters=[scaled(min(most, FIRST_CHANNELS * 2**level), width) for level in range(len(steps))],
+            kernel_size=layout.kernels,
+            strides=layout.strides,
+            upsample_kernel_size=layout.strides[1:],
+            filters=[scaled(channels, width) for channels in layout.channels()],
             deep_supervision=supervised > 0,
             deep_supr_num=max(1, supervised),
         )

@@ -161,11 +161,11 @@ class Domain(Section):
 class Phantom(Section):
     """Volumes that the package draws itself when a recipe has no data path."""
 
-    modality: Literal["light-sheet", "brain-dwi", "cardiac", "cardiac-unpaired", "stroke"] = Field(
+    modality: Literal["light-sheet", "brain-dwi", "cardiac", "cardiac-unpaired", "head", "stroke"] = Field(
         "light-sheet",
         description="kind of phantom; cardiac: CT and MR of each chest; cardiac-unpaired: CT of one, MR of the next, "
-        "with hearts of other sizes, poses and walls; stroke: DWI of many patients, healthy ones among them, with maps "
-        "of tissues and lesions",
+        "with hearts of other sizes, poses and walls; head: MR in T1 of one, in T2 of the next, each with a small "
+        "tumour at the ear; stroke: DWI of many patients, healthy ones among them, with maps of tissues and lesions",
     )
     volumes: int = Field(4, ge=1, description="how many volumes")
     shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(

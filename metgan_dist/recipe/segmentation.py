@@ -18,7 +18,17 @@ class Segmentation(Section):
     )
     width: float = Field(1.0, gt=0, le=4, description="multiplier of all channel numbers; 1 is the paper")
     domain: str | None = Field(
-        None, description="of tiles of two domains, the one whose labelled tiles are segmented; default: the target"
+        None,
+        description="of tiles of two domains, the one whose labelled tiles are segmented, by its name or as source "
+        "or target; default: the target (train_segmentor.py reads it, too)",
+    )
+    segmentor: str | None = Field(
+        None, description="run or checkpoint of the trained segmentor that segment_volumes.py scores"
+    )
+    translator: str | None = Field(
+        None,
+        description="run or checkpoint of a method that translates the images of `domain` for that segmentor, back "
+        "where they are of its target; empty: it sees them as they are (segment_volumes.py)",
     )
     real: float = Field(
         1.0, ge=0, description="real tiles to train on: up to 1 a fraction of each fold's, above 1 a number"

@@ -117,6 +117,19 @@ class Tiles(Section):
         # One factor for all edges, so that tissue keeps its proportions.
         return tuple(max(1, round(edge * self.resize / max(size))) for edge in size)
 
+    @property
+    def pixel_size(self) -> tuple[float, ...] | None:
+        """Size of a pixel along each axis of a tile, up to a factor, as `spacing` has it.
+
+        None without it, and where tiles of several views would differ.
+        """
+        if self.spacing is None or self.dimensions == 3:
+            return self.spacing
+        of_views = {
+            tuple(size for axis, size in zip("zyx", self.spacing, strict=True) if axis != view) for view in self.views
+        }
+        return of_views.pop() if len(of_views) == 1 else None
+
     @model_validator(mode="after")
     def _check(self) -> Tiles:
         check_percentiles(self.percentiles)

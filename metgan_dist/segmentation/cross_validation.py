@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.lineage import Tissue, check_start
-from metgan_dist.main_job import check_tiles, prepare_tiles
+from metgan_dist.main_job import check_tiles, domain_role, prepare_tiles
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.child_runs import (
     child_job,
@@ -32,7 +32,6 @@ from metgan_dist.tiles.mixture import write_mixture
 from metgan_dist.tiles.splits import fewer_folds
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import tracking_uri
-from metgan_dist.volumes.dataset import as_described
 
 JOB = "train_segmentor"
 
@@ -44,12 +43,7 @@ def check_folds(recipe: Recipe) -> None:
             "training.shares: folds take a part of their real tiles by segmentation.real, or of their patients by "
             "segmentation.cases; leave it out"
         )
-    data, wanted = as_described(recipe.data), recipe.segmentation.domain
-    if wanted is not None and wanted not in (data.source, data.target):
-        known = ", ".join(name for name in (data.source, data.target) if name) or "none"
-        raise UserError(f"segmentation.domain: {wanted!r} is no domain of the data set, which has {known}; correct it")
-    source = wanted is not None and wanted == data.source
-    check_tiles(recipe, [("anatomy" if source else "tumour", "label")])
+    check_tiles(recipe, [(domain_role(recipe), "label")])
 
 
 @dataclass(frozen=True)

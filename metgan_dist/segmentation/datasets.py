@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage import Tissue, check_untouched
+from metgan_dist.main_job import segmented_domain
 from metgan_dist.recipe import Recipe
 from metgan_dist.storage import absolute, exists, join
 from metgan_dist.tiles.mixture import check_fits
@@ -45,16 +46,10 @@ def of_domain(tiles: TileSet, datasets: Sequence[TileSet], recipe: Recipe) -> tu
 
     Raises UserError for a domain that they do not have, and for a synthetic set that has no tiles of it.
     """
-    wanted = recipe.segmentation.domain
+    wanted = segmented_domain(tiles, recipe)
     if not tiles.domains:
-        if wanted is not None:
-            raise UserError(f"segmentation.domain: {wanted!r}, but the tiles {tiles.uri} have no domains; leave it out")
         return tiles, tuple(datasets)
     name = wanted or next(name for name, domain in tiles.domains.items() if domain["role"] == "tumour")
-    if name not in tiles.domains:
-        raise UserError(
-            f"segmentation.domain: {name!r} is no domain of the tiles {tiles.uri}; they have {', '.join(tiles.domains)}"
-        )
     strange = next((dataset for dataset in datasets if name not in dataset.domains), None)
     if strange is not None:
         theirs = f"of {', '.join(strange.domains)}" if strange.domains else "of no domain"

@@ -163,7 +163,7 @@ def fold_recipe(recipe: Recipe, fold: Fold, mixture: TileSet) -> Recipe:
             "data": data.model_copy(update={"path": mixture.uri, "volumes": []}),
             "training": own.training.model_copy(update=training),
             # The mixture holds what they choose.
-            "segmentation": settings.model_copy(update={"cases": None, "least_lesion": 0}),
+            "segmentation": settings.model_copy(update={"cases": None, "least_lesion": 0, "domain": None}),
         }
     )
 

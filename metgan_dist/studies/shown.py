@@ -17,6 +17,7 @@ AnyScore = Score | LesionScore | WholeScore | EpochScore
 SCORES = {
     ("train_metgan", "tiles"): get_args(Score),
     ("train_metgan", "volumes"): get_args(WholeScore),
+    ("segment_volumes", "volumes"): get_args(WholeScore),
     ("segment_folds", "tiles"): get_args(LesionScore),
     ("segment_folds", "epochs"): get_args(EpochScore),
 }
@@ -28,6 +29,26 @@ class TableLine(Section):
     label: str = Field(description="what the table calls it")
     cells: dict[AnyScore, str] = Field(description="score -> name of the row that has it", min_length=1)
     paper: dict[AnyScore, float] = Field({}, description="the scores that the paper printed for this line, as printed")
+
+
+Five = tuple[float, float, float, float, float]
+
+
+class PaperCases(Section):
+    """What the paper printed of a row's patients: mean, standard deviation, and three quartiles in its order."""
+
+    patients: int = Field(ge=1, description="how many")
+    dice: Five = Field(description="of the Dice")
+    assd: Five = Field(description="of the average symmetric surface distance, mm")
+    above: int = Field(ge=0, description="patients with a Dice above the limit")
+
+
+class CaseReport(Section):
+    """A table of how the scores of single patients lie, of one region."""
+
+    region: str = Field(description="class of the labels, by its name")
+    least: float = Field(0.8, ge=0, le=1, description="Dice above which patients are counted")
+    paper: dict[str, PaperCases] = Field({}, description="row -> what the paper printed of it")
 
 
 class Panel(Section):

@@ -26,6 +26,7 @@ from metgan_dist.studies.epoch_report import report_epochs
 from metgan_dist.studies.rows import stop_if_failed
 from metgan_dist.studies.steps import Step
 from metgan_dist.studies.study import Study
+from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.studies.works import Works, taken_runs
 from metgan_dist.synthesis.brain_plan import brains_of
 from metgan_dist.tiles.splits import group_of
@@ -127,7 +128,7 @@ class SteppedRun:
                 f"data.path: none of the test volumes of {tiles.uri} has a lesion, so there is no Dice to score; the "
                 "data set has to hold out some (`split: test`, or tiles.test)"
             )
-        for row in self.study.rows:
+        for row in self.study.rows if self.study.job == "segment_folds" else ():
             recipe = self.recipes[row.name]
             # Synthetic tiles are not there yet; what a row asks of real ones is to be had in any case.
             real = {"synthetic": 0, "datasets": (), "real": recipe.segmentation.real or 1.0}
@@ -143,6 +144,8 @@ class SteppedRun:
             return
         if self.study.scored == "epochs":
             report_epochs(opened, works, results, failed, self.name)
+        elif self.study.scored == "volumes":
+            report_volumes(opened, self.study, works.tiles(str(self.study.tiles)), results, failed, self.name)
         else:
             report_rows(opened, self.study, results, failed, self.name)
 

@@ -22,6 +22,7 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.studies.shown import (
     SCORES,
     AnyScore,
+    CaseReport,
     EpochReport,
     Figure,
     Gap,
@@ -71,7 +72,9 @@ class Study(Section):
     """A table of a paper, to be made again on one's own data."""
 
     title: str = Field(description="above the table")
-    job: Literal["train_metgan", "segment_folds"] = Field("train_metgan", description="job that a row is a run of")
+    job: Literal["train_metgan", "segment_folds", "segment_volumes"] = Field(
+        "train_metgan", description="job that a row is a run of"
+    )
     scored: Literal["tiles", "volumes", "epochs"] = Field(
         "tiles",
         description="what is compared: test tiles, whole test volumes, which each training scores itself, or the Dice "
@@ -95,6 +98,7 @@ class Study(Section):
     lines: list[TableLine] = Field([], description="the table's lines, where they are not the rows (volumes only)")
     figures: list[Figure] = Field([], description="pictures of scores against amounts of data (volumes only)")
     gaps: list[Gap] = Field([], description="how near methods come to what real data bring (volumes only)")
+    cases: CaseReport | None = Field(None, description="table of how scores of patients lie (segment_volumes only)")
     epochs: EpochReport | None = Field(None, description="table and figures of studies that are scored on epochs")
 
     @model_validator(mode="after")
@@ -141,8 +145,15 @@ class Study(Section):
         for row in self.rows:
             if unknown := [name for name in row.sources if name not in (*steps, *rows)]:
                 raise ValueError(f"row {row.name!r} takes from {unknown[0]!r}, which is no step or row")
-        if bool(self.steps) != (self.tiles in steps) or (self.steps and self.job != "segment_folds"):
+        of_steps = self.job in ("segment_folds", "segment_volumes")
+        if bool(self.steps) != (self.tiles in steps) or (self.steps and not of_steps):
             raise ValueError("tiles: names the step whose tiles rows of segment_folds have, and no other study has one")
+        if self.job == "segment_volumes" and not self.steps:
+            raise ValueError("job: segment_volumes scores what steps have trained, and the study has none")
+        if self.cases is not None and self.job != "segment_volumes":
+            raise ValueError("cases: a table of studies whose job is segment_volumes")
+        if self.cases is not None and (unknown := [name for name in self.cases.paper if name not in rows]):
+            raise ValueError(f"cases: no row is called {unknown[0]!r}")
         parts = {step.preset for step in self.steps}
         for recipe, presets in self.presets.items():
             if lacking := sorted(parts - presets.keys()):

@@ -17,6 +17,7 @@ from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import Point, size_curves
+from metgan_dist.studies.case_table import case_table
 from metgan_dist.studies.shown import Figure, Gap, TableLine
 from metgan_dist.studies.study import Row, Study
 from metgan_dist.tasks import REAL
@@ -40,7 +41,9 @@ def report_volumes(
     lines = list(_lines(study, compared, failed, settings))
     notes = [*compared.notes(tiles, settings), *study.notes]
     table = Table(study.title, compared.columns, lines, notes)
-    sections = [compared.regions(), *_gaps(study.gaps, results), _all_rows(study, results, failed)]
+    cases = case_table(study, results, settings)
+    trained = [] if study.job == "segment_volumes" else [_all_rows(study, results, failed)]
+    sections = [*([cases] if cases else []), compared.regions(), *_gaps(study.gaps, results), *trained]
     text = "\n".join([table.markdown(), *sections])
     units = per_unit({name: _test(one) for name, one in results.items()}, "row")
     files = {

@@ -111,6 +111,29 @@ def test_a_sound_set_is_a_table_without_findings(sound, described, tmp_path):
     assert understood.model_copy(update={"path": own.path}) == own
 
 
+def test_nnunets_plan_for_the_labelled_volumes_is_told_as_flags(described, tmp_path):
+    folder = tmp_path / "thick"
+    folder.mkdir()
+    random, affine = np.random.default_rng(0), np.diag([1.0, 1.0, 3.5, 1.0])
+    volumes = []
+    for number in range(3):
+        scan(folder / f"{number}.nii.gz", random.normal(500, 100, (64, 64, 12)).astype(np.float32), affine)
+        label = np.zeros((64, 64, 12), np.uint8)
+        label[number : number + 9, 9:20, 3:6] = 1
+        scan(folder / f"{number}_label.nii.gz", label, affine)
+        volumes.append({"id": str(number), "path": f"{number}.nii.gz", "label": f"{number}_label.nii.gz"})
+    tree = {"anatomy": "", "tumour": "c0", "volumes": volumes}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(tree))
+    code, lines, _ = described(folder)
+    assert code == 0
+    assert [line for line in lines if line.startswith("nnU-Net's plan")] == [
+        "nnU-Net's plan, crops: --tiles.kind crop --tiles.spacing 3.5,1,1 --tiles.size 12,64,64 --segmentation.network "
+        "dynunet --segmentation.batch_size 2; 5 levels",
+        "nnU-Net's plan, slices: --tiles.kind slice voxels of 1,1 in the plane --tiles.size 64,64 "
+        "--segmentation.network dynunet --segmentation.batch_size 2; 5 levels",
+    ]
+
+
 def test_maps_of_tissues_that_are_made_are_told_and_shown(described, tmp_path):
     folder = write_heads(tmp_path / "heads")
     code, lines, err = described(folder)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metgan_dist.networks.dynunet import DynUNet, strides
+from metgan_dist.networks.dynunet import DynUNet, dynunet_layout
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from metgan_dist.networks.dynunet import DynUNet, strides
     [((64, 64), 5), ((128, 128), 6), ((256, 256), 7), ((512, 512), 8), ((1024, 1024), 8), ((16, 64, 64), 5)],
 )
 def test_axes_are_halved_until_four_pixels_are_left(edges, levels):
-    steps = strides(edges)
+    steps = dynunet_layout(edges).strides
     assert len(steps) == levels
     assert steps[0] == (1,) * len(edges)
     for axis, edge in enumerate(edges):
@@ -22,7 +22,7 @@ def test_axes_are_halved_until_four_pixels_are_left(edges, levels):
 
 def test_tiles_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="cannot be halved"):
-        strides((7, 7))
+        dynunet_layout((7, 7))
 
 
 def test_channels_are_nnunets():
@@ -49,3 +49,20 @@ def test_logits_have_the_size_of_the_image_and_every_parameter_learns(edges, sup
     torch.testing.assert_close(network(image), network.supervised(image)[0])
     with pytest.raises(ValueError, match="multiples of"):
         network(torch.randn(1, 1, *(edge + 2 for edge in edges)))
+
+
+def test_thick_slices_are_not_halved_until_the_plane_is_as_coarse():
+    """crossMoDA: 1.5 mm slices of 0.4 mm pixels."""
+    with torch.device("meta"):
+        network = DynUNet(1, 2, (40, 224, 224), spacing=(1.5, 0.4, 0.4))
+        even = DynUNet(1, 2, (40, 224, 224))
+    assert (network.divisor, even.divisor) == ((8, 32, 32), (8, 32, 32))
+    first = [unit.network.input_block.conv1.conv.weight.shape for unit in (network, even)]
+    assert first == [(32, 1, 1, 3, 3), (32, 1, 3, 3, 3)]
+    assert network.network.downsamples[0].conv1.conv.stride == (1, 2, 2)
+    assert even.network.downsamples[0].conv1.conv.stride == (2, 2, 2)
+    torch.manual_seed(0)
+    narrow = DynUNet(1, 2, (8, 32, 32), spacing=(4, 1, 1), width=1 / 16)
+    assert narrow.divisor == (2, 8, 8)
+    outputs = narrow.supervised(torch.randn(2, 1, 8, 32, 32))
+    assert [tuple(one.shape) for one in outputs] == [(2, 2, 8, 32, 32)] * 2

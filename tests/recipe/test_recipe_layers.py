@@ -66,10 +66,13 @@ PRESETS = {
     **{name: {"alpha1": 0.2, "alpha2": 2, "alpha3": 50, "alpha4": 20} for name in ("cells", "cells-3d")},
     "vessels": {"alpha1": 0.2, "alpha2": 2, "alpha3": 5, "alpha4": 50},
     **{f"stroke-segmentation{size}": {"segmentor_network": "unet-stroke"} for size in ("", "-small")},
+    **{f"heads-segmentation{size}": {"segmentor_network": "dynunet"} for size in ("", "-small")},
+    **{f"heads{size}": {"backbone": "resnet-9"} for size in ("", "-small")},
 }
 PRESET_TRAINING = {
     **{"cells": (4, 1e-3), "cells-3d": (2, 1e-3), "vessels": (2, 2e-3)},
     **{"quickstart": (2, 1e-3), "cardiac-small": (2, 5e-4), "cardiac-slices": (4, 5e-4)},
+    "heads-small": (2, 5e-4),
 }
 
 

@@ -27,6 +27,7 @@ def test_the_named_recipes_are_there():
     lightsheet = {"metastases", "nerves", "cells", "cells-3d", "vessels", "cfos"}
     assert {"quickstart", "brain-dwi", "cardiac", "cardiac-small", "cardiac-slices", *lightsheet} <= set(recipe_names())
     assert {"stroke", "stroke-segmentation"} <= set(recipe_names())
+    assert {"heads", "heads-small", "heads-segmentation", "heads-segmentation-small"} <= set(recipe_names())
 
 
 def test_flags_win_over_the_recipe_file_and_the_file_over_defaults(tmp_path):

@@ -11,7 +11,8 @@ import zarr
 from scipy import ndimage
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Phantom
+from metgan_dist.recipe import Data, Phantom
+from metgan_dist.volumes.dataset import resolve_data
 from metgan_dist.volumes.phantoms import phantom_volume, write_phantom
 from metgan_dist.volumes.phantoms.field import smooth_noise
 
@@ -21,6 +22,7 @@ SHAPES = {
     "brain-dwi": (32, 128, 128),
     "cardiac": (60, 80, 80),
     "cardiac-unpaired": (60, 80, 80),
+    "head": (32, 128, 128),
 }
 MODALITIES = tuple(SHAPES)
 
@@ -240,6 +242,61 @@ def test_hearts_of_both_domains_are_whole_within_the_papers_crop():
         for region in range(1, 6):
             assert 10 < (label == region).sum() * np.prod(volume.spacing) / 1000 < 300  # millilitres
         assert not (ndimage.binary_dilation(label == 1) & (label == 2)).any()
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """Four heads, T1 and T2 in turns: volume, image, label and truth of each."""
+    found = []
+    for number in range(4):
+        volume = phantom_volume(Phantom(modality="head", shape=SHAPES["head"]), number)
+        drawing, truth = volume.draw(whole(volume.shape)), volume.truth(whole(volume.shape))
+        found.append((volume, drawing.images[0].astype(float), drawing.label, truth))
+    return found
+
+
+def test_a_tumour_is_bright_in_t1_and_dark_beside_the_fluid_of_t2(heads):
+    for volume, image, label, truth in heads:
+        tumour = image[label == 1].mean()
+        brain = np.median(image[16:, 40:90, 40:90])
+        fluid = np.percentile(image, 99.5) if volume.domain == "t2" else image[label == 2].mean()
+        if volume.domain == "t1":
+            assert tumour > 1.15 * brain > 1.3 * fluid
+            assert truth.clean[0][truth.lure].mean() == pytest.approx(tumour, rel=0.35)  # vessels and mucosa alike
+        else:
+            assert brain < tumour < 0.75 * fluid
+            assert image[label == 2].mean() > 1.3 * tumour
+        assert not (truth.lure & (label > 0)).any()
+
+
+def test_heads_have_one_small_tumour_at_the_canal_of_one_ear(heads):
+    sides = set()
+    for volume, _, label, _ in heads:
+        _, count = ndimage.label(label == 1, np.ones((3, 3, 3)))
+        assert count == 1
+        millilitres = (label == 1).sum() * np.prod(volume.spacing) / 1000
+        assert 0.1 < millilitres < 12
+        assert 0.02 < (label == 2).sum() * np.prod(volume.spacing) / 1000 < 0.6  # both ears
+        planes = np.flatnonzero((label == 1).any((1, 2)))
+        assert len(planes) < label.shape[0] / 3
+        middle = np.array(volume.brain.centre) / volume.spacing - 0.5
+        at, ears = np.argwhere(label == 1).mean(0) - middle, np.argwhere(label == 2) - middle
+        away = np.abs(at * volume.spacing / volume.brain.scale)
+        assert (np.abs(away - (43, 9, 23)) < (5, 6, 10)).all()
+        assert (ears[:, 2] > 0).any()
+        assert (ears[:, 2] < 0).any()
+        sides.add(np.sign(at[2]))
+    assert len(sides) == 2
+
+
+def test_heads_of_two_contrasts_are_a_set_of_two_domains_with_classes_by_name(tmp_path):
+    folder = write_phantom(Phantom(modality="head", volumes=3, shape=(4, 16, 16)), str(tmp_path))
+    tree = yaml.safe_load((Path(folder) / "dataset.yaml").read_text())
+    assert [entry["domain"] for entry in tree["volumes"]] == ["t1", "t2", "t1"]
+    assert tree["domains"] == {"t1": {"channels": "t1"}, "t2": {"channels": "t2"}}
+    assert tree["labels"] == {1: "vestibular schwannoma", 2: "cochlea"}
+    data = resolve_data(Data(path=folder))
+    assert (data.source, data.target, data.classes) == ("t1", "t2", 3)
 
 
 @pytest.mark.parametrize("sharded", [False, True])

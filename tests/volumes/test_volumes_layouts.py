@@ -242,6 +242,21 @@ def test_variants_of_isles_and_cross_moda(tmp_path):
         assert [(entry["domain"], "label" in entry) for entry in volumes] == [("T1", True), ("T1", True), ("T2", False)]
 
 
+def test_cross_moda_2023_tells_two_parts_of_a_tumour_apart_which_are_one_here(tmp_path):
+    for ending in ("ceT1", "Label"):
+        labels = (0, 1, 2, 3) if ending == "Label" else ()
+        scan(tmp_path / f"TrainingSource/crossmoda2023_ldn_1_{ending}.nii.gz", labels=labels)
+    scan(tmp_path / "TrainingTarget/crossmoda2023_ukm_7_T2.nii.gz", 1)
+    data = resolve_data(Data(path=str(tmp_path)))
+    assert (data.source, data.target, data.classes) == ("T1", "T2", 3)
+    source, target = (ref.open() for ref in volume_refs(data))
+    whole = ((0, 4), (0, 5), (0, 6))
+    stored = np.asarray(nibabel.load(tmp_path / "TrainingSource/crossmoda2023_ldn_1_Label.nii.gz").dataobj)
+    found = source.read("label", whole)
+    assert [(found == value).sum() for value in (1, 2)] == [np.isin(stored, (1, 2)).sum(), (stored == 3).sum()]
+    assert not target.has("label")
+
+
 def test_a_table_of_contents_that_is_wrong_is_named(tmp_path, mistake):
     nn_unet(tmp_path)
     (tmp_path / "dataset.json").write_text("{")

@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from metgan_dist.recipe import Data, VolumeEntry
-from metgan_dist.volumes.dataset import volume_refs
+from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.open import open_volume
 from metgan_dist.volumes.volume import Spacing, whole
 
@@ -99,3 +99,33 @@ def test_png_slices_with_masks_by_name():
     for channel in volume.channels:
         expected = np.asarray(Image.open(folder / channel / volume.names[5]))
         np.testing.assert_array_equal(volume.read(channel, ((5, 6), (0, 512), (0, 512)))[0], expected)
+
+
+TUMOURS = DATA / "mr-tumour"
+
+
+@pytest.mark.skipif(not TUMOURS.is_dir(), reason="the real heads are not beside the repository")
+def test_real_heads_in_t1_and_t2_are_two_domains_of_different_patients():
+    """Glioma with masks: T1 after contrast agent of one patient, T2 of another, which no mask is read of."""
+    folder = TUMOURS / "brats2013-t1c-t2"
+    first, second = sorted(path.name for path in folder.iterdir())
+    volumes = [
+        VolumeEntry(
+            id=first, path=f"{first}/t1c.nii.gz", label=f"{first}/tumour-mask.nii.gz", domain="t1", patient=first
+        ),
+        VolumeEntry(id=second, path=f"{second}/t2.nii.gz", domain="t2", patient=second),
+    ]
+    labels = {1: "core", 2: "oedema", 3: "core", 4: "core"}
+    data = resolve_data(Data(path=str(folder), anatomy="", tumour="", labels=labels, volumes=volumes))
+    assert (data.source, data.target, data.classes) == ("t1", "t2", 3)
+    source, target = (ref.open() for ref in volume_refs(data))
+    assert (source.has("anatomy"), source.has("label")) == (True, True)
+    assert (target.has("tumour"), target.has("label")) == (True, False)
+    z, y, x = source.shape
+    mask = np.asarray(nibabel.load(folder / first / "tumour-mask.nii.gz").dataobj).transpose(2, 1, 0)
+    found = source.read("label", ((0, z), (0, y), (0, x)))
+    np.testing.assert_array_equal(found == 2, mask == 2)
+    np.testing.assert_array_equal(found == 1, np.isin(mask, (1, 3, 4)))
+    assert (found == 1).any()
+    expected = np.asarray(nibabel.load(folder / second / "t2.nii.gz").dataobj).transpose(2, 1, 0)
+    np.testing.assert_array_equal(target.read("tumour", ((0, z), (0, y), (0, x))), expected)

@@ -70,6 +70,7 @@ class ProceduralVolume(ABC):
     organs: ClassVar[tuple[str, ...]]
     domain: ClassVar[str] = ""  # for phantoms of two domains, and by which rules its volumes become tiles
     rules: ClassVar[str] = ""
+    names_labels: ClassVar[bool] = False  # whether the data set has the classes by name, not by their number alone
 
     def __init__(self, shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int) -> None:
         self.shape = shape

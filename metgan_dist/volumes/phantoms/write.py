@@ -21,6 +21,7 @@ from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.ome_zarr import zarr_store
 from metgan_dist.volumes.ome_zarr_writer import ARRAY_SETTINGS, regions
 from metgan_dist.volumes.phantoms.brain import FIELD_OF_VIEW, BrainPhantom
+from metgan_dist.volumes.phantoms.head import HeadPhantom, T1HeadPhantom, T2HeadPhantom
 from metgan_dist.volumes.phantoms.heart import CtHeartPhantom, HeartPhantom, MrHeartPhantom
 from metgan_dist.volumes.phantoms.light_sheet import LightSheetPhantom
 from metgan_dist.volumes.phantoms.procedural import BLOCK, ProceduralVolume
@@ -31,13 +32,14 @@ from metgan_dist.volumes.volume import Spacing
 CHUNKS = (32, 128, 128)
 _RECORD = "metgan_phantom"  # attribute of a complete volume: what it was drawn from
 _DRAWING = 1  # raise it when the phantoms look different, so that volumes on disk are drawn anew
-_Kind = type[LightSheetPhantom | BrainPhantom | HeartPhantom]
+_Kind = type[LightSheetPhantom | BrainPhantom | HeartPhantom | HeadPhantom]
 # The volumes of a modality are of its kinds in turns.
 _KINDS: dict[str, tuple[_Kind, ...]] = {
     "light-sheet": (LightSheetPhantom,),
     "brain-dwi": (BrainPhantom,),
     "cardiac": (HeartPhantom,),
     "cardiac-unpaired": (CtHeartPhantom, MrHeartPhantom),
+    "head": (T1HeadPhantom, T2HeadPhantom),
 }
 
 
@@ -151,8 +153,14 @@ def phantom_description(phantom: Phantom, options: Options | None = None) -> dic
         volumes.append({**entry, "domain": kind.domain} if kind.domain else entry)
     images: dict[str, Any] = {"anatomy": kinds[0].anatomy, "tumour": kinds[0].tumour}
     if len(kinds) > 1:
-        images = {"domains": {kind.domain: {"channels": kind.channels[0], "modality": kind.rules} for kind in kinds}}
-    return {**images, "classes": len(kinds[0].label_classes), "volumes": volumes}
+        images = {"domains": {kind.domain: _domain(kind) for kind in kinds}}
+    names = kinds[0].label_classes
+    named = {"labels": dict(enumerate(names[1:], 1))} if kinds[0].names_labels else {}
+    return {**images, **(named or {"classes": len(names)}), "volumes": volumes}
+
+
+def _domain(kind: _Kind) -> dict[str, str]:
+    return {"channels": kind.channels[0], **({"modality": kind.rules} if kind.rules else {})}
 
 
 def _write_whole(volume: ProceduralVolume, uri: str, record: dict[str, Any], options: Options | None) -> None:

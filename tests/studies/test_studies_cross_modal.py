@@ -1,0 +1,114 @@
+"""Paper 3's study as data: its steps and rows on presets, and its table of patients beside the paper's numbers."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metgan_dist.errors import UserError
+from metgan_dist.recipe import Scores
+from metgan_dist.runs.command_line import JobFlag, parse_command
+from metgan_dist.studies.case_table import case_table
+from metgan_dist.studies.stepped import SteppedRun
+from metgan_dist.studies.study import STUDIES, asked_study, load_study
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+OWN = [JobFlag(name, "X", "a flag of run_study.py") for name in ("study", "rows", "take")]
+TUMOUR = "vestibular schwannoma"
+ROW = {"name": "cyclegan_source", "label": "A", "recipe": {}}
+PRINTED = {"patients": 2, "dice": [0.5] * 5, "assd": [1] * 5, "above": 1}
+
+
+def planned(*arguments):
+    asked = ["--study", "cross-modal", *arguments]
+    command = parse_command("run_study.py", "Studies.", asked, OWN, several_methods=True)
+    name, study = asked_study(command)
+    return SteppedRun.planned(name, study, command, JOBS / "segment_volumes.py")
+
+
+@pytest.mark.parametrize(("preset", "crop", "slices"), [("heads", 40, 256), ("heads-small", 32, 128)])
+def test_all_steps_and_rows_have_the_presets_of_their_part(preset, crop, slices):
+    run = planned("--recipe", preset)
+    assert list(run.recipes) == [
+        *("crops", "slices", "source_segmentor", "target_segmentor", "cyclegan"),
+        *("cyclegan_source", "untranslated", "supervised"),
+    ]
+    for name in ("crops", "source_segmentor", "cyclegan_source"):
+        assert (run.recipes[name].tiles.kind, run.recipes[name].tiles.shape[0]) == ("crop", crop)
+    assert run.recipes["cyclegan"].tiles.shape == (slices, slices)
+    assert run.recipes["cyclegan"].method.backbone == "resnet-9"
+    segmentors = [run.recipes[f"{side}_segmentor"] for side in ("source", "target")]
+    assert [one.segmentation.domain for one in segmentors] == ["source", "target"]
+    assert {(one.method.segmentor_network, one.method.segmentor_loss) for one in segmentors} == {("dynunet", "ce-dice")}
+    assert {step.job for step in run.study.steps} == {"make_tiles", "train_segmentor", "train_metgan"}
+
+
+def test_a_row_alone_needs_its_own_steps():
+    assert list(planned("--recipe", "heads-small", "--rows", "untranslated").recipes) == [
+        *("crops", "source_segmentor", "untranslated"),
+    ]
+
+
+def result(dice, assd):
+    units = {
+        f"patient t2 {k}": {f"dice_target/{TUMOUR}": value, "dice_target/cochlea": 0.1}
+        | ({} if far is None else {f"assd_target/{TUMOUR}": far})
+        for k, (value, far) in enumerate(zip(dice, assd, strict=True))
+    }
+    return {"scores": {"test": {"per_unit": {"segmented": units}}}}
+
+
+def test_patients_are_told_beside_the_papers_with_a_test_over_them():
+    study = load_study("cross-modal")
+    base, more = [0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [0.1, 0.4, 0.6, 0.5, 0.82, 0.9, 0.8]
+    results = {
+        "cyclegan_source": result(base, [None, 4, 3, 2, 2, 1, 1]),
+        "supervised": result(more, [9, 2, 1, 1, 1, 0.5, 0.5]),
+    }
+    text = case_table(study, results, Scores(resamples=100))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    # Mean 2.7 / 7; the middle of seven is 0.4, the quartiles lie between the second and third, the fifth and sixth.
+    assert rows[2][1:8] == ["ours", "7", "0.39 ± 0.24 (0.25, 0.40, 0.55)", "2.2 ± 1.2 (2.8, 2.0, 1.2)", "1", "0", "-"]
+    assert rows[3][1:8] == [
+        "paper",
+        "32",
+        "0.46 ± 0.32 (0.13, 0.61, 0.70)",
+        "8.4 ± 14.5 (4.8, 1.6, 1.0)",
+        "-",
+        "3",
+        "-",
+    ]
+    assert rows[4][0] == study.row("supervised").label
+    assert rows[4][6] == "2"  # above 0.8, not at it
+    p = rows[4][7]
+    assert p.endswith("(n = 7)")
+    assert float(p.split()[0]) < 0.05
+    assert f"against {study.row('cyclegan_source').label}" in text
+
+
+def test_labels_without_the_region_and_studies_without_the_table_are_told():
+    study = load_study("cross-modal")
+    other = {"scores": {"test": {"per_unit": {"segmented": {"patient 1": {"dice_target": 1.0}}}}}}
+    assert f"No row has a score of the region '{TUMOUR}'" in case_table(study, {"untranslated": other}, Scores())
+    assert case_table(load_study("stroke"), {}, Scores()) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tree: tree.update(steps=[], tiles=None, rows=[ROW]), "segment_volumes scores what steps have trained"),
+        (
+            lambda tree: tree["cases"]["paper"].update(nobody=tree["cases"]["paper"]["cyclegan_source"]),
+            "no row is called",
+        ),
+        (lambda tree: tree.update(job="train_metgan"), "tiles: names the step"),
+        (lambda tree: tree.update(scores=["mae"]), "mae is no score of segment_volumes on volumes"),
+    ],
+)
+def test_a_study_that_does_not_fit_together_is_a_line(tmp_path, change, said):
+    tree = yaml.safe_load((STUDIES / "cross-modal.yaml").read_text())
+    change(tree)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match=said) as caught:
+        load_study(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(caught.value)
