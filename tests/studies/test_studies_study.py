@@ -1,5 +1,7 @@
 """Studies are the papers' tables: their rows build, their numbers are the printed ones, and the user's flags win."""
 
+from functools import cache
+
 import pytest
 import yaml
 
@@ -13,6 +15,7 @@ from metgan_dist.studies.study import asked_study, load_study, study_names
 STUDY_FLAG, ROWS_FLAG = (JobFlag(name, "X", "a flag of run_study.py") for name in ("study", "rows"))
 
 
+@cache
 def command(*arguments):
     return parse_command("run_study.py", "Studies.", arguments)
 
