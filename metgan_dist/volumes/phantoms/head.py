@@ -73,7 +73,7 @@ class Tumour:
 class _Part:
     """A structure: millimetres below its surface (negative outside), its tissue, its label (0: none)."""
 
-    depth: Floats
+    depth: np.ndarray
     tissue: str
     label: int = 0
 
