@@ -89,7 +89,7 @@ def check_segmentor_training(recipe: Recipe) -> None:
         check_tiles(recipe, [(domain_role(recipe), "label")])
 
 
-def domain_role(recipe: Recipe) -> str:
+def domain_role(recipe: Recipe) -> Role:
     """The role of the images that `segmentation.domain` says are segmented: the tumour's, or the source's anatomy.
 
     UserError for a domain that the data set does not have.

@@ -167,9 +167,9 @@ def _goes_back(uri: str, recipe: Recipe, own: TileSet, domain: str | None) -> bo
         )
     sizes = theirs.tiles.pixel_size, rules.pixel_size
     if None not in sizes:
-        plane = [size[-theirs.tiles.dimensions :] for size in sizes if size is not None]
-        if not np.allclose(*plane, rtol=SAME):
-            raise UserError(f"{field}: {uri}: its pixels are {plane[0]}, these {plane[1]}; cut both with one size")
+        other, mine = (size[-theirs.tiles.dimensions :] for size in sizes if size is not None)
+        if not np.allclose(other, mine, rtol=SAME):
+            raise UserError(f"{field}: {uri}: its pixels are {other}, these {mine}; cut both with one size")
     return back
 
 

@@ -68,9 +68,9 @@ def donors_of(recipe: Recipe, targets: Sources, rules: Tiles) -> Sources:
         found, field = _sources(_donor_data(recipe), rules, options), "insertion.masks"
     own = [source for source in found.all if source.ref.labelled and not source.ref.entry.healthy]
     if settings.masks is None and len(own) < len(found.all):
-        bare = next(source.ref.id for source in found.all if source not in own)
+        unlabelled = next(source.ref.id for source in found.all if source not in own)
         raise UserError(
-            f"insertion.masks: volume {bare!r} has no label of its own; name a data set of tumours, or other volumes"
+            f"insertion.masks: volume {unlabelled!r} has no label of its own; name a set of tumours, or other volumes"
         )
     if not own:
         raise UserError(
@@ -126,7 +126,7 @@ def _donor(settings: Insertion, target: Source, donors: Sequence[Source], number
     """Whose tumour a volume gets."""
     if settings.pairs == "drawn":
         # A stream of its own, beside that of places.
-        return donors[np.random.default_rng([settings.seed, number, 1]).integers(len(donors))]
+        return donors[int(np.random.default_rng([settings.seed, number, 1]).integers(len(donors)))]
     patient = target.ref.patient
     for alike in (
         [one for one in donors if target.ref.id == one.ref.id],
