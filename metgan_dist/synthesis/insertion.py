@@ -301,7 +301,7 @@ class VolumeInsertion:
                 column.append(2 * scene.range.levels(own)[:, plane] - 1)
             masks.append(scene.mask[plane].astype(np.uint8))
             rows.append(case.target.ref.id)
-        shown = {}
+        shown: dict[str, list[np.ndarray]] = {}
         for name, images in columns.items():
             shown |= by_channel(name, images, self.cases[0].target.channels)
         return image_grid({**shown, "tumour": masks}, rows=rows)

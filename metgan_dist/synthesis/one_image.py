@@ -236,7 +236,7 @@ class OneImageSynthesis:
             )
             for image in made
         ]
-        shown = {}
+        shown: dict[str, list[np.ndarray]] = {}
         for name, images in columns.items():
             shown |= by_channel(name, images, self.learned.tiles.channels("tumour"))
         return image_grid(shown, rows=names)
