@@ -78,9 +78,9 @@ def donors_of(recipe: Recipe, targets: Sources, rules: Tiles) -> Sources:
         )
     givers = tuple(replace(source, tumour=tumour_class(source.ref, settings.tumour)) for source in own)
     givers = tuple(replace(one, constant=one.constant or settings.intensity is not None) for one in givers)
-    bare = next((one.ref.id for one in givers if one.constant), None)
-    if bare is not None and settings.intensity is None:
-        raise UserError(f"insertion.intensity: mask {bare!r} has no image; say how bright tumours are, in [0, 1]")
+    imageless = next((one.ref.id for one in givers if one.constant), None)
+    if imageless is not None and settings.intensity is None:
+        raise UserError(f"insertion.intensity: mask {imageless!r} has no image; say how bright tumours are, in [0, 1]")
     return found._replace(all=givers)
 
 

@@ -1,9 +1,11 @@
 """Chains printed whole where they are sound, and up to the break, with one line for it, where they are not."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,8 @@ from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import Records
 from metgan_dist.lineage.trace import follow, trace
+from metgan_dist.lineage.volumes import file_digests
+from metgan_dist.lineage.walk import Walk
 from metgan_dist.runs.command_line import JobFlag
 from metgan_dist.runs.job import run_job
 from metgan_dist.tracking import RunLogger
@@ -306,3 +310,46 @@ def test_a_run_that_never_reached_mlflow_is_refused(world):
     (world.storage / "early" / "run.json").write_text('{"mlflow_run_id": null}')
     with pytest.raises(UserError, match="no MLflow run"):
         chain(world, "early")
+
+
+def test_inserted_tumours_lead_to_the_slice_that_harmonised_and_to_each_volume_and_mask(study, tmp_path):
+    """File by file, and a volume that is not as it was breaks its own link alone."""
+    image, mask = tmp_path / "b0.nii.gz", tmp_path / "a0-label.nii.gz"
+    for file in (image, mask):
+        file.write_bytes(b"voxels")
+    ref = SimpleNamespace(paths=(str(image),), label_paths=(str(mask),), options={})
+    files = file_digests(ref)  # by URI
+    one = {"id": "b0-inserted", "volume": "b0", "patient": "p0", "mask": "a0", "mask_patient": "p1"}
+    digests = {"source_sha256": "12" * 32, "mask_sha256": "34" * 32, "voxels_sha256": "56" * 32}
+    listed = {str(image): files[str(image)]}, {str(mask): files[str(mask)]}
+    learned = {"volume": "v0", "view": "z", "plane": 2, "patient": None, "tile": 8}
+    sha256 = hashlib.sha256((study.weights / "state.pt").read_bytes()).hexdigest()
+    model = {"uri": str(study.weights), "sha256": sha256, "method": "singan", "run": study.ids["gan"], "image": learned}
+    made = {
+        "model": model,
+        "tiles": {"uri": study.real.uri, "digest": study.real.digest},
+        "inserted_into": {"uri": str(tmp_path), "voxels_sha256": None},
+        "masks": {"uri": str(tmp_path), "voxels_sha256": None, "seen": {"volumes": ["a0"], "patients": ["p1"]}},
+        "settings": {"start_scale": 1},
+        "volumes": [{**one, **digests, "files": listed[0], "mask_files": listed[1]}],
+        "voxels_sha256": "ab" * 32,
+    }
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    (folder / "dataset.yaml").write_text(json.dumps({"synthesis": made, "volumes": []}))
+    chain = Walk(Records([study.store], {})).data("", str(folder), "ab" * 32, "volumes")
+    text = "\n".join(chain.lines())
+    for told in (
+        "image: volume v0, view z, plane 2, tile 8",
+        "learned from: tiles",
+        "image: v0, z 2",
+        "inserted into: volume b0",
+        "tumour of: volume a0",
+        f"path: {mask}",
+        f"voxels: {'34' * 32}",
+    ):
+        assert told in text, text
+    assert not [reason for reason in chain.breaks() if "b0" in reason or "a0" in reason]
+    mask.unlink()
+    broken = list(Walk(Records([study.store], {})).data("", str(folder), "ab" * 32, "volumes").breaks())
+    assert [reason for reason in broken if "a0-label.nii.gz: not here any more" in reason]

@@ -1,5 +1,6 @@
 """Synthetic tiles behind which something saw the test tiles are refused, and so are those whose past is not known."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,3 +334,47 @@ def test_a_model_to_start_from_that_saw_the_test_tiles_is_refused_through_what_i
     replaced = {**start("gan-3" if study.run("gan-3", "train_metgan", training=study.real) else ""), "sha256": "0" * 64}
     with mistake(f"{field}: model to start from: state.pt of checkpoint", "it was replaced afterwards"):
         check_start(field, study.real, replaced, study.store)
+
+
+def test_of_a_singan_only_the_slice_that_it_learned_was_seen_and_whose_the_tumours_are_counts(study):
+    """Inserted tumours: tile 3 is of v0; the tile after v2 is of v3, which is held out."""
+    made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
+    study.run("insert", "insert_tumours", generated=made)
+    study.real.index["patient"] = np.where(study.real.index["volume"] == "v3", "p3", "")
+    weights = {"uri": str(study.weights), "sha256": checkpoint_digest(str(study.weights)), "run": study.ids["gan"]}
+
+    def put(name, tile=3, patients=(), uri=None):
+        image = {"method": "singan", "image": {"volume": "v0", "view": "z", "plane": 0, "patient": None, "tile": tile}}
+        seen = {"seen": {"volumes": [], "patients": list(patients)}}
+        own = {"inserted_into": {"uri": uri, "voxels_sha256": uri and "cd" * 32}}
+        masks = {"masks": {"uri": "masks", "voxels_sha256": None, **seen}}
+        return translated(study, name, "p0", model={**weights, **image}, **own, **masks)
+
+    (learned,) = check_untouched(FIELD, study.real, put("apart"), study.store)
+    assert learned.rows.index.tolist() == [3]
+    text = refusal(study.real, put("theirs", patients=["p3"]), study.store)
+    assert "lesions of patient p3, whom test tiles of" in text
+    assert "volumes of synthetic tiles" in refusal(study.real, put("gone", uri="nowhere"), study.store)
+
+
+def test_what_made_the_volumes_that_got_tumours_is_followed(study):
+    """A data set of translated volumes, whose generator has seen what is held out here."""
+    made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
+    study.run("insert", "insert_tumours", generated=made)
+    study.real.index["patient"] = ""
+    other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "train"})
+    study.run("gan-2", "train_metgan", training=other)
+    weights = study.checkpoint("gan-2", b"seen")
+    model = {"uri": str(weights), "sha256": checkpoint_digest(str(weights)), "method": "cyclegan"}
+    before = {"model": {**model, "run": study.ids["gan-2"]}, "tiles": {"uri": other.uri, "digest": other.digest}}
+    folder = study.storage / "translated"
+    folder.mkdir()
+    written = {"synthesis": {**before, "settings": {}, "volumes": [], "voxels_sha256": "cd" * 32}, "volumes": []}
+    (folder / "dataset.yaml").write_text(json.dumps(written))
+    naive = {"model": {"uri": None, "sha256": None, "method": "naive", "run": None}}
+    nowhere = {"uri": "masks", "voxels_sha256": None, "seen": {"volumes": [], "patients": []}}
+    place = {"uri": str(folder), "voxels_sha256": "cd" * 32}
+    inserted = translated(study, "inserted", "", **naive, inserted_into=place, masks=nowhere)
+    text = refusal(study.real, inserted, study.store)
+    assert "generator of volumes of synthetic tiles" in text
+    assert "volume 'v3'" in text
