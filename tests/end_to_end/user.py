@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow_store import make_store
+from mlflow_store import make_store, ready_tables
 
 from metgan_dist.cluster.joining import OWN_TRAININGS
 
@@ -111,6 +111,7 @@ def run_script(script: str | Path, *arguments: str) -> Finished:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", [str(script), *arguments])
+        ready_tables(patch)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(script), run_name="__main__")
     return Finished(int(ended.value.code or 0), out.getvalue(), err.getvalue())

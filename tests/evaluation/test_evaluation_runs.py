@@ -4,6 +4,7 @@ import json
 
 import mlflow
 import pytest
+from mlflow_store import make_store
 from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
@@ -11,7 +12,7 @@ from metgan_dist.evaluation.evaluation import Evaluation
 from metgan_dist.evaluation.runs import digest_of_test, find_runs, shared_test_tiles
 from metgan_dist.recipe import Recipe, Tracking
 from metgan_dist.runs.command_line import Command
-from metgan_dist.tracking import check_server, start_run
+from metgan_dist.tracking import start_run
 
 
 @pytest.fixture
@@ -24,8 +25,7 @@ def test_runs_are_found_by_name_folder_and_mlflow_id(recipe, write_run, write_ti
     tiles = write_tiles()
     first, second = write_run("first", tiles), write_run("second", tiles, method="pix2pix")
     elsewhere = write_run("third", tiles, method="cyclegan").rename(tmp_path / "elsewhere")
-    uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
-    check_server(uri)
+    uri = make_store(tmp_path / "runs" / "mlflow.db")
     run_id = start_run(uri, Tracking(), "third", {"folder": str(elsewhere)})
     runs = find_runs(["first", str(second), run_id], recipe)
     assert [run.label for run in runs] == ["metgan", "pix2pix", "cyclegan"]
