@@ -30,8 +30,8 @@ def test_every_row_of_every_study_is_a_recipe_on_every_preset(name, recipe):
 
 def test_the_studies_of_methods_have_the_papers_rows():
     assert study_names() == [
-        *("ablation", "cardiac-segmentation", "cardiac-synthesis", "downstream", "image-synthesis", "nerves"),
-        *("robustness", "stroke"),
+        *("ablation", "cardiac-segmentation", "cardiac-synthesis", "cross-modal", "downstream", "image-synthesis"),
+        *("nerves", "robustness", "stroke"),
     ]
     methods = {
         name: [recipe.method.name for recipe in load_study(name).recipes(command()).values()] for name in study_names()
