@@ -228,7 +228,8 @@ class Data(Section):
         description="draw anatomy and tumour images of one place independently, as if they were no pairs; images of "
         "two domains always are",
     )
-    label: Annotated[Channels | None, BeforeValidator(lambda name: None if name == "" else name)] = Field(
+    # A list is what the command line makes of it.
+    label: Annotated[Channels | None, BeforeValidator(lambda name: None if name in ("", [""]) else name)] = Field(
         None,
         description="label group or channel, for volumes that name no label of their own; of several label files the "
         "one that is used, or several, the later laid over the earlier (default: all that `labels` names); empty, or "

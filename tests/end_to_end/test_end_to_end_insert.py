@@ -17,8 +17,15 @@ from metgan_dist.tiles.tile_set import TileSet
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 IMAGE = {"tiny": False, "data__label": "", "data__classes": 2, "tiles__size": "40,36"}
-SINGAN = {**IMAGE, "method__plane": 3, "method__volume": "b0", "method__width": 1 / 8, "training__max_steps": 3}
-CUT = {**IMAGE, "tiles__kind": "slice", "tiles__gap": 0, "tiles__split_by": "volume", "tiles__min_foreground": 0}
+SINGAN = {**IMAGE, "method__plane": 3, "method__volume": "b0", "method__width": 1 / 8, "training__max_steps": 4}
+CUT = {
+    **IMAGE,
+    "tiles__kind": "slice",
+    "tiles__step": 1,
+    "tiles__gap": 0,
+    "tiles__split_by": "volume",
+    "tiles__min_foreground": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +44,7 @@ def insert(storage, **fields):
     given = {
         "tiny": False,
         "data__path": storage / "b",
+        "data__label": "",
         "insertion__model": storage / "slice",
         "insertion__start_scale": 1,
         "insertion__masks": storage / "a",
@@ -144,6 +152,7 @@ def test_a_job_that_is_killed_in_the_middle_ends_with_the_same_voxels(storage, s
     fields = {
         "tiny": False,
         "data__path": storage / "b",
+        "data__label": "",
         "insertion__model": storage / "slice",
         "insertion__start_scale": 1,
         "insertion__masks": storage / "a",

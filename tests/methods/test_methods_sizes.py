@@ -94,12 +94,17 @@ def test_the_shortest_tiles_that_a_method_takes_train_it(settings, divisor, edge
     check_trains(method, data)
 
 
-@pytest.mark.parametrize("edges", [(8, 8), (18, 14), (8, 16), (10, 8, 16)])
-def test_dynunet_wants_an_edge_that_halves_twice(edges):
+@pytest.mark.parametrize(
+    ("edges", "fit"),
+    [((8, 8), False), ((18, 14), False), ((8, 16), False), ((10, 8, 16), False), ((8, 32), True), ((10, 16, 16), True)],
+)
+def test_dynunet_wants_edges_that_halve_twice_as_nnunet_halves_them(edges, fit):
     settings = recipe("segmentor", "crop" if len(edges) == 3 else "slice", edges, segmentor_network="dynunet")
     assert (METHODS["segmentor"].divisor(settings), shortest(settings)) == (2, 8)
-    if max(edges) < 16 or 18 in edges:
-        with pytest.raises(UserError, match=r"^tiles\.size: tiles of .* cannot be halved twice; DynUNet needs an edge"):
+    if not fit:
+        with pytest.raises(
+            UserError, match=r"^tiles\.size: tiles of .* cannot be halved twice; DynUNet needs edges of"
+        ):
             METHODS["segmentor"].check(settings)
         return
     METHODS["segmentor"].check(settings)
@@ -122,7 +127,7 @@ def test_dynunet_wants_an_edge_that_halves_twice(edges):
         (recipe("sifa"), (24, 24), False),
         (recipe("segmentor", segmentor_batch_size=1), (64, 64), True),
         (recipe("segmentor", "crop", (8,) * 3, segmentor_batch_size=1), (8, 8, 8), True),
-        (recipe("segmentor", segmentor_network="dynunet"), (8, 16), False),
+        (recipe("segmentor", segmentor_network="dynunet"), (16, 16), False),
         (recipe("segmentor", segmentor_network="resnet-34"), (32, 32), True),
     ],
     ids=lambda value: value.method.name if isinstance(value, Recipe) else str(value),

@@ -7,7 +7,7 @@ import yaml
 
 from metgan_dist.errors import UserError
 from metgan_dist.methods import method_class
-from metgan_dist.recipe import Recipe, recipe_names, recipe_tree
+from metgan_dist.recipe import Recipe, recipe_names, recipe_tree, stored_recipe
 from metgan_dist.recipe.methods import SECTIONS
 from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.runs.open_run import resolved
@@ -348,3 +348,10 @@ def test_the_flags_of_a_command_on_another_preset():
     assert other.varied({"method": {"name": "lesion_wgan", "penalty": 5}}).method.penalty == 5
     with pytest.raises(UserError, match="no such preset or file"):
         asked.on("stroke-mask")
+
+
+def test_a_label_that_is_empty_is_none_whoever_says_so():
+    """Or a run that was started with it on the command line could not be continued."""
+    said = parse_command("job.py", "A job.", ["--data.label", ""]).recipe
+    assert said.data.label is None
+    assert stored_recipe(said.model_dump(mode="json")).data.label is None
