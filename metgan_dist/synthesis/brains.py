@@ -43,7 +43,7 @@ from metgan_dist.synthesis.passes import Pass, begin_pass
 from metgan_dist.synthesis.target_range import joint_type
 from metgan_dist.synthesis.translated_brains import ByTranslator
 from metgan_dist.synthesis.translation_plan import located_volumes
-from metgan_dist.synthesis.volume_files import set_digest
+from metgan_dist.synthesis.volume_files import record_set, set_digest
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TISSUE_MAP, TileSet, chosen_rows
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
@@ -190,13 +190,10 @@ class BrainSynthesis:
         digest = self.describe(job, made, plan)
         with result.phase("preview"):
             opened.keep({"preview.png": self.preview(job, made)}, {"preview.png": "preview"})
-        with opened.log() as log:
-            log.dataset(f"volumes-{digest[:8]}", job.folder, digest, "generated", len(made))
+        record_set(opened, job.folder, digest, made)
         laid = [one for volume in made for one in volume["laid"]]
         draws, voxels = [one["draws"] for one in laid], [one["voxels"] for one in laid]
         result.scores["injection"] = {"draws": float(np.mean(draws)), "voxels": float(np.mean(voxels))}
-        result.artefacts |= {"dataset": job.folder, "voxels_sha256": digest}
-        result.resources["peak_rss_bytes"] = max(one["peak_rss_bytes"] for one in made)
         say(
             f"lesions: {len(laid)}, {np.mean(voxels):.0f} voxels on average; {np.mean(draws):.1f} masks drawn for one, "
             f"at most {max(draws)}"

@@ -43,7 +43,7 @@ from metgan_dist.synthesis.learned_image import Learned, learned_by
 from metgan_dist.synthesis.model import tags_of
 from metgan_dist.synthesis.passes import Pass, begin_pass
 from metgan_dist.synthesis.reader_sheet import reader_slices, sheet_files
-from metgan_dist.synthesis.volume_files import set_digest
+from metgan_dist.synthesis.volume_files import record_set, set_digest
 from metgan_dist.tiles.tile_set import chosen_rows
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
 from metgan_dist.volumes.labelled import VolumeRef
@@ -175,10 +175,7 @@ class VolumeInsertion:
         if settings.readers:
             with result.phase("readers"):
                 self._for_readers(opened, job, made)
-        with opened.log() as log:
-            log.dataset(f"volumes-{digest[:8]}", job.folder, digest, "generated", len(made))
-        result.artefacts |= {"dataset": job.folder, "voxels_sha256": digest}
-        result.resources["peak_rss_bytes"] = max(one["peak_rss_bytes"] for one in made)
+        record_set(opened, job.folder, digest, made)
         say(f"volumes: {len(made)}; {job.folder}")
         say(f"digest: {digest}")
 

@@ -36,7 +36,7 @@ from metgan_dist.synthesis.translation_plan import (
     rules_of,
     shared_job,
 )
-from metgan_dist.synthesis.volume_files import set_digest
+from metgan_dist.synthesis.volume_files import record_set, set_digest
 from metgan_dist.tiles.intensity import normalise
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data, volume_refs
@@ -111,10 +111,7 @@ class VolumeTranslation:
         digest = self.describe(job, made)
         with result.phase("preview"):
             opened.keep({"preview.png": self.preview(job)}, {"preview.png": "preview"})
-        with opened.log() as log:
-            log.dataset(f"volumes-{digest[:8]}", job.folder, digest, "generated", len(made))
-        result.artefacts |= {"dataset": job.folder, "voxels_sha256": digest}
-        result.resources["peak_rss_bytes"] = max(one["peak_rss_bytes"] for one in made)
+        record_set(opened, job.folder, digest, made)
         say(f"volumes: {len(made)} of the domain {self.target.domain!r}; {job.folder}")
         say(f"digest: {digest}")
 

@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from metgan_dist.storage import Options, join, write_whole
 from metgan_dist.volumes import ome_zarr_writer as ome
 from metgan_dist.volumes.nifti_writer import write_nifti
 from metgan_dist.volumes.volume import Spacing
+
+if TYPE_CHECKING:  # workers that write volumes open no run
+    from metgan_dist.runs.open_run import OpenRun
 
 LABEL = "label"
 PNG_TYPES = ("uint8", "uint16")
@@ -78,6 +81,17 @@ def voxels_digest(arrays: Iterable[np.ndarray]) -> str:
 def set_digest(volumes: Iterable[tuple[str, str]]) -> str:
     """SHA-256 of all voxels of a data set, from the id and the digest of each volume, in their order."""
     return hashlib.sha256(json.dumps([list(one) for one in volumes]).encode()).hexdigest()
+
+
+def record_set(opened: OpenRun, folder: str, digest: str, made: Sequence[Mapping[str, Any]]) -> None:
+    """Put a data set of volumes that a run has made on its record: in MLflow, among its artefacts, with its memory.
+
+    made: what is known of each volume, `peak_rss_bytes` among it.
+    """
+    with opened.log() as log:
+        log.dataset(f"volumes-{digest[:8]}", folder, digest, "generated", len(made))
+    opened.result.artefacts |= {"dataset": folder, "voxels_sha256": digest}
+    opened.result.resources["peak_rss_bytes"] = max(one["peak_rss_bytes"] for one in made)
 
 
 def _as_nifti(made: Made, folder: str, options: Options) -> dict[str, Any]:
