@@ -15,6 +15,7 @@ import ray
 import torch
 
 from metgan_dist.errors import UserError
+from metgan_dist.evaluation.segmentation_pictures import Overlays
 from metgan_dist.evaluation.tables import aligned
 from metgan_dist.evaluation.whole_volumes import per_unit
 from metgan_dist.lineage import check_start
@@ -40,6 +41,7 @@ from metgan_dist.trained import (
     run_of,
 )
 
+OVERLAYS = "overlays.npz"
 FIELDS = ("segmentor", "translator")
 GOOD = 0.8  # a Dice above which Sallé et al. count patients
 SAME = 0.01  # by how much the sizes of two pixels may differ, as a share
@@ -73,16 +75,24 @@ def score_segmented(opened: OpenRun) -> None:
         plan = opened.plan
         arguments = uris, tiles.uri, recipe.storage.options, chosen.domain, chosen.back, plan.threads_per_worker
         if recipe.scaling.in_process:
-            whole = _whole_scores(*arguments)
+            whole, shown = _looked_at(*arguments)
         else:
-            task = ray.remote(num_cpus=plan.cpus_per_worker, num_gpus=plan.gpus_per_worker)(_whole_scores)
-            whole = ray.get(task.remote(*arguments))
+            task = ray.remote(num_cpus=plan.cpus_per_worker, num_gpus=plan.gpus_per_worker)(_looked_at)
+            whole, shown = ray.get(task.remote(*arguments))
     scores = _scores(whole, chosen.side)
     opened.result.scores["test"] = scores
     opened.result.artefacts |= uris
     text = _report(whole, chosen)
     units = per_unit({opened.run.name: scores}, "run")
-    opened.keep({"report.md": text.encode(), "volumes.csv": units.to_csv(index=False).encode()})
+    opened.keep(
+        {
+            "report.md": text.encode(),
+            "volumes.csv": units.to_csv(index=False).encode(),
+            "overlays.png": shown.png(),
+            OVERLAYS: shown.npz(),
+        },
+        {"overlays.png": "overlays"},
+    )
     say(f"\n{text}")
 
 
@@ -173,15 +183,15 @@ def _goes_back(uri: str, recipe: Recipe, own: TileSet, domain: str | None) -> bo
     return back
 
 
-def _whole_scores(
+def _looked_at(
     uris: Mapping[str, str],
     tiles_uri: str,
     options: dict[str, Any] | None,
     domain: str | None,
     back: bool,
     threads: int,
-) -> WholeScores:
-    """What the models find on the test tiles, joined."""
+) -> tuple[WholeScores, Overlays]:
+    """What the models find on the test tiles, joined, and some of it to be looked at."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads)
     segmentor = load_method(uris["segmentor"], options)[0].to(device)
@@ -192,7 +202,8 @@ def _whole_scores(
         translator = Translator(method.to(device), theirs.tiles.shape, back)
     tiles = open_part(tiles_uri, options, domain)
     rows = tiles.positions("test", "tumour", "label")
-    return WholeScores.of(tiles, rows, find_through(segmentor, translator), device)
+    find = find_through(segmentor, translator)
+    return WholeScores.of(tiles, rows, find, device), Overlays.of(tiles, rows, find, translator, device)
 
 
 def _scores(whole: WholeScores, side: str) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,9 @@ import scipy  # loads a part of itself when that is first used
 
 # Tissue around a tumour, to which it is compared: pixels of its plane outside the mask.
 NEAR = 5
+# Contrast, in standard deviations, below which a tumour is counted as lost: Cohen's "medium" effect, at which two
+# normal distributions still overlap by four fifths.
+LOST = 0.5
 PLANES, ALONG = (1, 2), 0
 
 
@@ -53,6 +56,28 @@ def surroundings(mask: np.ndarray) -> np.ndarray:
     for plane in np.flatnonzero(mask.any(axis=(1, 2))):
         around[plane] = scipy.ndimage.distance_transform_edt(~mask[plane]) <= NEAR
     return around & ~mask
+
+
+def contrast(image: np.ndarray, mask: np.ndarray) -> float:
+    """How far a tumour stands out: its mean less that of the tissue around it, in their pooled standard deviation.
+
+    Cohen's d, positive for a bright tumour; either weighs as many as it has voxels. NaN where the tissue around is
+    missing or nothing varies.
+
+    Args:
+        image: (slices, H, W), in any unit.
+        mask: bool, as large, not empty.
+    """
+    inside, outside = image[mask].astype(np.float64), image[surroundings(mask)].astype(np.float64)
+    if not len(outside):
+        return float("nan")
+    spread = np.sqrt((len(inside) * inside.var() + len(outside) * outside.var()) / (len(inside) + len(outside)))
+    return _ratio(float(inside.mean() - outside.mean()), float(spread))
+
+
+def lost(contrasts: np.ndarray) -> int:
+    """How many tumours hardly differ from the tissue around them, bright or dark; NaN is none."""
+    return int((np.abs(contrasts) < LOST).sum())
 
 
 def background_difference(made: np.ndarray, source: np.ndarray, touched: np.ndarray) -> float:

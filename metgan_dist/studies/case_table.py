@@ -14,12 +14,20 @@ import pandas as pd
 from metgan_dist.evaluation.notes import TESTS
 from metgan_dist.evaluation.tables import ABSENT, aligned
 from metgan_dist.recipe import Scores
+from metgan_dist.scores.insertion import LOST
 from metgan_dist.scores.significance import compare_methods, least_pairs
 from metgan_dist.scores.spread import Spread, above
 from metgan_dist.studies.shown import CaseReport, PaperCases
 from metgan_dist.studies.study import Study
+from metgan_dist.synthesis.insertion_scores import OF_REAL
 from metgan_dist.tasks.shapes import PER_UNIT, SEGMENTED
 
+STEPS = {
+    "contrast_of_donor": "in the source, as they are",
+    "contrast_before": "translated into the target",
+    "naive_contrast": "pasted into that",
+    "contrast": "harmonised",
+}
 Results = Mapping[str, dict[str, Any]]
 TITLES = ("Segmentation of", "", "n", "Dice (25/50/75 %)", "ASSD, mm (25/50/75 %)", "not found")
 
@@ -41,6 +49,23 @@ def case_table(study: Study, results: Results, settings: Scores) -> str:
         if (printed := report.paper.get(row.name)) is not None:
             rows.append([row.label, "paper", *_papers(printed), ABSENT])
     return f"{aligned(rows, left=2)}\n{_note(study, settings)}\n"
+
+
+def tumour_table(scores: Mapping[str, Any]) -> str:
+    """Markdown of how far tumours stand out at each step of their insertion, and how many are lost.
+
+    scores: of a run of insert_tumours, as its result has them under `insertion`.
+    """
+    rows = [["Tumours of volumes that are trained on", "n", "contrast", "lost"]]
+    steps = [(name, words, scores["volumes"]) for name, words in STEPS.items()]
+    for name, words, count in [*steps, (OF_REAL, "real ones of the target", scores.get("real_tumours"))]:
+        if name in scores:
+            rows.append([words, str(count), f"{scores[name]:.2f}", str(scores[f"lost_{name}"])])
+    note = (
+        "Contrast: mean of a tumour less that of the tissue within five pixels around it, in their pooled standard "
+        f"deviation; lost: within {LOST:g} of 0."
+    )
+    return f"{aligned(rows, left=1)}\n{note}\n"
 
 
 def _units(result: Mapping[str, Any], report: CaseReport) -> pd.DataFrame:

@@ -49,6 +49,9 @@ class CaseReport(Section):
     region: str = Field(description="class of the labels, by its name")
     least: float = Field(0.8, ge=0, le=1, description="Dice above which patients are counted")
     paper: dict[str, PaperCases] = Field({}, description="row -> what the paper printed of it")
+    inserted: str | None = Field(
+        None, description="step of insert_tumours whose tumours' contrasts are told, before and after"
+    )
 
 
 class Panel(Section):

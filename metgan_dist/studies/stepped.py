@@ -6,21 +6,25 @@ rows ask of them is checked. A step or row that has finished is not run again, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from metgan_dist.errors import TrainingStopped, UserError
+from metgan_dist.evaluation.segmentation_pictures import Overlays, side_by_side
+from metgan_dist.evaluation.segmented_volumes import OVERLAYS
 from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.main_job import check_tiles, with_phantom
 from metgan_dist.methods import check_methods
-from metgan_dist.recipe import Data, Recipe
+from metgan_dist.recipe import Data, Recipe, VolumeEntry
+from metgan_dist.recipe.methods.singan import SinGANRecipe
 from metgan_dist.runs.child_runs import trainings_at_once
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, resolved
 from metgan_dist.segmentation.folds import planned_folds
-from metgan_dist.storage import absolute, parent
+from metgan_dist.storage import absolute, exists, join, parent, read_bytes
 from metgan_dist.studies.downstream_report import report_rows
 from metgan_dist.studies.epoch_report import report_epochs
 from metgan_dist.studies.rows import stop_if_failed
@@ -29,10 +33,13 @@ from metgan_dist.studies.study import Study
 from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.studies.works import Works, taken_runs
 from metgan_dist.synthesis.brain_plan import brains_of
+from metgan_dist.tasks.one_image import OneImage
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.schedule import check_stages
+
+UNKNOWN = VolumeEntry(id="unknown", path="unknown")  # a volume that is still to be made
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class SteppedRun:
         opened.result.tiles = tiles.manifest["counts"]
         check_one_split(tiles, {name: works.tiles(name) for name in (*first, *self._trained_on(works))})
         self._check_rows(tiles)
+        self._check_images(works, first)
         rest = [name for name in works.works if name not in first]
         say(f"steps and rows: {len(rest)}, {works.at_once} at once")
         with opened.result.phase("steps and rows"):
@@ -138,6 +146,17 @@ class SteppedRun:
             except UserError as error:
                 raise UserError(f"--study: row {row.name}: {error}") from error
 
+    def _check_images(self, works: Works, cut: Collection[str]) -> None:
+        """What a method of one image would refuse of the tiles `cut`, before anything is trained."""
+        for step in self.study.steps:
+            method, source = self.recipes[step.name].method, str(step.takes.get("data.path")).partition(".")[0]
+            if step.name in self.taken or source not in cut or not isinstance(method, SinGANRecipe):
+                continue
+            try:
+                OneImage(works.tiles(source)).row(method.volume, method.plane)
+            except UserError as error:
+                raise UserError(f"--study: step {step.name}: {error}") from error
+
     def _report(self, opened: OpenRun, works: Works, failed: Mapping[str, str]) -> None:
         results = {name: result for name in self._rows if (result := works.result(name)) is not None}
         if not results:
@@ -145,9 +164,26 @@ class SteppedRun:
         if self.study.scored == "epochs":
             report_epochs(opened, works, results, failed, self.name)
         elif self.study.scored == "volumes":
-            report_volumes(opened, self.study, works.tiles(str(self.study.tiles)), results, failed, self.name)
+            tiles, insertion = works.tiles(str(self.study.tiles)), self._insertion(works)
+            report_volumes(opened, self.study, tiles, results, failed, self.name, insertion)
+            if shown := self._overlays(works, results):
+                opened.keep({str(PurePosixPath(self.name, "figure-3.png")): side_by_side(shown)})
         else:
             report_rows(opened, self.study, results, failed, self.name)
+
+    def _overlays(self, works: Works, rows: Collection[str]) -> dict[str, Overlays]:
+        """What the rows have found in some test volumes, by label, where they have kept it (figure 3 of paper 3)."""
+        options = works.opened.recipe.storage.options
+        files = {row.label: join(works.folder(row.name), OVERLAYS) for row in self.study.rows if row.name in rows}
+        kept = {label: file for label, file in files.items() if exists(file, options)}
+        return {label: Overlays.read(read_bytes(file, options)) for label, file in kept.items()}
+
+    def _insertion(self, works: Works) -> dict[str, Any] | None:
+        """Scores of the step whose inserted tumours the study tells of, where that is one of its steps and is done."""
+        name = None if self.study.cases is None else self.study.cases.inserted
+        if name is None or name not in works.works:
+            return None
+        return ((works.result(name) or {}).get("scores") or {}).get("insertion")
 
 
 def check_one_split(tiles: TileSet, others: Mapping[str, TileSet]) -> None:
@@ -177,7 +213,7 @@ def _is_cut(step: Step) -> bool:
 def _check_step(study: Study, step: Step, recipes: Mapping[str, Recipe]) -> None:
     """What the job of a step would refuse, as far as that shows before what it takes is there."""
     try:
-        recipe = resolved(recipes[step.name])
+        recipe = resolved(_on_own_data(study, step, recipes[step.name]))
         if _is_cut(step):
             check_tiles(recipe)
         if step.job == "train_metgan":
@@ -188,6 +224,15 @@ def _check_step(study: Study, step: Step, recipes: Mapping[str, Recipe]) -> None
             _check_cases(study, recipes, recipe.data)
     except UserError as error:
         raise UserError(f"--study: step {step.name}: {error}") from error
+
+
+def _on_own_data(study: Study, step: Step, recipe: Recipe) -> Recipe:
+    """A step's recipe without the study's domains, where it is of tiles that are cut from what other steps make."""
+    source = str(step.takes.get("data.path")).partition(".")[0]
+    cut = next((one for one in study.steps if one.name == source), None)
+    if cut is None or cut.job != "make_tiles" or _is_cut(cut):
+        return recipe
+    return recipe.model_copy(update={"data": Data(volumes=[UNKNOWN], classes=recipe.data.classes)})
 
 
 def _check_cases(study: Study, recipes: Mapping[str, Recipe], data: Data) -> None:

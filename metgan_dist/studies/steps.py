@@ -4,6 +4,7 @@
     {name: made_crops, job: make_tiles, preset: crops, takes: {data.path: made.dataset}}
 
 What a field takes is named by a step or row: alone it is the folder of its run, with a dot an artefact of its result.
+`data` is the data set that the study is of.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from pydantic import AfterValidator, Field
 
 from metgan_dist.recipe import Section
 
+DATA = "data"  # what a field takes that takes the study's own data set
+
 
 def _fit_for_a_run(name: str) -> str:
+    if name == DATA:
+        raise ValueError(f"{DATA!r} is the study's data set; use another name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
         raise ValueError("use letters, digits and '_' only")
     return name
@@ -40,7 +45,7 @@ class Step(Section):
 
     name: RunName = Field(description="short name; the step's run is called <study run>-<name>")
     label: str = Field(description="what its lines and the report call it")
-    job: Literal["make_tiles", "train_metgan", "train_segmentor", "synthesize"] = Field(
+    job: Literal["make_tiles", "train_metgan", "train_segmentor", "synthesize", "insert_tumours"] = Field(
         description="what it is a run of"
     )
     preset: str = Field(description="part of the study's presets whose recipe it has")
@@ -62,7 +67,8 @@ class Step(Section):
 def taken_from(takes: Mapping[str, str | list[str]]) -> list[str]:
     """The steps and rows that fields take something from."""
     listed = [[one] if isinstance(one, str) else one for one in takes.values()]
-    return list(dict.fromkeys(reference.partition(".")[0] for references in listed for reference in references))
+    names = (reference.partition(".")[0] for references in listed for reference in references)
+    return [name for name in dict.fromkeys(names) if name != DATA]
 
 
 def closure(steps: Iterable[Step], wanted: Collection[str]) -> list[Step]:

@@ -154,6 +154,9 @@ class Study(Section):
             raise ValueError("cases: a table of studies whose job is segment_volumes")
         if self.cases is not None and (unknown := [name for name in self.cases.paper if name not in rows]):
             raise ValueError(f"cases: no row is called {unknown[0]!r}")
+        inserting = {step.name for step in self.steps if step.job == "insert_tumours"}
+        if self.cases is not None and self.cases.inserted not in (None, *inserting):
+            raise ValueError(f"cases: no step of insert_tumours is called {self.cases.inserted!r}")
         parts = {step.preset for step in self.steps}
         for recipe, presets in self.presets.items():
             if lacking := sorted(parts - presets.keys()):

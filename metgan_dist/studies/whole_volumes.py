@@ -17,7 +17,7 @@ from metgan_dist.recipe import Scores
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.figures import Point, size_curves
-from metgan_dist.studies.case_table import case_table
+from metgan_dist.studies.case_table import case_table, tumour_table
 from metgan_dist.studies.shown import Figure, Gap, TableLine
 from metgan_dist.studies.study import Row, Study
 from metgan_dist.tasks import REAL
@@ -28,11 +28,17 @@ Results = Mapping[str, dict[str, Any]]
 
 
 def report_volumes(
-    opened: OpenRun, study: Study, tiles: TileSet, results: Results, failed: Mapping[str, str], folder: str
+    opened: OpenRun,
+    study: Study,
+    tiles: TileSet,
+    results: Results,
+    failed: Mapping[str, str],
+    folder: str,
+    insertion: Mapping[str, Any] | None = None,
 ) -> None:
     """The table beside the paper's numbers, its regions, gaps and all rows below it, and the figures.
 
-    Printed, written and logged.
+    Printed, written and logged. `insertion`: scores of the step that inserted tumours, where the study tells of them.
     """
     if not results:
         return
@@ -43,7 +49,8 @@ def report_volumes(
     table = Table(study.title, compared.columns, lines, notes)
     cases = case_table(study, results, settings)
     trained = [] if study.job == "segment_volumes" else [_all_rows(study, results, failed)]
-    sections = [*([cases] if cases else []), compared.regions(), *_gaps(study.gaps, results), *trained]
+    inserted = [] if insertion is None else [tumour_table(insertion)]
+    sections = [*([cases] if cases else []), *inserted, compared.regions(), *_gaps(study.gaps, results), *trained]
     text = "\n".join([table.markdown(), *sections])
     units = per_unit({name: _test(one) for name, one in results.items()}, "row")
     files = {

@@ -17,14 +17,13 @@ from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.storage import absolute, exists, join, parent, write_whole
+from metgan_dist.studies.described import PAIRS, TRAINING_LABELS, pairs, training_labels
 from metgan_dist.studies.downstream import on_tiles
-from metgan_dist.studies.steps import Step, tree_of
+from metgan_dist.studies.steps import DATA, Step, tree_of
 from metgan_dist.studies.study import Row, Study
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.trained import read_result
 from metgan_dist.volumes.dataset import DESCRIPTION, resolve_data
-
-TRAINING_LABELS = "training_labels"
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,18 @@ class Works:
         return result if result is not None and result.get("status") == "finished" else None
 
     def value(self, reference: str) -> str:
-        """What NAME or NAME.ARTEFACT stands for; UserError where that is not there.
+        """What NAME or NAME.ARTEFACT stands for, and `data`, the study's data set; UserError where that is not there.
 
-        The artefact `training_labels` of tiles is a data set of the labels, without images, of what is trained on.
+        Two artefacts are data sets that are described here (`described.py`): `training_labels` of tiles, and `pairs` of
+        synthetic volumes.
         """
+        if reference == DATA:
+            return self.place
         name, _, artefact = reference.partition(".")
         if not artefact:
             return self.folder(name)
-        if artefact == TRAINING_LABELS:
-            return self._training_labels(name)
+        if artefact in (TRAINING_LABELS, PAIRS):
+            return self._described(name, artefact)
         made = (self.result(name) or {}).get("artefacts", {})
         if artefact not in made:
             raise UserError(f"{self.folder(name)}: its result names no {artefact!r}; take another run for {name!r}")
@@ -110,12 +112,17 @@ class Works:
             return None
         return recipe
 
-    def _training_labels(self, name: str) -> str:
-        """Write the description of that data set into the study's own folder; the folder."""
+    def _described(self, name: str, what: str) -> str:
+        """Write the description of a data set that is made of a step's into the study's own folder; the folder."""
         options = self.opened.recipe.storage.options
-        base = resolve_data(Data(path=self.place), options).path
-        folder = join(self.opened.run.folder, f"{name}-training")
-        text = yaml.safe_dump(training_labels(self.tiles(name), str(base)), sort_keys=False, allow_unicode=True)
+        base = resolve_data(Data(path=self.place), options)
+        if what == TRAINING_LABELS:
+            tree = training_labels(self.tiles(name), str(base.path))
+        else:
+            made = resolve_data(Data(path=self.value(f"{name}.dataset")), options)
+            tree = pairs(made, base)
+        folder = join(self.opened.run.folder, f"{name}-{what}")
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
         write_whole(join(folder, DESCRIPTION), text.encode(), options)
         return folder
 
@@ -150,19 +157,6 @@ class Works:
             return {**flags, "data": {**flags.get("data", {}), "path": self.place}}
         own = "tiles" if exists(join(path, MANIFEST), self.opened.recipe.storage.options) else "data"
         return {**{name: fields for name, fields in flags.items() if name not in ("data", own)}, "data": {"path": path}}
-
-
-def training_labels(tiles: TileSet, base: str) -> dict[str, Any]:
-    """What the dataset.yaml of the labels of training tiles holds; `base`: of the data set that they were cut from."""
-    data, trained = tiles.manifest["data"], set(tiles.index["volume"][tiles.index["split"] == "train"])
-    listed = []
-    for entry in data["volumes"]:
-        label = entry["label"].get(data["label"]) if isinstance(entry["label"], dict) else entry["label"]
-        if entry["id"] in trained and label:
-            patient = {"patient": entry["patient"]} if entry["patient"] else {}
-            listed.append({"id": entry["id"], "label": join(base, label), **patient, "split": "train"})
-    named = {"labels": {int(value): name for value, name in data["labels"].items()}} if data["labels"] else {}
-    return {**named, **({"orientation": data["orientation"]} if data["orientation"] else {}), "volumes": listed}
 
 
 def works_of(study: Study) -> dict[str, Step | Row]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Insertion, Tiles
-from metgan_dist.scores.insertion import background_difference, border_scores
+from metgan_dist.scores.insertion import background_difference, border_scores, contrast
 from metgan_dist.storage import Options
 from metgan_dist.synthesis.filling import RSS_UNIT
 from metgan_dist.synthesis.pasting import Corner, Range, Tumour, blended, blending, tissue_of
@@ -93,7 +93,8 @@ class Scene:
     """A volume and the tumour that is laid into it, slices first: image (C, slices, H, W), labels (slices, H, W).
 
     range: of the image; mask: bool, not empty; tumour: levels (C, slices, H, W), 0 around it; corner: voxel z, y, x of
-    the volume at which the tumour's box begins; digests: of the voxels that all this was read from.
+    the volume at which the tumour's box begins; digests: of the voxels that all this was read from; contrast: of the
+    tumour in the image that it was cut out of, None where there is none.
     """
 
     image: np.ndarray
@@ -103,6 +104,7 @@ class Scene:
     tumour: np.ndarray
     corner: Corner
     digests: dict[str, str]
+    contrast: float | None
 
 
 def opened_scene(case: Case, job: Inserting) -> Scene:
@@ -111,7 +113,7 @@ def opened_scene(case: Case, job: Inserting) -> Scene:
     image = _image(target, case.target)
     moved = np.moveaxis(image, 1 + job.axis, 1)
     own = Range.of(moved, case.target.rules)
-    tumour, digests = _tumour(case, job, image.shape)
+    tumour, digests, own_contrast = _tumour(case, job, image.shape)
     corner = _corner(tumour, np.moveaxis(own.levels(moved), 1, 1 + job.axis), case, job)
     mask, levels = tumour.laid(corner, image.shape[1:])
     label = target.read("label", whole(target)) if target.has("label") else None
@@ -123,6 +125,7 @@ def opened_scene(case: Case, job: Inserting) -> Scene:
         tumour=np.moveaxis(levels, 1 + job.axis, 1),
         corner=corner,
         digests={"source_sha256": voxels_digest([image]), **digests},
+        contrast=own_contrast,
     )
 
 
@@ -214,8 +217,9 @@ def _image(volume: LabelledVolume, source: Source) -> np.ndarray:
     return np.stack([volume.read(layer, whole(volume)) for layer in layers])
 
 
-def _tumour(case: Case, job: Inserting, shape: tuple[int, ...]) -> tuple[Tumour, dict[str, str]]:
-    """The tumour that a case gets, and digests of what it was cut out of; shape: (C, z, y, x) of the target's image."""
+def _tumour(case: Case, job: Inserting, shape: tuple[int, ...]) -> tuple[Tumour, dict[str, str], float | None]:
+    """The tumour that a case gets, digests of what it was cut out of, and its contrast there, None without an image;
+    shape: (C, z, y, x) of the target's image."""
     donor, settings = case.donor, job.settings
     volume = donor.ref.open()
     label = volume.read("label", whole(volume))
@@ -227,11 +231,13 @@ def _tumour(case: Case, job: Inserting, shape: tuple[int, ...]) -> tuple[Tumour,
         )
     digests = {"mask_sha256": voxels_digest([label])}
     if settings.intensity is not None:
-        return Tumour.cut(mask, np.full((shape[0], *mask.shape), settings.intensity, np.float32)), digests
+        return Tumour.cut(mask, np.full((shape[0], *mask.shape), settings.intensity, np.float32)), digests, None
     image = _image(volume, donor)
     moved = np.moveaxis(image, 1 + job.axis, 1)
-    levels = np.moveaxis(Range.of(moved, donor.rules).levels(moved), 1, 1 + job.axis)
-    return Tumour.cut(mask, levels), {**digests, "tumour_sha256": voxels_digest([image])}
+    levels = Range.of(moved, donor.rules).levels(moved)
+    own_contrast = contrast(levels.mean(axis=0), np.moveaxis(mask, job.axis, 0))
+    cut = Tumour.cut(mask, np.moveaxis(levels, 1, 1 + job.axis))
+    return cut, {**digests, "tumour_sha256": voxels_digest([image])}, own_contrast
 
 
 class Inserter:
@@ -254,6 +260,7 @@ class Inserter:
         scores = {
             **border_scores(shown, scene.mask),
             **{f"naive_{name}": value for name, value in _ratios(scene, naive).items()},
+            **_contrasts(scene, shown, scene.range.levels(naive).mean(axis=0)),
             "background_difference": background_difference(image, scene.image, touched),
         }
         planes = np.flatnonzero(scene.mask.any(axis=(1, 2)))
@@ -267,7 +274,9 @@ class Inserter:
             "voxels": int(scene.mask.sum()),
             "slices": [int(planes[0]), int(planes[-1]) + 1],
             "largest": int(scene.mask.sum(axis=(1, 2)).argmax()),
-            "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()},
+            "scores": {
+                name: value if value is not None and math.isfinite(value) else None for name, value in scores.items()
+            },
             "levels": quantiles(shown[scene.mask]),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         }
@@ -308,13 +317,14 @@ def inserter(job: Inserting) -> Callable[[Case], dict[str, Any]]:
     return Inserter(job).insert
 
 
-def measured(axis: int, source: Source) -> list[float] | None:
-    """Quantiles of the levels of a volume's own tumour; None where it has none."""
+def measured(axis: int, source: Source) -> dict[str, Any] | None:
+    """Of a volume's own tumour the quantiles of its `levels` and its `contrast`; None where it has none."""
     mask = moved_label(source, axis)
     if not mask.any():
         return None
     image = moved_image(source, axis)
-    return quantiles(Range.of(image, source.rules).levels(image).mean(axis=0)[mask])
+    levels = Range.of(image, source.rules).levels(image).mean(axis=0)
+    return {"levels": quantiles(levels[mask]), "contrast": contrast(levels, mask)}
 
 
 def quantiles(levels: np.ndarray) -> list[float]:
@@ -325,6 +335,17 @@ def quantiles(levels: np.ndarray) -> list[float]:
 def _ratios(scene: Scene, image: np.ndarray) -> dict[str, float]:
     found = border_scores(scene.range.levels(image).mean(axis=0), scene.mask)
     return {name: found[name] for name in ("border_ratio", "seam_ratio")}
+
+
+def _contrasts(scene: Scene, made: np.ndarray, naive: np.ndarray) -> dict[str, float | None]:
+    """How far the tumour stands out: made, pasted, before anything was, and where it was cut out of."""
+    before = scene.range.levels(scene.image).mean(axis=0)
+    return {
+        "contrast": contrast(made, scene.mask),
+        "naive_contrast": contrast(naive, scene.mask),
+        "contrast_before": contrast(before, scene.mask),
+        "contrast_of_donor": scene.contrast,
+    }
 
 
 def _harmoniser(job: Inserting) -> Harmonise:

@@ -31,6 +31,7 @@ from metgan_dist.storage import join, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.inserting import Case, Inserting, Source, composed, inserter, measured, opened_scene
 from metgan_dist.synthesis.insertion_plan import check_grids, check_image
+from metgan_dist.synthesis.insertion_scores import summary, told
 from metgan_dist.synthesis.insertion_sources import (
     Sources,
     cases_of,
@@ -232,7 +233,8 @@ class VolumeInsertion:
 
     def _score(self, opened: OpenRun, made: Sequence[Mapping[str, Any]]) -> None:
         """A table of the scores of each volume, and their means in the result."""
-        real = self._real_levels(opened)
+        real = self._real_tumours(opened)
+        levels = np.concatenate([np.zeros(0), *(np.array(own["levels"]) for own in real)])
         rows = [
             {
                 "volume": case.target.ref.id,
@@ -240,31 +242,24 @@ class VolumeInsertion:
                 "mask": case.donor.ref.id,
                 "voxels": one["voxels"],
                 **one["scores"],
-                **({"intensity_distance": intensity_distance(np.array(one["levels"]), real)} if len(real) else {}),
+                **({"intensity_distance": intensity_distance(np.array(one["levels"]), levels)} if real else {}),
             }
             for case, one in zip(self.cases, made, strict=True)
         ]
         table = pd.DataFrame(rows)
         opened.keep({SCORES: table.to_csv(index=False).encode()}, {SCORES: "scores"})
-        means = table.drop(columns=["volume", "patient", "mask"]).astype(float).mean().dropna()
-        scores = {**means.to_dict(), "background_difference": float(table["background_difference"].max())}
-        people = table["patient"].fillna(table["volume"]).nunique()
-        opened.result.scores["insertion"] = {**scores, "volumes": len(table), "patients": people}
-        say(
-            f"tumours: {scores['voxels']:.0f} voxels on average; steps across the border are "
-            f"{scores.get('border_ratio', np.nan):.2f} of those around it (pasted: "
-            f"{scores.get('naive_border_ratio', np.nan):.2f}), between slices {scores.get('seam_ratio', np.nan):.2f} "
-            f"({scores.get('naive_seam_ratio', np.nan):.2f})"
-            + (f"; intensities {scores['intensity_distance']:.3f} from {len(self.real)} volumes'" if len(real) else "")
-        )
+        scores = summary(table, real)
+        opened.result.scores["insertion"] = scores
+        for line in told(scores):
+            say(f"tumours: {line}")
         if scores["background_difference"]:
             raise RuntimeError(f"voxels beyond what is blended differ by up to {scores['background_difference']:g}")
 
-    def _real_levels(self, opened: OpenRun) -> np.ndarray:
-        """Levels of the tumours that the volumes have themselves, one set of quantiles each; none without labels."""
+    def _real_tumours(self, opened: OpenRun) -> list[dict[str, Any]]:
+        """Levels and contrasts of the tumours that the volumes have themselves; none without labels."""
         work = Pass("real tumours", None, opened.recipe.storage.options, say, unit="volumes")
         found = work.tasks(partial(measured, self.job.axis), {source.ref.id: source for source in self.real})
-        return np.concatenate([np.zeros(0), *(np.array(own) for own in found if own is not None)])
+        return [own for own in found if own is not None]
 
     def _for_readers(self, opened: OpenRun, job: Inserting, made: Sequence[Mapping[str, Any]]) -> None:
         """Slices for blinded readers, in the run's folder alone: MLflow shows answers to everybody."""

@@ -9,7 +9,9 @@ from metgan_dist.scores.insertion import (
     NEAR,
     background_difference,
     border_scores,
+    contrast,
     intensity_distance,
+    lost,
     surroundings,
 )
 
@@ -86,3 +88,19 @@ def test_intensities_are_as_far_apart_as_they_would_have_to_be_moved():
     assert intensity_distance(np.array([0.0, 1]), np.array([2.0, 3])) == pytest.approx(2)
     assert intensity_distance(np.array([0.0, 1, 1, 0]), np.array([1.0, 0])) == pytest.approx(0)
     assert intensity_distance(np.array([0.0]), np.array([0.0, 4])) == pytest.approx(2)
+
+
+def test_contrast_is_the_difference_of_means_in_pooled_deviations():
+    image = np.zeros((1, 1, 20))
+    image[0, 0, 9:11] = 5, 7  # mean 6, variance 1
+    image[0, 0, 4:9], image[0, 0, 11:16] = 1, 3  # around: mean 2, variance 1; further out does not count
+    image[0, 0, :4] = 100
+    assert contrast(image, bar(1)) == pytest.approx(4)
+    assert contrast(-image, bar(1)) == pytest.approx(-4)
+    assert contrast(3 * image + 8, bar(1)) == pytest.approx(4)
+    assert math.isnan(contrast(np.zeros((1, 1, 20)), bar(1)))
+    assert math.isnan(contrast(image, np.ones((1, 1, 20), bool)))
+
+
+def test_tumours_that_hardly_differ_are_lost_bright_or_dark():
+    assert lost(np.array([0.4, -0.4, 0.6, -3, np.nan])) == 2

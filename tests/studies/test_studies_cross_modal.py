@@ -8,7 +8,7 @@ import yaml
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scores
 from metgan_dist.runs.command_line import JobFlag, parse_command
-from metgan_dist.studies.case_table import case_table
+from metgan_dist.studies.case_table import case_table, tumour_table
 from metgan_dist.studies.stepped import SteppedRun
 from metgan_dist.studies.study import STUDIES, asked_study, load_study
 
@@ -26,21 +26,29 @@ def planned(*arguments):
     return SteppedRun.planned(name, study, command, JOBS / "segment_volumes.py")
 
 
-@pytest.mark.parametrize(("preset", "crop", "slices"), [("heads", 40, 256), ("heads-small", 32, 128)])
-def test_all_steps_and_rows_have_the_presets_of_their_part(preset, crop, slices):
+@pytest.mark.parametrize(("preset", "crop", "slices", "scale"), [("heads", 40, 256, 6), ("heads-small", 32, 128, 5)])
+def test_all_steps_and_rows_have_the_presets_of_their_part(preset, crop, slices, scale):
     run = planned("--recipe", preset)
     assert list(run.recipes) == [
-        *("crops", "slices", "source_segmentor", "target_segmentor", "cyclegan"),
-        *("cyclegan_source", "untranslated", "supervised"),
+        *("crops", "slices", "source_segmentor", "target_segmentor", "cyclegan", "singan", "translated", "inserted"),
+        *("pairs", "pix2pix", "plain_pairs", "plain_pix2pix", "inserted_crops", "direct_segmentor"),
+        *("cyclegan_source", "pix2pix_source", "plain_pix2pix_source", "untranslated", "direct", "supervised"),
     ]
-    for name in ("crops", "source_segmentor", "cyclegan_source"):
+    for name in ("crops", "source_segmentor", "direct_segmentor", "cyclegan_source"):
         assert (run.recipes[name].tiles.kind, run.recipes[name].tiles.shape[0]) == ("crop", crop)
     assert run.recipes["cyclegan"].tiles.shape == (slices, slices)
     assert run.recipes["cyclegan"].method.backbone == "resnet-9"
+    assert run.recipes["singan"].tiles.shape == (slices, slices)
+    # The paper's conditional GAN: its own loss weights, not those of the preset's CycleGAN.
+    for name in ("pix2pix", "plain_pix2pix"):
+        assert (run.recipes[name].method.name, run.recipes[name].method.alpha4) == ("pix2pix", 100)
+    assert (run.recipes["inserted"].insertion.tumour, run.recipes["inserted"].insertion.start_scale) == (TUMOUR, scale)
     segmentors = [run.recipes[f"{side}_segmentor"] for side in ("source", "target")]
     assert [one.segmentation.domain for one in segmentors] == ["source", "target"]
     assert {(one.method.segmentor_network, one.method.segmentor_loss) for one in segmentors} == {("dynunet", "ce-dice")}
-    assert {step.job for step in run.study.steps} == {"make_tiles", "train_segmentor", "train_metgan"}
+    assert {step.job for step in run.study.steps} == {
+        *("make_tiles", "train_segmentor", "train_metgan", "synthesize", "insert_tumours"),
+    }
 
 
 def test_a_row_alone_needs_its_own_steps():
@@ -78,12 +86,25 @@ def test_patients_are_told_beside_the_papers_with_a_test_over_them():
         "3",
         "-",
     ]
-    assert rows[4][0] == study.row("supervised").label
-    assert rows[4][6] == "2"  # above 0.8, not at it
-    p = rows[4][7]
+    assert rows[4][:3] == [study.row("pix2pix_source").label, "paper", "32"]
+    assert rows[5][0] == study.row("supervised").label
+    assert rows[5][6] == "2"  # above 0.8, not at it
+    p = rows[5][7]
     assert p.endswith("(n = 7)")
     assert float(p.split()[0]) < 0.05
     assert f"against {study.row('cyclegan_source').label}" in text
+
+
+def test_how_far_tumours_stand_out_is_told_step_by_step():
+    scores = {"volumes": 13, "contrast": 1.5, "lost_contrast": 1, "contrast_before": 0.04, "lost_contrast_before": 12}
+    text = tumour_table(scores | {"real_contrast": -1.25, "lost_real_contrast": 0, "real_tumours": 4})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[2:] == [
+        ["translated into the target", "13", "0.04", "12"],
+        ["harmonised", "13", "1.50", "1"],
+        ["real ones of the target", "4", "-1.25", "0"],
+    ]
+    assert "within 0.5 of 0" in text
 
 
 def test_labels_without_the_region_and_studies_without_the_table_are_told():
@@ -101,6 +122,8 @@ def test_labels_without_the_region_and_studies_without_the_table_are_told():
             lambda tree: tree["cases"]["paper"].update(nobody=tree["cases"]["paper"]["cyclegan_source"]),
             "no row is called",
         ),
+        (lambda tree: tree["cases"].update(inserted="pairs"), "no step of insert_tumours is called 'pairs'"),
+        (lambda tree: tree["steps"][0].update(name="data"), "'data' is the study's data set; use another name"),
         (lambda tree: tree.update(job="train_metgan"), "tiles: names the step"),
         (lambda tree: tree.update(scores=["mae"]), "mae is no score of segment_volumes on volumes"),
     ],

@@ -99,6 +99,11 @@ def test_a_run_leaves_a_data_set_scores_pictures_and_a_sheet(sets, run_in, tmp_p
     assert 0 < scores["intensity_distance"] < 1  # two volumes have tumours of their own
     assert {"border_ratio", "seam_ratio", "naive_border_ratio", "naive_seam_ratio"} <= set(scores)
     table = pd.read_csv(io.BytesIO(done.kept["scores.csv"]))
+    # Of ellipses with brighter tumours: nothing stood out before, the paste does, and so do two volumes' own tumours.
+    assert abs(scores["contrast_before"]) < abs(scores["naive_contrast"])
+    assert scores["lost_contrast_before"] == (table["contrast_before"].abs() < 0.5).sum()
+    assert (scores["lost_contrast_of_donor"], scores["real_tumours"]) == (0, 2)
+    assert table["contrast"].mean() == pytest.approx(scores["contrast"])
     assert table["volume"].tolist() == ["b0", "b1", "b2"]
     assert table["border_ratio"].mean() == pytest.approx(scores["border_ratio"])
     assert done.kept["preview.png"].startswith(b"\x89PNG")
@@ -108,6 +113,7 @@ def test_a_run_leaves_a_data_set_scores_pictures_and_a_sheet(sets, run_in, tmp_p
     said = capsys.readouterr().out
     assert "readers: 4 slices, half of them real ones with tumours of their own" in said
     assert "intensities" in said
+    assert f"before {scores['contrast_before']:.2f} ({scores['lost_contrast_before']} of 3 lost)" in said
     refs = volume_refs(resolve_data(Data(path=done.result.artefacts["dataset"])))
     assert [ref.id for ref in refs] == [f"b{k}-inserted" for k in range(3)]
 
