@@ -15,31 +15,25 @@ from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.evaluation.segmentation_pictures import Overlays, side_by_side
 from metgan_dist.evaluation.segmented_volumes import OVERLAYS
 from metgan_dist.lineage.untouched import HELD_OUT
-from metgan_dist.main_job import check_tiles, with_phantom
-from metgan_dist.methods import check_methods
-from metgan_dist.recipe import Data, Recipe, VolumeEntry
+from metgan_dist.main_job import with_phantom
+from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods.singan import SinGANRecipe
 from metgan_dist.runs.child_runs import trainings_at_once
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
-from metgan_dist.runs.open_run import OpenRun, resolved
+from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.segmentation.folds import planned_folds
 from metgan_dist.storage import absolute, exists, join, parent, read_bytes
 from metgan_dist.studies.downstream_report import report_rows
 from metgan_dist.studies.epoch_report import report_epochs
 from metgan_dist.studies.rows import stop_if_failed
-from metgan_dist.studies.steps import Step
+from metgan_dist.studies.step_checks import check_step, is_cut
 from metgan_dist.studies.study import Study
 from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.studies.works import Works, taken_runs
-from metgan_dist.synthesis.brain_plan import brains_of
 from metgan_dist.tasks.one_image import OneImage
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
-from metgan_dist.training.choice import Choice
-from metgan_dist.training.schedule import check_stages
-
-UNKNOWN = VolumeEntry(id="unknown", path="unknown")  # a volume that is still to be made
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class SteppedRun:
         recipes = {**study.step_recipes(command), **study.recipes(command)}
         for step in study.steps:
             if step.name not in taken:
-                _check_step(study, step, recipes)
+                check_step(study, step, recipes)
         return SteppedRun(name, study, command, recipes, script.parent, taken)
 
     @staticmethod
@@ -81,7 +75,7 @@ class SteppedRun:
         """The work of the job; raises TrainingStopped at its end when steps or rows failed."""
         works = self._works(opened)
         opened.result.artefacts["runs"] = {name: works.folder(name) for name in works.works}
-        first = [step.name for step in self.study.steps if _is_cut(step)]
+        first = [step.name for step in self.study.steps if is_cut(step)]
         with opened.result.phase("tiles"):
             failed = works.run(first)
         if failed:
@@ -203,46 +197,3 @@ def check_one_split(tiles: TileSet, others: Mapping[str, TileSet]) -> None:
 def _held_out(tiles: TileSet) -> dict[str, bool]:
     """Whether each patient (volume, where none is known) is held out for the tests."""
     return dict(tiles.index["split"].isin(HELD_OUT).groupby(group_of(tiles.index)).any())
-
-
-def _is_cut(step: Step) -> bool:
-    """Whether a step cuts tiles from the study's own data set."""
-    return step.job == "make_tiles" and not step.takes
-
-
-def _check_step(study: Study, step: Step, recipes: Mapping[str, Recipe]) -> None:
-    """What the job of a step would refuse, as far as that shows before what it takes is there."""
-    try:
-        recipe = resolved(_on_own_data(study, step, recipes[step.name]))
-        if _is_cut(step):
-            check_tiles(recipe)
-        if step.job == "train_metgan":
-            check_methods(recipe, recipe.tiles.shape)
-            Choice.of(recipe)
-            check_stages(recipe)
-        if "synthesis.masks" in step.takes:
-            _check_cases(study, recipes, recipe.data)
-    except UserError as error:
-        raise UserError(f"--study: step {step.name}: {error}") from error
-
-
-def _on_own_data(study: Study, step: Step, recipe: Recipe) -> Recipe:
-    """A step's recipe without the study's domains, where it is of tiles that are cut from what other steps make."""
-    source = str(step.takes.get("data.path")).partition(".")[0]
-    cut = next((one for one in study.steps if one.name == source), None)
-    if cut is None or cut.job != "make_tiles" or _is_cut(cut):
-        return recipe
-    return recipe.model_copy(update={"data": Data(volumes=[UNKNOWN], classes=recipe.data.classes)})
-
-
-def _check_cases(study: Study, recipes: Mapping[str, Recipe], data: Data) -> None:
-    """UserError without brains to lay lesions into, or with fewer patients with a lesion than a row asks for."""
-    patients = {entry.patient or entry.id for entry in brains_of(data)[1]}
-    for row in study.rows:
-        cases = recipes[row.name].segmentation.cases or 0
-        if cases > len(patients):
-            raise UserError(
-                f"row {row.name} asks for {cases} clinical cases (segmentation.cases), and the data set has "
-                f"{len(patients)} patients with a lesion that may be trained on; leave it out (--rows), or give more "
-                "volumes"
-            )

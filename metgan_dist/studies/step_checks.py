@@ -1,0 +1,61 @@
+"""What the jobs of a study's steps would refuse, as far as that shows before anything is made that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metgan_dist.errors import UserError
+from metgan_dist.main_job import check_tiles
+from metgan_dist.methods import check_methods
+from metgan_dist.recipe import Data, Recipe, VolumeEntry
+from metgan_dist.runs.open_run import resolved
+from metgan_dist.studies.steps import Step
+from metgan_dist.studies.study import Study
+from metgan_dist.synthesis.brain_plan import brains_of
+from metgan_dist.training.choice import Choice
+from metgan_dist.training.schedule import check_stages
+
+UNKNOWN = VolumeEntry(id="unknown", path="unknown")  # a volume that is still to be made
+
+
+def is_cut(step: Step) -> bool:
+    """Whether a step cuts tiles from the study's own data set."""
+    return step.job == "make_tiles" and not step.takes
+
+
+def check_step(study: Study, step: Step, recipes: Mapping[str, Recipe]) -> None:
+    """What the job of a step would refuse, as far as that shows before what it takes is there."""
+    try:
+        recipe = resolved(_on_own_data(study, step, recipes[step.name]))
+        if is_cut(step):
+            check_tiles(recipe)
+        if step.job == "train_metgan":
+            check_methods(recipe, recipe.tiles.shape)
+            Choice.of(recipe)
+            check_stages(recipe)
+        if "synthesis.masks" in step.takes:
+            _check_cases(study, recipes, recipe.data)
+    except UserError as error:
+        raise UserError(f"--study: step {step.name}: {error}") from error
+
+
+def _on_own_data(study: Study, step: Step, recipe: Recipe) -> Recipe:
+    """A step's recipe without the study's domains, where it is of tiles that are cut from what other steps make."""
+    source = str(step.takes.get("data.path")).partition(".")[0]
+    cut = next((one for one in study.steps if one.name == source), None)
+    if cut is None or cut.job != "make_tiles" or is_cut(cut):
+        return recipe
+    return recipe.model_copy(update={"data": Data(volumes=[UNKNOWN], classes=recipe.data.classes)})
+
+
+def _check_cases(study: Study, recipes: Mapping[str, Recipe], data: Data) -> None:
+    """UserError without brains to lay lesions into, or with fewer patients with a lesion than a row asks for."""
+    patients = {entry.patient or entry.id for entry in brains_of(data)[1]}
+    for row in study.rows:
+        cases = recipes[row.name].segmentation.cases or 0
+        if cases > len(patients):
+            raise UserError(
+                f"row {row.name} asks for {cases} clinical cases (segmentation.cases), and the data set has "
+                f"{len(patients)} patients with a lesion that may be trained on; leave it out (--rows), or give more "
+                "volumes"
+            )
