@@ -62,6 +62,7 @@ class MetGAN(Method):
         backbone: the generators' network.
         channels: how many anatomy and tumour images have.
         classes: label classes, background included.
+        label_input: whether generators and conditional discriminators are shown the label.
         edges: (H, W) or (D, H, W) of the images, by which the generators halve; the networks have as many dimensions.
         width: multiplier of all channel numbers of generators and discriminators.
         weights: of the loss terms; those of components that the row lacks are ignored. With weight 0 for `adversarial`
@@ -96,8 +97,9 @@ class MetGAN(Method):
         stochastic_inference: bool = False,
         label_norm: Norm = "batch",
         statistics: Statistics = "running",
+        label_input: bool = True,
     ) -> None:
-        weights = row.weights(weights)
+        weights, shown = row.weights(weights), classes if label_input else 1
         _check(weights, channels)
         of = dict(zip(("anatomy", "tumour"), channels, strict=True))
         directions = {"generator": ("anatomy", "tumour"), **({"inverse": ("tumour", "anatomy")} if row.cycle else {})}
@@ -106,7 +108,7 @@ class MetGAN(Method):
                 backbone,
                 of[source],
                 of[target],
-                classes,
+                shown,
                 edges,
                 width,
                 merge_full_resolution,
@@ -118,7 +120,7 @@ class MetGAN(Method):
         pools = {}
         if weights.adversarial:
             # Conditional where no cycle ties the output to its input: pix2pix and the *Cond rows of table 2.
-            condition = 0 if row.cycle else of["anatomy"] + classes - 1
+            condition = 0 if row.cycle else of["anatomy"] + shown - 1
             for domain in ("tumour", "anatomy") if row.cycle else ("tumour",):
                 patchgan = PatchGAN(of[domain], condition_channels=condition, width=width, dimensions=len(edges))
                 networks[f"discriminator_{domain}"] = initialise(patchgan)
@@ -127,7 +129,7 @@ class MetGAN(Method):
         if judged and segmentor is not None:
             networks["segmentor"] = segmentor
         super().__init__(networks, frozen=("segmentor",) if judged else (), pools=pools)
-        self.row, self.classes, self.weights = row, classes, weights
+        self.row, self.classes, self.shown, self.weights = row, classes, shown, weights
         self.makes_ahead = row.discriminator_first
         self.begins_at = backbone == "metgen"
         self.translates_back = row.cycle
@@ -159,12 +161,17 @@ class MetGAN(Method):
             stochastic_inference=method.stochastic_inference,
             label_norm=method.label_norm,
             statistics=method.statistics,
+            label_input=method.label_input,
         )
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
-        """UserError for no loss, and for an identity loss between images of different numbers of channels."""
+        """UserError for no loss, an identity loss between images of different numbers of channels, and a MetGen that is
+        shown no label."""
         _check(_weights(recipe), recipe.data.channel_numbers)
+        method = RowRecipe.of(recipe.method)
+        if method.backbone == "metgen" and not method.label_input:
+            raise UserError("method.label_input: metgen has a path for the label; leave it out, or set method.backbone")
 
     @classmethod
     def divisor(cls, recipe: Recipe) -> int:
@@ -312,7 +319,7 @@ class MetGAN(Method):
         if self.row.cycle:
             return None
         anatomy = batch["anatomy"]
-        return torch.cat([anatomy, label_channels(batch["label"], self.classes).to(anatomy.dtype)], dim=1)
+        return torch.cat([anatomy, label_channels(batch["label"], self.shown).to(anatomy.dtype)], dim=1)
 
     def _segmentation(self, fake_tumour: Tensor, label: Tensor) -> Tensor:
         if "segmentor" not in self.networks:

@@ -90,12 +90,7 @@ class Pyramid:
 
     def check_start(self, start_scale: int) -> None:
         """UserError for a scale that no image can be put in at."""
-        last = len(self.generators) - 1
-        if not 1 <= start_scale <= last:
-            raise UserError(
-                f"start scale {start_scale}: the pyramid has scales 1 to {last} to start from, 1 being the coarsest "
-                "that sees an image"
-            )
+        check_start(start_scale, len(self.generators))
 
     @torch.no_grad()
     def super_resolve(self, image: Tensor, times: float, seed: Seed) -> Tensor:
@@ -140,3 +135,13 @@ class Pyramid:
             coarser = resize(image, edges[scale])
             image = self.generators[scale](coarser, noise(scale, coarser))
             yield image
+
+
+def check_start(start_scale: int, scales: int) -> None:
+    """UserError for a scale that no image can be put in at, in a pyramid of so many scales."""
+    last = scales - 1
+    if not 1 <= start_scale <= last:
+        raise UserError(
+            f"start scale {start_scale}: the pyramid has scales 1 to {last} to start from, 1 being the coarsest that "
+            "sees an image"
+        )

@@ -13,7 +13,7 @@ class LabelAsImage(nn.Module):
 
     Args:
         backbone: maps (N, in_channels + classes - 1, H, W) to (N, out_channels, H, W) in [-1, 1].
-        classes: label classes, background included.
+        classes: label classes, background included; 1 for a network that is shown no label.
     """
 
     def __init__(self, backbone: nn.Module, classes: int) -> None:
@@ -31,6 +31,11 @@ class LabelAsImage(nn.Module):
 
 
 def label_channels(label: Tensor, classes: int) -> Tensor:
-    """A label map (N, H, W) of 0..classes-1 as images (N, classes - 1, H, W): 1 in the class and -1 elsewhere."""
+    """A label map (N, H, W) of 0..classes-1 as images (N, classes - 1, H, W): 1 in the class and -1 elsewhere.
+
+    Of one class, the background, there are none, whatever the label holds.
+    """
+    if classes == 1:
+        return torch.zeros((len(label), 0, *label.shape[1:]), device=label.device)
     # In the images' range, so that the first convolution treats both alike; the background is what no class claims.
     return one_hot_label(label, classes, torch.float32)[:, 1:] * 2 - 1

@@ -31,8 +31,7 @@ def pairs(made: Data, base: Data) -> dict[str, Any]:
 
     The synthetic image is the anatomy, its original the image to generate, each a channel under its domain's name:
     Sallé et al. (2021) train the translator back so, on volumes with inserted tumours and the real ones of which these
-    are. They have no labels, of which a translator is told nothing when it is used. Lineage follows from the section
-    `synthesis`, which stays as it is.
+    are. Labels are those of the synthetic volumes. Lineage follows from the section `synthesis`, which stays as it is.
 
     Args:
         made: a synthetic data set of one domain, resolved, whose `synthesis` says what each volume was made from.
@@ -51,11 +50,13 @@ def pairs(made: Data, base: Data) -> dict[str, Any]:
         domains.add(tuple(named))
         facts = {"patient": original.patient, "organ": original.organ}
         told = {key: value for key, value in facts.items() if value}
-        listed.append({"id": entry.id, "path": named, **told, "split": "train"})
+        label = entry.label if isinstance(entry.label, str) else ""
+        listed.append({"id": entry.id, "path": named, "label": join(str(made.path), label), **told, "split": "train"})
     ((target, source),) = domains
     turned = {"orientation": base.orientation} if base.orientation else {}
+    labels = {"labels": made.labels} if made.labels else {"classes": made.classes}
     _check_rules(made.domains[target], base.domains[source])
-    return {"anatomy": target, "tumour": source, **turned, "synthesis": made.synthesis, "volumes": listed}
+    return {"anatomy": target, "tumour": source, **labels, **turned, "synthesis": made.synthesis, "volumes": listed}
 
 
 def _file(data: Data, entry: VolumeEntry) -> str:

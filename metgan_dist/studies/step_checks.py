@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from metgan_dist.errors import UserError
 from metgan_dist.main_job import check_tiles
 from metgan_dist.methods import check_methods
-from metgan_dist.recipe import Data, Recipe, VolumeEntry
+from metgan_dist.methods.pyramid import check_start
+from metgan_dist.methods.singan import SinGAN
+from metgan_dist.recipe import Data, Recipe, VolumeEntry, class_names
 from metgan_dist.runs.open_run import resolved
 from metgan_dist.studies.steps import Step
 from metgan_dist.studies.study import Study
 from metgan_dist.synthesis.brain_plan import brains_of
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.schedule import check_stages
+from metgan_dist.volumes.dataset import as_described
 
 UNKNOWN = VolumeEntry(id="unknown", path="unknown")  # a volume that is still to be made
 
@@ -33,6 +36,8 @@ def check_step(study: Study, step: Step, recipes: Mapping[str, Recipe]) -> None:
             check_methods(recipe, recipe.tiles.shape)
             Choice.of(recipe)
             check_stages(recipe)
+        if step.job == "insert_tumours":
+            _check_insertion(recipe, recipes.get(str(step.takes.get("insertion.model"))))
         if "synthesis.masks" in step.takes:
             _check_cases(study, recipes, recipe.data)
     except UserError as error:
@@ -59,3 +64,17 @@ def _check_cases(study: Study, recipes: Mapping[str, Recipe], data: Data) -> Non
                 f"{len(patients)} patients with a lesion that may be trained on; leave it out (--rows), or give more "
                 "volumes"
             )
+
+
+def _check_insertion(recipe: Recipe, singan: Recipe | None) -> None:
+    """UserError for a class that the labels do not have, and a scale that the SinGAN of a step will not have."""
+    settings, labels = recipe.insertion, as_described(recipe.data, recipe.storage.options).labels
+    names = class_names(labels)[1:] if isinstance(labels, dict) else ()
+    wanted = settings.tumour
+    if wanted is not None and names and wanted not in names and not wanted.isdigit():
+        raise UserError(f"insertion.tumour: {wanted!r} is no class of the labels, which have {', '.join(names)}")
+    if singan is not None and settings.start_scale is not None:
+        try:
+            check_start(settings.start_scale, len(SinGAN.stages(singan)))
+        except UserError as error:
+            raise UserError(f"insertion.start_scale: {error}") from error

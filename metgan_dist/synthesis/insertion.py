@@ -17,6 +17,7 @@ import pandas as pd
 import ray
 import yaml
 
+from metgan_dist.errors import UserError
 from metgan_dist.evaluation.reading import ANSWERS, READER
 from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.lineage.records import INSERTED_INTO, MASKS, SEEN
@@ -38,6 +39,7 @@ from metgan_dist.synthesis.insertion_sources import (
     donors_of,
     form_of,
     label_classes,
+    real_tumours,
     targets_of,
 )
 from metgan_dist.synthesis.learned_image import Learned, learned_by
@@ -67,8 +69,8 @@ class VolumeInsertion:
     """Volumes that can be made.
 
     learned: the SinGAN, None for naive pastes; targets, donors: volumes that get and give tumours; cases: what is to be
-    made; real: targets that have such tumours themselves; lines: what is to be said of all that; job: what all volumes
-    share, but for folder and device.
+    made; real: real volumes of their kind that have such tumours themselves; lines: what is to be said of all that;
+    job: what all volumes share, but for folder and device.
     """
 
     recipe: Recipe
@@ -88,6 +90,10 @@ class VolumeInsertion:
         rules = recipe.tiles if learned is None else learned.model.recipe.tiles
         targets, lines = targets_of(recipe, rules)
         donors = donors_of(recipe, targets, rules)
+        if settings.readers and targets.synthetic:
+            raise UserError(
+                "insertion.readers: the volumes are synthetic, so none of their slices is real; leave it out"
+            )
         if learned is not None:
             check_image(learned, {"data.path": targets, "insertion.masks": donors})
         tumour = label_classes(donors.all[0].ref)[donors.all[0].tumour]
@@ -110,7 +116,7 @@ class VolumeInsertion:
             device="cpu",
             options=recipe.storage.options,
         )
-        real = tuple(source for source in targets.all if source.tumour)
+        real = real_tumours(targets, donors)
         return VolumeInsertion(recipe, learned, targets, donors, tuple(cases), real, tuple(lines), job)
 
     @property

@@ -28,6 +28,11 @@ class Sources(NamedTuple):
     held_out: tuple[VolumeEntry, ...]
 
     @property
+    def synthetic(self) -> bool:
+        """Whether the volumes were made by a generator."""
+        return self.data.synthesis is not None
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Where the set is, and by what its voxels are known where it is a synthetic one."""
         return {"uri": self.data.path, "voxels_sha256": (self.data.synthesis or {}).get("voxels_sha256")}
@@ -82,6 +87,17 @@ def donors_of(recipe: Recipe, targets: Sources, rules: Tiles) -> Sources:
     if imageless is not None and settings.intensity is None:
         raise UserError(f"insertion.intensity: mask {imageless!r} has no image; say how bright tumours are, in [0, 1]")
     return found._replace(all=givers)
+
+
+def real_tumours(targets: Sources, donors: Sources) -> tuple[Source, ...]:
+    """The real volumes that show how such tumours look in the targets' kind of image: the targets' own.
+
+    Of synthetic targets, whose labels are others', it is the donors of the domain that they imitate.
+    """
+    if not targets.synthetic:
+        return tuple(source for source in targets.all if source.tumour)
+    domain = targets.all[0].ref.domain
+    return tuple(one for one in donors.all if domain and one.ref.domain == domain and not one.constant)
 
 
 def tumour_class(ref: VolumeRef, wanted: str | None) -> int:

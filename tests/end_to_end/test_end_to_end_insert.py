@@ -1,12 +1,17 @@
-"""Tumours put into volumes as a user does it: SinGAN, data set, tiles, lineage, readers."""
+"""Tumours put into volumes as a user does it: SinGAN, data set, tiles, lineage, readers; killed and continued."""
 
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from insertion_sets import read, write_donors, write_targets
-from user import refused, run_here
+from servers import wait_until
+from user import kill_tree, refused, run_here, start
 
+from metgan_dist.errors import UserError
+from metgan_dist.lineage import check_untouched
 from metgan_dist.tiles.tile_set import TileSet
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -111,6 +116,15 @@ def test_tiles_cut_from_the_volumes_are_synthetic_and_lead_back_to_slice_volumes
     assert str(storage / "a" / "a1-label.nii.gz") in traced.out
     digest = json.loads((storage / "inserted" / "run.json").read_text())
     assert digest["job"] == "insert_tumours"
+    real = run_here(
+        "make_tiles", storage, data__path=storage / "b", **CUT, tiles__test=0, tiles__val=0, tracking__run="real"
+    )
+    assert real.code == 0, real.out + real.err
+    test = TileSet.open(real.result["artefacts"]["tiles"])
+    check_untouched("tiles", test, tiles, f"sqlite:///{storage}/mlflow.db")
+    test.index.loc[test.index["volume"] == "b2", "split"] = "test"
+    with pytest.raises(UserError, match="are of patient p2, whom test tiles"):
+        check_untouched("tiles", test, tiles, f"sqlite:///{storage}/mlflow.db")
 
 
 def test_a_mask_that_changed_is_a_broken_link(storage):
@@ -132,3 +146,40 @@ def test_a_mask_that_changed_is_a_broken_link(storage):
 )
 def test_mistakes_are_one_line(storage, fields, culprits):
     refused(insert(storage, **fields), *culprits)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_job_that_is_killed_in_the_middle_ends_with_the_same_voxels(storage, shared_cluster):
+    fields = {
+        "tiny": False,
+        "data__path": storage / "b",
+        "data__label": "",
+        "insertion__model": storage / "slice",
+        "insertion__start_scale": 1,
+        "insertion__masks": storage / "a",
+        "insertion__pairs": "drawn",
+        "insertion__place": "tissue",
+        "insertion__count": 60,
+        "insertion__replicas": 1,
+    }
+    job = start("insert_tumours", storage, **fields, tracking__run="killed")
+    markers = storage / "killed" / "inserted"
+
+    def done():
+        return len(list(markers.glob("*-inserted*.json")))
+
+    try:
+        wait_until(done, process=job)
+    finally:
+        kill_tree(job)
+    assert 0 < done() < 60
+    again = run_here("insert_tumours", storage, **fields, tracking__run="killed")
+    assert again.code == 0, again.out + again.err
+    assert re.search(r"insertion: \d+ of 60 volumes are there already", again.out)
+    whole = run_here("insert_tumours", storage, **{**fields, "insertion__replicas": 2}, tracking__run="whole")
+    digests = {
+        Path(run.result["artefacts"]["dataset"]).parent.name: run.result["artefacts"]["voxels_sha256"]
+        for run in (again, whole)
+    }
+    assert digests["killed"] == digests["whole"]

@@ -236,3 +236,25 @@ def test_either_generator_begins_at_the_brightness_of_what_it_makes():
 
 def test_what_ends_without_a_relu_begins_as_it_did():
     assert not build("cyclegan").begins_at
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
+def test_translators_that_are_shown_no_label_make_and_judge_the_same_whatever_it_says(name):
+    torch.manual_seed(0)
+    method, tiles = build(name, classes=3, label_input=False).eval(), batch(classes=3)
+    others = {**tiles, "label": (tiles["label"] + 1) % 3}
+    torch.testing.assert_close(method.translate(tiles), method.translate(others), rtol=0, atol=0)
+    logits = [method._judged("tumour", one, tiles["tumour"]) for one in (tiles, others)]
+    torch.testing.assert_close(*logits, rtol=0, atol=0)
+    terms, made = method.losses("generators", tiles, {})
+    assert "pair" in terms or "cycle" in terms
+    method.losses("discriminators", tiles, made)
+    # By the paper's sizes: one channel goes in where 1 + 2 of the label would.
+    first = next(method.networks["generator"].parameters())
+    assert first.shape[1] == 1
+    assert next(build(name, classes=3).networks["generator"].parameters()).shape[1] == 3
+
+
+def test_metgen_has_to_be_shown_the_label(mistake):
+    with mistake("method.label_input: metgen has a path for the label"):
+        method_class("metgan").check(recipe("metgan", label_input=False))

@@ -1,9 +1,11 @@
 """Paper 3's study as data: its steps and rows on presets, and its table of patients beside the paper's numbers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from tile_sets import write_domains
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Scores
@@ -42,6 +44,8 @@ def test_all_steps_and_rows_have_the_presets_of_their_part(preset, crop, slices,
     # The paper's conditional GAN: its own loss weights, not those of the preset's CycleGAN.
     for name in ("pix2pix", "plain_pix2pix"):
         assert (run.recipes[name].method.name, run.recipes[name].method.alpha4) == ("pix2pix", 100)
+    for name in ("cyclegan", "pix2pix", "plain_pix2pix"):
+        assert not run.recipes[name].method.label_input  # of the target there are no labels
     assert (run.recipes["inserted"].insertion.tumour, run.recipes["inserted"].insertion.start_scale) == (TUMOUR, scale)
     segmentors = [run.recipes[f"{side}_segmentor"] for side in ("source", "target")]
     assert [one.segmentation.domain for one in segmentors] == ["source", "target"]
@@ -135,3 +139,22 @@ def test_a_study_that_does_not_fit_together_is_a_line(tmp_path, change, said):
     with pytest.raises(UserError, match=said) as caught:
         load_study(str(tmp_path / "mine.yaml"))
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_insertion_would_refuse_is_told_before_anything_is_trained(mistake):
+    small = ("--recipe", "heads-small")
+    with mistake("--study: step inserted: insertion.start_scale: start scale 8: the pyramid has scales 1 to 7"):
+        planned(*small, "--insertion.start_scale", "8")
+    with mistake("--study: step inserted: insertion.tumour: 'meningioma' is no class", f"{TUMOUR}, cochlea"):
+        planned(*small, "--insertion.tumour", "meningioma")
+
+
+def test_the_slice_that_is_learned_must_be_trained_on(tmp_path, mistake):
+    tiles = write_domains(tmp_path / "t", source=("train",) * 4, target=("train",) * 2 + ("test",) * 2)
+    held = tiles.index[(tiles.index["domain"] == "mr") & (tiles.index["split"] == "test")].iloc[0]
+    works = SimpleNamespace(tiles=lambda name: tiles)
+    for volume, said in (("nobody", "is not there"), (held["volume"], "is held out")):
+        run = planned("--recipe", "heads-small", "--method.volume", volume, "--method.plane", str(held["plane"]))
+        with mistake("--study: step singan: method.", said):
+            run._check_images(works, ["crops", "slices"])
+        run._check_images(works, ["crops"])  # taken from elsewhere

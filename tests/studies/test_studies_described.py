@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import yaml
-from insertion_sets import image_of, save
+from insertion_sets import image_of, mask_of, save
 
 from metgan_dist.recipe import Data
 from metgan_dist.studies.described import pairs
@@ -29,9 +29,12 @@ def sets(tmp_path):
     volumes = []
     for name in ("a1", "a0"):
         save(made, f"{name}-as-t2", image_of(7))
-        volumes.append({"id": f"{name}-as-t2", "domain": "t2", "path": f"{name}-as-t2.nii.gz", "patient": "x"})
+        save(made, f"{name}-label", mask_of())
+        image = {"id": f"{name}-as-t2", "domain": "t2", "path": f"{name}-as-t2.nii.gz", "patient": "x"}
+        volumes.append({**image, "label": f"{name}-label.nii.gz"})
     listed = [{"id": one["id"], "volume": one["id"].removesuffix("-as-t2")} for one in volumes]
-    tree = {"domains": {"t2": domains["t2"]}, "target": "t2", "synthesis": {"volumes": listed}, "volumes": volumes}
+    named = {"domains": {"t2": domains["t2"]}, "target": "t2", "labels": {1: "tumour"}}
+    tree = {**named, "synthesis": {"volumes": listed}, "volumes": volumes}
     return described(made, tree), described(base, {"domains": domains, "volumes": entries})
 
 
@@ -43,12 +46,13 @@ def test_each_synthetic_volume_stands_beside_the_one_that_it_was_made_from(sets,
     assert laid.synthesis == made.synthesis
     refs = volume_refs(laid)
     assert [(ref.id, ref.patient, ref.split, ref.labelled) for ref in refs] == [
-        ("a1-as-t2", "p1", "train", False),
-        ("a0-as-t2", "p0", "train", False),
+        ("a1-as-t2", "p1", "train", True),
+        ("a0-as-t2", "p0", "train", True),
     ]
     volume = refs[1].open()
     image = np.stack([volume.read(layer, whole(volume)) for layer in ("anatomy", "tumour")])
     np.testing.assert_array_equal(image, np.stack([image_of(7), image_of(0)]))
+    np.testing.assert_array_equal(volume.read("label", whole(volume)), mask_of())
 
 
 def test_domains_that_are_no_single_channel_or_have_rules_of_their_own_are_told(sets, mistake):

@@ -46,6 +46,11 @@ class RowRecipe(MethodRecipe):
         "for all tiles (for whole volumes always these); or each image's own, as in training on one image a step",
     )
     stochastic_inference: StochasticInference = False
+    label_input: bool = Field(
+        True,
+        description="show generators and conditional discriminators the label; false: images alone, as papers without "
+        "labels of both domains have it (not with metgen, which has a path for it)",
+    )
 
 
 class CycleRecipe(MethodRecipe):
