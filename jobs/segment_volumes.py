@@ -11,10 +11,11 @@ PURPOSE = "Score a trained segmentor on whole test volumes, seen as they are or 
 def work(command: Command) -> str:
     """Nothing is trained: models are loaded, and what they find is joined, scored and told patient by patient."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
-    from metgan_dist.evaluation.segmented_volumes import check_segmented, score_segmented
+    from metgan_dist.evaluation.segmented_volumes import check_segmented, score_segmented, segmented_tags
     from metgan_dist.runs.open_run import run_recipe
 
-    return run_recipe(command, "segment_volumes", score_segmented, check=check_segmented)
+    tags = segmented_tags(command.recipe)
+    return run_recipe(command, "segment_volumes", score_segmented, tags, check_segmented)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.stream import tile_batches
 from metgan_dist.tiles.tile_set import TileSet
 
-PICTURES, CLOSE = 4, 64
+PICTURES, CLOSE, TITLE = 4, 64, 22  # TITLE: letters of a line above a column
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ class Overlays:
 def side_by_side(found: Mapping[str, Overlays]) -> bytes:
     """PNG of what several segmentors, by name, have found in the same planes; none may be missing."""
     first = next(iter(found.values()))
-    columns = {"image": first.image, "true": first.true, **{name: one.found for name, one in found.items()}}
+    columns = {
+        "image": first.image,
+        "true": first.true,
+        **{fill(name, TITLE): one.found for name, one in found.items()},
+    }
     return image_grid({name: list(planes) for name, planes in columns.items()}, rows=list(first.names))
 
 

@@ -58,6 +58,13 @@ def check_segmented(recipe: Recipe) -> None:
         raise UserError("data.path: no tiles here to score it on; cut them with make_tiles.py and name their folder")
 
 
+def segmented_tags(recipe: Recipe) -> dict[str, str]:
+    """For the MLflow run: the runs that trained its models, which lineage follows; UserError as `check_segmented`."""
+    fields = [field for field in FIELDS if getattr(recipe.segmentation, field) is not None]
+    runs = {field: _record(field, recipe)["run"] for field in fields}
+    return {f"evaluated.{field}": str(run) for field, run in runs.items() if run is not None}
+
+
 def score_segmented(opened: OpenRun) -> None:
     """The work of the job: scores by unit, their spread, files; UserError where models do not fit the tiles.
 
@@ -66,6 +73,8 @@ def score_segmented(opened: OpenRun) -> None:
     recipe = opened.recipe
     tiles = TileSet.open(str(recipe.data.path), recipe.storage.options)
     opened.result.artefacts["tiles"] = tiles.uri
+    with opened.log() as log:
+        log.dataset(f"tiles-{tiles.digest[:8]}", tiles.uri, tiles.digest, "test", len(tiles.positions("test")))
     chosen = _Chosen.of(recipe, tiles)
     store = tracking_uri(recipe.tracking, recipe.storage)
     for field, model in chosen.models.items():

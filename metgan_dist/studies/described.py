@@ -50,8 +50,7 @@ def pairs(made: Data, base: Data) -> dict[str, Any]:
         domains.add(tuple(named))
         facts = {"patient": original.patient, "organ": original.organ}
         told = {key: value for key, value in facts.items() if value}
-        label = entry.label if isinstance(entry.label, str) else ""
-        listed.append({"id": entry.id, "path": named, "label": join(str(made.path), label), **told, "split": "train"})
+        listed.append({"id": entry.id, "path": named, "label": _label(made, entry), **told, "split": "train"})
     ((target, source),) = domains
     turned = {"orientation": base.orientation} if base.orientation else {}
     labels = {"labels": made.labels} if made.labels else {"classes": made.classes}
@@ -68,6 +67,14 @@ def _file(data: Data, entry: VolumeEntry) -> str:
             f"{data.path}: {entry.id!r} has images of {len(names)} channels, and pairs of two domains are of one each"
         )
     return entry.path if isinstance(entry.path, str) else entry.path[names[0]]
+
+
+def _label(made: Data, entry: VolumeEntry) -> str:
+    """The label of a synthetic volume: a file beside its image, or a group of labels in that."""
+    assert isinstance(entry.label, str)
+    image = _file(made, entry)
+    inside = (image, "labels", entry.label) if image.endswith(".zarr") else (entry.label,)
+    return join(str(made.path), *inside)
 
 
 def _check_rules(target: Domain, source: Domain) -> None:

@@ -38,6 +38,9 @@ class Kept(OpenRun):
     def content(self, content, name):
         pass
 
+    def dataset(self, name, uri, digest, context, rows):
+        assert (context, rows) == ("test", 12)
+
 
 @pytest.fixture
 def tiles(tmp_path):
