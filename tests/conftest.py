@@ -14,6 +14,10 @@ from metgan_dist.errors import UserError
 # Two test processes share two cores; this must stand before numpy and torch are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A test waits for Ray's processes, which of Ray's own choice (15) give way to whatever else the machine does: beside
+# two other busy processes they get next to nothing, and a test of seconds takes minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

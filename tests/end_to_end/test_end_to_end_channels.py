@@ -46,13 +46,13 @@ def volume(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("anatomy", "tumour"),
+    ("anatomy", "tumour", "workers"),
     [
-        pytest.param("autofluorescence,nuclei", "signal", marks=pytest.mark.slow),
-        ("autofluorescence", "signal,nuclei"),
+        pytest.param("autofluorescence,nuclei", "signal", 1, marks=pytest.mark.slow),
+        ("autofluorescence", "signal,nuclei", 0),
     ],
 )
-def test_channels_go_all_the_way(tmp_path, volume, anatomy, tumour):
+def test_channels_go_all_the_way(tmp_path, volume, anatomy, tumour, workers):
     names = {role: tuple(given.split(",")) for role, given in (("anatomy", anatomy), ("tumour", tumour))}
     inputs, outputs = (len(own) for own in names.values())
     data = {"data__path": volume, "data__anatomy": anatomy, "data__tumour": tumour, "data__label": "spots"}
@@ -69,6 +69,7 @@ def test_channels_go_all_the_way(tmp_path, volume, anatomy, tumour):
     method = {"name": "segmentor", "segmentor_width": 0.05}
     judge = write_untrained(tmp_path / "judge", Recipe.model_validate({**tree, "method": method}))
     given = {"method__segmentor": judge, "method__judge": judge}
+    given["scaling__workers"] = workers
     done = run_here("train_metgan", tmp_path, data__path=tiles.uri, tracking__run="gan", **given)
     assert done.code == 0, done.out + done.err
     assert f"identity: left out, the anatomy has {inputs} channel(s) and the tumour image {outputs}" in done.out
@@ -82,7 +83,8 @@ def test_channels_go_all_the_way(tmp_path, volume, anatomy, tumour):
     batch = {name: torch.from_numpy(values) for name, values in batch.items()}
     assert generator.translate({**batch, "label": batch["label"].long()}).shape == (2, outputs, 64, 64)
 
-    compared = run_here("evaluate", tmp_path, tiny=False, runs="gan", scores__missing_weights="skip")
+    scoring = {"scores__missing_weights": "skip", "scaling__workers": workers}
+    compared = run_here("evaluate", tmp_path, tiny=False, runs="gan", **scoring)
     assert compared.code == 0, compared.out + compared.err
     assert compared.result["scores"]["test"]["metgan"]["mae"] == pytest.approx(scores["generated"]["mae"], rel=1e-3)
 

@@ -14,7 +14,8 @@ from user import refused, run, run_here
 def finished(tmp_path_factory):
     """(storage, job): every part of the job, as a process, on a cluster of its own."""
     storage = tmp_path_factory.mktemp("runs")
-    return storage, run("train_metgan", storage, tracking__run="first", scaling__workers=0)
+    here = {"scaling__workers": 0, "scaling__cpus_per_worker": 0.5}  # of one thread, which other tests leave a core for
+    return storage, run("train_metgan", storage, tracking__run="first", **here)
 
 
 def test_result_tells_what_was_done(finished):

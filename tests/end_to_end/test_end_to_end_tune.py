@@ -198,7 +198,7 @@ def node_lost(real, segmentors, tmp_path_factory):
     storage = tmp_path_factory.mktemp("node")
     ready = {"data__path": real[1].result["artefacts"]["tiles"], **segmentors}
     fields = SMALL | ready | {"tuning__trials": 2, "tuning__scheduler": "none"}
-    del fields["scaling__cpus_per_worker"]
+    fields["scaling__cpus_per_worker"] = "auto"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=2)

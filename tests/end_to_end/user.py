@@ -24,8 +24,11 @@ SHARED_CLUSTER = "METGAN_TESTS_CLUSTER"
 # Below the time that a test has.
 TOO_LONG = 400  # seconds
 
-# Two test processes share the cluster, and neither waits for the other.
-SHARE = {"scaling.share": "0.5"}
+# Two test processes share the cluster, and neither waits for the other. Nor do they fight for cores: a training that is
+# not told its CPUs has a thread for each core of the machine, which then mostly waits for what another one does there.
+SHARE = {"scaling.share": "0.5", "scaling.cpus_per_worker": "0.5"}
+# As many replicas as the cluster has CPUs would load torch as often, for a handful of images.
+ALONE = {"synthesize": {"synthesis.replicas": "1"}, "insert_tumours": {"insertion.replicas": "1"}}
 
 # Every part of the main job, as small as it goes.
 TINY = {
@@ -69,7 +72,7 @@ def command(job: str, storage: object, tiny: bool = True, shared: bool = False, 
     if "tracking__uri" not in fields and Path(str(storage)).is_dir():
         make_store(Path(str(storage)) / "mlflow.db")
     chosen = {
-        **(SHARE if shared else {}),
+        **(SHARE | ALONE.get(job, {}) if shared else {}),
         **(TINY if tiny else {}),
         "storage.path": str(storage),
         **{name.replace("__", "."): str(v) for name, v in fields.items()},

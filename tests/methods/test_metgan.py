@@ -192,7 +192,7 @@ class Bright(nn.Module):
         return 10 * (image - 0.1)
 
 
-def overfits(seed, steps=50):
+def overfits(seed, steps=25):
     """What is left of the terms pair, cycle and segmentation after a training on two tiles."""
     torch.manual_seed(seed)
     grid = torch.linspace(-3, 3, 64)
@@ -203,7 +203,7 @@ def overfits(seed, steps=50):
     method = MetGAN(width=1 / 16, segmentor=Bright())
     adams = optimisers(method)
     # A narrow network has little to move in a few steps of the paper's 2e-4; its discriminators shall not outrun it.
-    adams["generators"].param_groups[0]["lr"] = 1e-2
+    adams["generators"].param_groups[0]["lr"] = 2e-2
     adams["discriminators"].param_groups[0]["lr"] = 1e-3
     history = [play_all(method, data, adams)["generators"] for _ in range(steps)]
     return [
