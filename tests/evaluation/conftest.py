@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tile_sets import finish, flat
+from tile_sets import finish, flat, write_domains
 from untrained import write_untrained
 
 from metgan_dist.recipe import Recipe
@@ -67,6 +67,15 @@ def write_tiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TileS
         return finish(folder, index, manifest)
 
     return write
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> TileSet:
+    """Two domains, ct and mr, with two training and six test tiles each, these of three patients."""
+    side = ("train",) * 2 + ("test",) * 6
+    made = write_domains(tmp_path / "tiles", source=side, target=side)
+    made.index["patient"] = [f"{domain} {k // 2 % 3}" for k, domain in enumerate(made.index["domain"])]
+    return TileSet.write(made.uri, made.index, made.manifest)
 
 
 def recipe_of(name: str, **sections: dict) -> Recipe:

@@ -1,12 +1,10 @@
 """A trained segmentor on whole test volumes, as they are or through a translator: by patient, and with their spread."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tile_sets import write_domains
+from open_runs import Kept
 from untrained import write_untrained
 
 from metgan_dist.cluster.resources import ResourcePlan
@@ -15,39 +13,15 @@ from metgan_dist.evaluation import segmented_volumes
 from metgan_dist.evaluation.segmented_volumes import check_segmented, score_segmented
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import Result
-from metgan_dist.runs.open_run import OpenRun, resolved
+from metgan_dist.runs.open_run import resolved
 from metgan_dist.runs.run_folder import Run
 from metgan_dist.scores.spread import Spread
 from metgan_dist.tasks.joined import WholeScores
 from metgan_dist.tasks.seen_through import Translator, find_through
-from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import load_method
 
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)
 DEVICE = torch.device("cpu")
-SPLITS = {"source": ("train",) * 2 + ("test",) * 6, "target": ("train",) * 2 + ("test",) * 6}
-
-
-class Kept(OpenRun):
-    """An open run whose records go nowhere but to its folder."""
-
-    @contextmanager
-    def log(self):
-        yield self
-
-    def content(self, content, name):
-        pass
-
-    def dataset(self, name, uri, digest, context, rows):
-        assert (context, rows) == ("test", 12)
-
-
-@pytest.fixture
-def tiles(tmp_path):
-    """Two domains with six test tiles each, of three patients."""
-    made = write_domains(tmp_path / "tiles", **SPLITS)
-    made.index["patient"] = [f"{domain} {k // 2 % 3}" for k, domain in enumerate(made.index["domain"])]
-    return TileSet.write(made.uri, made.index, made.manifest)
 
 
 @pytest.fixture

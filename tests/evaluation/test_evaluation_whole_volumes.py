@@ -3,13 +3,12 @@
 import csv
 import io
 import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tile_sets import write_domains
+from open_runs import Kept
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.evaluation.evaluation import Evaluation
@@ -19,38 +18,13 @@ from metgan_dist.evaluation.whole_volumes import beside
 from metgan_dist.recipe import Recipe, Scores
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result
-from metgan_dist.runs.open_run import OpenRun
 from metgan_dist.runs.run_folder import Run
 from metgan_dist.tasks import task_named
 from metgan_dist.tasks.shapes import judges_of, sample_of, whole_columns
-from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.trained import load_method
 
 PLAN = ResourcePlan(1, 1, 0, 1, 4, 0)
 DEVICE = torch.device("cpu")
-SPLITS = {"source": ("train",) * 2 + ("test",) * 6, "target": ("train",) * 2 + ("test",) * 6}
-
-
-@pytest.fixture
-def tiles(tmp_path):
-    """Two domains with six test tiles each, of three patients."""
-    made = write_domains(tmp_path / "tiles", **SPLITS)
-    made.index["patient"] = [f"{domain} {k // 2 % 3}" for k, domain in enumerate(made.index["domain"])]
-    return TileSet.write(made.uri, made.index, made.manifest)
-
-
-class Kept(OpenRun):
-    """An open run whose records go nowhere but to its folder."""
-
-    @contextmanager
-    def log(self):
-        yield self
-
-    def content(self, content, name):
-        pass
-
-    def dataset(self, *facts):
-        pass
 
 
 def test_a_score_of_a_table_is_known_by_its_sample_and_its_judges():
