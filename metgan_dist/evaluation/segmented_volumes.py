@@ -15,7 +15,6 @@ import ray
 import torch
 
 from metgan_dist.errors import UserError
-from metgan_dist.evaluation.segmentation_pictures import Overlays
 from metgan_dist.evaluation.tables import aligned
 from metgan_dist.evaluation.whole_volumes import per_unit
 from metgan_dist.lineage import check_start
@@ -27,6 +26,7 @@ from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.spread import Spread, above
 from metgan_dist.storage import absolute, join
 from metgan_dist.tasks.joined import WholeScores
+from metgan_dist.tasks.overlays import Overlays
 from metgan_dist.tasks.seen_through import Translator, find_through
 from metgan_dist.tasks.shapes import PER_UNIT, SEGMENTED
 from metgan_dist.tiles.tile_set import TileSet, open_part

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from metgan_dist.errors import TrainingStopped, UserError
-from metgan_dist.evaluation.segmentation_pictures import Overlays, side_by_side
 from metgan_dist.evaluation.segmented_volumes import OVERLAYS
 from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.main_job import with_phantom
@@ -32,6 +31,7 @@ from metgan_dist.studies.study import Study
 from metgan_dist.studies.whole_volumes import report_volumes
 from metgan_dist.studies.works import Works, taken_runs
 from metgan_dist.tasks.one_image import OneImage
+from metgan_dist.tasks.overlays import Overlays, side_by_side
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
 

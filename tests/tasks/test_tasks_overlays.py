@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from tile_sets import write_set
 
-from metgan_dist.evaluation.segmentation_pictures import CLOSE, PICTURES, Overlays, _close, side_by_side
+from metgan_dist.tasks.overlays import CLOSE, PICTURES, Overlays, _close, side_by_side
 
 DEVICE = torch.device("cpu")
 
