@@ -13,11 +13,13 @@ import yaml
 from insertion_sets import asked, write_donors, write_singan, write_targets
 
 from metgan_dist.cluster.resources import plan_resources
-from metgan_dist.recipe import Data, Scaling
+from metgan_dist.recipe import Data, Scaling, Tiles
 from metgan_dist.runs.job import Result
 from metgan_dist.storage import join
 from metgan_dist.synthesis import insertion
+from metgan_dist.synthesis.inserting import Source
 from metgan_dist.synthesis.insertion import VolumeInsertion
+from metgan_dist.synthesis.insertion_sources import Sources, real_tumours
 from metgan_dist.synthesis.passes import Pass
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 
@@ -155,7 +157,7 @@ def test_voxels_that_should_not_have_changed_end_the_job(sets, run_in, tmp_path,
         run_in(recipe_of(sets, tmp_path, volumes=["b0"]), tmp_path)
 
 
-def test_a_volume_that_was_made_by_translation_gets_the_tumour_of_its_original(sets, tmp_path):
+def test_a_volume_that_was_made_by_translation_gets_the_tumour_of_its_original(sets, tmp_path, mistake):
     """As the paper's workflow has it: the data set says which volume each was made from, and so is the chain kept."""
     folder, run = sets
     translated = write_targets(tmp_path / "translated", 2)
@@ -172,4 +174,23 @@ def test_a_volume_that_was_made_by_translation_gets_the_tumour_of_its_original(s
     assert plan.facts["inserted_into"] == {"uri": str(translated), "voxels_sha256": "ab" * 32}
     assert json.loads(json.dumps(plan.facts))["masks"]["voxels_sha256"] is None
     assert np.all([case.target.origin in origins.values() for case in plan.cases])
+    # Nobody's slices are real here, and donors of no named domain show another kind of image.
+    assert plan.real == ()
+    with mistake("insertion.readers: the volumes are synthetic"):
+        VolumeInsertion.planned(
+            asked(translated, tmp_path, model=run, start_scale=1, masks=str(folder / "a"), readers=2)
+        )
     assert Path(plan.learned.tiles.uri).is_dir()
+
+
+def test_real_tumours_beside_synthetic_volumes_are_those_of_the_domain_that_they_imitate():
+    def sources(synthesis, *listed):
+        refs = [SimpleNamespace(id=name, domain=domain) for name, domain, _ in listed]
+        found = tuple(Source(ref, own, Tiles(), ref.id) for ref, (_, _, own) in zip(refs, listed, strict=True))
+        return Sources(SimpleNamespace(synthesis=synthesis), found, ())
+
+    donors = sources(None, ("a", "t1", 1), ("b", "t2", 1), ("c", "t2", 1))
+    translated = sources({"volumes": []}, ("a-as-t2", "t2", 1))
+    assert [one.ref.id for one in real_tumours(translated, donors)] == ["b", "c"]
+    real = sources(None, ("d", "t2", 1), ("e", "t2", 0))
+    assert [one.ref.id for one in real_tumours(real, donors)] == ["d"]
