@@ -89,7 +89,7 @@ def test_a_study_that_was_killed_within_a_scale_goes_on_there(study):
     storage, done = study
     assert done.code == 0, done.out + done.err
     assert "segmentor of the source: finished already" in done.out
-    assert re.search(r"singan: continuing from \d+ of \d+ images", done.out)
+    assert re.search(r"singan \d/6 scale-\d: continuing from \d+ of \d+ images", done.out)
     results = [json.loads(path.read_text()) for path in storage.glob("toy-*/result.json")]
     assert {result["status"] for result in results} == {"finished"}
     assert len(results) == 20  # 14 steps, 6 rows
