@@ -13,6 +13,7 @@ from metgan_dist.evaluation.runs import TrainedRun, find_runs, shared_test_tiles
 from metgan_dist.evaluation.scoring import unusable_scores
 from metgan_dist.evaluation.subject import Subject, named_scores
 from metgan_dist.lineage import check_starts
+from metgan_dist.lineage.records import COMPARED
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
@@ -49,7 +50,7 @@ class Evaluation:
     @property
     def tags(self) -> dict[str, str]:
         """For the evaluation's MLflow run: which runs it compared."""
-        return {f"evaluated.{run.name}": str(run.result["mlflow_run_id"]) for run in self.runs}
+        return {f"{COMPARED}{run.name}": str(run.result["mlflow_run_id"]) for run in self.runs}
 
     def carry_out(self, opened: OpenRun) -> None:
         """The work of the job."""

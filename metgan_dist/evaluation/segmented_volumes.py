@@ -18,6 +18,7 @@ from metgan_dist.errors import UserError
 from metgan_dist.evaluation.tables import aligned
 from metgan_dist.evaluation.whole_volumes import per_unit
 from metgan_dist.lineage import check_start
+from metgan_dist.lineage.records import COMPARED
 from metgan_dist.main_job import segmented_domain
 from metgan_dist.methods.segmentor import Segmentor
 from metgan_dist.recipe import Recipe, Tiles
@@ -53,7 +54,7 @@ def check_segmented(recipe: Recipe) -> None:
         raise UserError("segmentation.segmentor: none given; name a run or checkpoint of train_segmentor.py")
     for field in FIELDS:
         if getattr(recipe.segmentation, field) is not None:
-            _record(field, recipe)
+            _located(field, recipe)
     if not is_tile_set(recipe):
         raise UserError("data.path: no tiles here to score it on; cut them with make_tiles.py and name their folder")
 
@@ -61,8 +62,8 @@ def check_segmented(recipe: Recipe) -> None:
 def segmented_tags(recipe: Recipe) -> dict[str, str]:
     """For the MLflow run: the runs that trained its models, which lineage follows; UserError as `check_segmented`."""
     fields = [field for field in FIELDS if getattr(recipe.segmentation, field) is not None]
-    runs = {field: _record(field, recipe)["run"] for field in fields}
-    return {f"evaluated.{field}": str(run) for field, run in runs.items() if run is not None}
+    runs = {field: _located(field, recipe)["run"] for field in fields}
+    return {f"{COMPARED}{field}": str(run) for field, run in runs.items() if run is not None}
 
 
 def score_segmented(opened: OpenRun) -> None:
@@ -147,7 +148,13 @@ def _domain(recipe: Recipe, tiles: TileSet) -> tuple[str | None, str]:
 
 
 def _record(field: str, recipe: Recipe) -> dict[str, Any]:
-    """A model that a field of `segmentation` names, by run or checkpoint, as runs keep it on record."""
+    """A model that a field of `segmentation` names, as runs keep it on record: located, with its SHA-256."""
+    model = _located(field, recipe)
+    return {**model, "sha256": checkpoint_digest(model["uri"], recipe.storage.options)}
+
+
+def _located(field: str, recipe: Recipe) -> dict[str, Any]:
+    """Checkpoint, method and run of a model that is named by run or checkpoint; UserError for one of another kind."""
     named, options = str(getattr(recipe.segmentation, field)), recipe.storage.options
     beside = join(recipe.storage.path, named)
     place = absolute(beside if read_run(beside, options) else named)
@@ -159,8 +166,7 @@ def _record(field: str, recipe: Recipe) -> dict[str, Any]:
     if (method == "segmentor") != (field == "segmentor"):
         raise UserError(f"segmentation.{field}: {named}: a model of {method}; name a {field}")
     run = run_of(folder, options) or run_of(place, options) or {}
-    digest = checkpoint_digest(folder, options)
-    return {"uri": folder, "sha256": digest, "method": method, "run": run.get("mlflow_run_id")}
+    return {"uri": folder, "method": method, "run": run.get("mlflow_run_id")}
 
 
 def _goes_back(uri: str, recipe: Recipe, own: TileSet, domain: str | None) -> bool:

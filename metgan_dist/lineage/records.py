@@ -25,6 +25,7 @@ SYNTHESIS, PARTS = "synthesis", "parts"  # sections of the manifests of syntheti
 GENERATED = "generated"
 SEEN = "seen"  # of drawn masks: volumes and patients that their generator learned from
 MEASURED = "measured"  # of copy-paste: volumes and patients whose lesions said how bright others become
+COMPARED = "evaluated."  # begins tags of an evaluation: the runs that it compared, or whose models it scored
 MASKS = "masks"  # of stroke volumes: whose lesions are in them
 INSERTED_INTO = "inserted_into"  # of inserted tumours: the data set of the volumes that got them
 VOXELS = "voxels_sha256"  # digest of synthetic volumes

@@ -12,6 +12,7 @@ import pandas as pd
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.link import Link
 from metgan_dist.lineage.records import (
+    COMPARED,
     GENERATED,
     INSERTED_INTO,
     MASKS,
@@ -27,8 +28,6 @@ from metgan_dist.lineage.tissue import is_translated
 from metgan_dist.lineage.volumes import check_files, extents, located, volume_links
 from metgan_dist.tiles.tile_set import TISSUE_MAP, TileSet
 from metgan_dist.tracking import LoggedRun
-
-COMPARED = "evaluated."  # tags of an evaluation: the runs that it compared
 
 
 class Walk:

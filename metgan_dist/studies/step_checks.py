@@ -46,8 +46,7 @@ def check_step(study: Study, step: Step, recipes: Mapping[str, Recipe]) -> None:
 
 def _on_own_data(study: Study, step: Step, recipe: Recipe) -> Recipe:
     """A step's recipe without the study's domains, where it is of tiles that are cut from what other steps make."""
-    source = str(step.takes.get("data.path")).partition(".")[0]
-    cut = next((one for one in study.steps if one.name == source), None)
+    cut = next((one for one in study.steps if one.name == step.data_from), None)
     if cut is None or cut.job != "make_tiles" or is_cut(cut):
         return recipe
     return recipe.model_copy(update={"data": Data(volumes=[UNKNOWN], classes=recipe.data.classes)})

@@ -143,9 +143,10 @@ class SteppedRun:
     def _check_images(self, works: Works, cut: Collection[str]) -> None:
         """What a method of one image would refuse of the tiles `cut`, before anything is trained."""
         for step in self.study.steps:
-            method, source = self.recipes[step.name].method, str(step.takes.get("data.path")).partition(".")[0]
+            method, source = self.recipes[step.name].method, step.data_from
             if step.name in self.taken or source not in cut or not isinstance(method, SinGANRecipe):
                 continue
+            assert source is not None
             try:
                 OneImage(works.tiles(source)).row(method.volume, method.plane)
             except UserError as error:

@@ -59,6 +59,12 @@ class Step(Section):
     )
 
     @property
+    def data_from(self) -> str | None:
+        """The step that made its tiles or volumes; None where they are the study's own data set."""
+        named = taken_from({"data.path": self.takes["data.path"]}) if "data.path" in self.takes else []
+        return named[0] if named else None
+
+    @property
     def sources(self) -> list[str]:
         """The steps that have to be done before it."""
         return [*taken_from(self.takes), *([self.split_of] if self.split_of else [])]

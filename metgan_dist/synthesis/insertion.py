@@ -262,7 +262,7 @@ class VolumeInsertion:
             raise RuntimeError(f"voxels beyond what is blended differ by up to {scores['background_difference']:g}")
 
     def _real_tumours(self, opened: OpenRun) -> list[dict[str, Any]]:
-        """Levels and contrasts of the tumours that the volumes have themselves; none without labels."""
+        """Levels and contrasts of real tumours in the volumes' kind of image; none without labels."""
         work = Pass("real tumours", None, opened.recipe.storage.options, say, unit="volumes")
         found = work.tasks(partial(measured, self.job.axis), {source.ref.id: source for source in self.real})
         return [own for own in found if own is not None]

@@ -26,7 +26,7 @@ def summary(table: pd.DataFrame, real: Sequence[Mapping[str, Any]]) -> dict[str,
 
     Args:
         table: a row a volume, of numbers beside volume, patient and mask.
-        real: contrasts of tumours that the volumes have themselves.
+        real: contrasts of real tumours in their kind of image.
 
     `lost_contrast` and the like count tumours that hardly differ from what is around them, of as many as there are.
     """
