@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Insertion, Synthesis
+from metgan_dist.runs.command_line import Command
 
 # What composing and writing tiles need beside the generators, of all CPUs.
 DATA_SHARE = 0.25
@@ -69,3 +71,12 @@ class Crew:
 def _floor(share: float) -> float:
     """Rounded down to what Ray counts in, so that all shares together are never more than there is."""
     return int(share * 1000) / 1000
+
+
+def quiet_pools(command: Command) -> None:
+    """Keep Ray's core from warning on standard error of each pool of actors that Ray Data starts, unless debugging.
+
+    Before the job joins a cluster, since Ray reads it then.
+    """
+    if not command.debug:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -29,7 +29,7 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, run_recipe
 from metgan_dist.scores.insertion import intensity_distance
 from metgan_dist.storage import join, write_whole
-from metgan_dist.synthesis.crew import Crew
+from metgan_dist.synthesis.crew import Crew, quiet_pools
 from metgan_dist.synthesis.inserting import Case, Inserting, Source, composed, inserter, measured, opened_scene
 from metgan_dist.synthesis.insertion_plan import check_grids, check_image
 from metgan_dist.synthesis.insertion_scores import summary, told
@@ -60,6 +60,7 @@ NOT_CONTENT = {"model", "masks", "replicas", "pictures", "readers"}
 
 def insert_tumours(command: Command) -> str:
     """The job."""
+    quiet_pools(command)
     planned = VolumeInsertion.planned(command.recipe)
     return run_recipe(command, "insert_tumours", planned.carry_out, planned.tags)
 

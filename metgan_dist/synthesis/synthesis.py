@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, run_recipe
 from metgan_dist.storage import join
 from metgan_dist.synthesis.brains import BrainSynthesis
-from metgan_dist.synthesis.crew import Crew
+from metgan_dist.synthesis.crew import Crew, quiet_pools
 from metgan_dist.synthesis.dataset import finish_set
 from metgan_dist.synthesis.drawings import Drawing, read_drawings
 from metgan_dist.synthesis.gate import KEPT, REJECTED
@@ -49,9 +48,7 @@ MOST_PART_BYTES = 2**30
 
 def synthesize(command: Command) -> str:
     """The job: tiles, masks, or whole volumes: one that the recipe names, or those of a generator of two domains."""
-    if not command.debug:
-        # Ray's core warns on standard error of each pool of actors that Ray Data starts.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    quiet_pools(command)
     planned = planned_synthesis(command)
     return run_recipe(command, "synthesize", planned.carry_out, planned.tags)
 
