@@ -8,7 +8,7 @@ from metgan_dist.runs.job import run_job
 from metgan_dist.studies.study import study_names
 
 PURPOSE = "Carry out and compare all rows of a study; started again under its name, it continues."
-STUDY = JobFlag("study", "NAME|PATH", f"which table: {', '.join(study_names())}, or a YAML file")
+STUDY = JobFlag("study", "NAME|PATH", f"which table: {', '.join(study_names())}, or a YAML file", needed=True)
 ROWS = JobFlag("rows", "NAME,NAME...", "only these rows of the study; the others can follow under the same name")
 TAKE = JobFlag("take", "STEP=RUN,...", "finished runs, by name or folder, in place of steps or rows of the study")
 

@@ -17,7 +17,7 @@ from metgan_dist.inspection.segmentor_plan import plan_lines
 from metgan_dist.inspection.volume import Inspected, inspect
 from metgan_dist.inspection.whole_set import of_the_set
 from metgan_dist.recipe import Data
-from metgan_dist.runs.command_line import DEFAULT_RECIPE, Command
+from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.storage import Options, absolute, basename, exists, join, write_whole
 from metgan_dist.tiles.tile_set import MANIFEST
@@ -70,11 +70,10 @@ def describe(command: Command) -> str:
 def _understood(command: Command, options: Options | None) -> tuple[Data, str]:
     """The data section with the set's own description read in, and a line that says what that is.
 
-    The default recipe is for a phantom. Where neither set, recipe nor flags say which channel is which, the first one
-    that the first volume has is taken for the anatomy, and a second one for the tumour.
+    Where neither set, recipe nor flags say which channel is which, the first one that the first volume has is taken for
+    the anatomy, and a second one for the tumour.
     """
-    given = command.given.get("data", {})
-    data = Data.model_validate(given) if command.recipe_name == DEFAULT_RECIPE else command.recipe.data
+    data = command.own_data
     if not data.path:
         raise UserError("data.path: empty; give the data set that is to be described")
     path = absolute(data.path)

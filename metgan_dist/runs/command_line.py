@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Recipe, layered, recipe_names, recipe_tree
+from metgan_dist.recipe import Data, Recipe, layered, recipe_names, recipe_tree
 from metgan_dist.recipe.layers import method_named, without, without_foreign
 from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
 from metgan_dist.runs.method_flags import all_methods_fields, group_method_flags
@@ -36,13 +36,22 @@ _INSTEAD = (
 class JobFlag:
     """A flag that one job has beside the recipe's fields; it takes a comma-separated list and may be repeated.
 
-    A positional one takes a single value as it is, and must be given.
+    A positional one takes a single value as it is, and must be given; `needed` says that the job does not go without.
     """
 
     name: str
     metavar: str
     help: str
     positional: bool = False
+    needed: bool = False
+
+    @property
+    def usage(self) -> str:
+        """How it stands in the line that shows all flags."""
+        if self.positional:
+            return self.metavar
+        flag = f"--{self.name} {self.metavar}"
+        return flag if self.needed else f"[{flag}]"
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,13 @@ class Command:
         """
         given = without_foreign(self.given, method_named(self.preset, changes, self.given))
         return _validated(layered(self.preset, changes, given, compared=True))
+
+    @property
+    def own_data(self) -> Data:
+        """The section `data` without what the default recipe, which is for a phantom, says of channels and labels."""
+        if self.recipe_name != DEFAULT_RECIPE:
+            return self.recipe.data
+        return Data.model_validate(self.given.get("data", {}))
 
     def on(self, recipe_name: str, given: dict[str, Any] | None = None) -> Command:
         """The same flags, or those of `given`, on another preset or YAML file, as one of several methods."""
@@ -186,7 +202,7 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
         usage=" ".join(
             [
                 "%(prog)s",
-                *(flag.metavar if flag.positional else f"--{flag.name} {flag.metavar}" for flag in own),
+                *(flag.usage for flag in own),
                 "[--recipe NAME|PATH] [--section.field value ...] [--dry-run] [--debug]",
             ]
         ),

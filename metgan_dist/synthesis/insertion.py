@@ -61,6 +61,7 @@ NOT_CONTENT = {"model", "masks", "replicas", "pictures", "readers"}
 def insert_tumours(command: Command) -> str:
     """The job."""
     quiet_pools(command)
+    command = replace(command, recipe=command.recipe.model_copy(update={"data": command.own_data}))
     planned = VolumeInsertion.planned(command.recipe)
     return run_recipe(command, "insert_tumours", planned.carry_out, planned.tags)
 

@@ -15,7 +15,7 @@ from metgan_dist.storage import Options, absolute, basename, exists, is_folder, 
 from metgan_dist.synthesis.inserting import Case, Source
 from metgan_dist.tiles.tile_set import MANIFEST
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
-from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.labelled import VolumeRef, open_image
 
 TUMOUR = "tumour"  # what the only class of labels is called where nobody names it
 
@@ -45,7 +45,8 @@ def targets_of(recipe: Recipe, rules: Tiles) -> tuple[Sources, list[str]]:
         raise UserError("data.path: none given; name the volumes that are to get tumours")
     if data.path is not None and exists(join(data.path, MANIFEST), recipe.storage.options):
         raise UserError(f"data.path: {data.path}: tiles; tumours are put into whole volumes, so name the data set")
-    found = _sources(_one_image(resolve_data(data, recipe.storage.options)), rules, recipe.storage.options)
+    resolved = _one_image(resolve_data(data, recipe.storage.options))
+    found = _sources(_only_channel(resolved, recipe.storage.options), rules, recipe.storage.options)
     with_image = [source for source in found.all if source.ref.tumour]
     ids = [entry.id for entry in found.held_out] + [source.ref.id for source in with_image]
     if unknown := next((name for name in settings.volumes if name not in ids), None):
@@ -189,6 +190,14 @@ def _sources(data: Data, rules: Tiles, options: Options) -> Sources:
 def _one_image(data: Data) -> Data:
     """A data set without the anatomy images that stand beside those that get tumours; two domains as they are."""
     return data if data.domains else data.model_copy(update={"anatomy": ""})
+
+
+def _only_channel(data: Data, options: Options) -> Data:
+    """A data set of one volume that has one channel, of which nobody says how it is called: that one is meant."""
+    if "tumour" in data.model_fields_set or data.domains or len(data.volumes) != 1 or data.volumes[0].path is None:
+        return data
+    channels = open_image(volume_refs(data, options)[0]).channels
+    return data.model_copy(update={"tumour": channels[0]}) if len(channels) == 1 else data
 
 
 def _donor_data(recipe: Recipe) -> Data:

@@ -190,7 +190,11 @@ def test_a_jobs_own_flags_are_lists_that_may_be_repeated(capsys):
         parse("--runs", "a")
     with pytest.raises(SystemExit):
         parse_command("job.py", "A job.", ["--help"], runs)
-    assert "usage: job.py --runs RUN [--recipe" in capsys.readouterr().out
+    assert "usage: job.py [--runs RUN] [--recipe" in capsys.readouterr().out
+    needed = [JobFlag("study", "NAME", "which", needed=True)]
+    with pytest.raises(SystemExit):
+        parse_command("job.py", "A job.", ["--help"], needed)
+    assert "usage: job.py --study NAME [--recipe" in capsys.readouterr().out
 
 
 def test_a_positional_argument_of_a_job_is_one_value_wherever_it_stands():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
@@ -21,9 +22,11 @@ from insertion_sets import (
     write_targets,
 )
 
+from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Recipe
+from metgan_dist.runs.command_line import parse_command
 from metgan_dist.synthesis.inserting import inserter, opened_scene
-from metgan_dist.synthesis.insertion import VolumeInsertion
+from metgan_dist.synthesis.insertion import VolumeInsertion, insert_tumours
 from metgan_dist.synthesis.pasting import blending, tissue_of
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.volume import whole
@@ -407,3 +410,34 @@ def test_what_voxels_alone_can_tell_is_told_in_a_line(sets, tmp_path, mistake, f
         return
     with mistake(said):
         inserted(plan, tmp_path / "out")
+
+
+def test_a_volume_and_a_mask_file_are_enough(sets, tmp_path, monkeypatch):
+    """The default recipe is for a phantom: its channels and labels are not asked of a user's volume."""
+    folder, _ = sets
+    given = [
+        f"--data.path={folder / 'b' / 'b0.nii.gz'}",
+        f"--insertion.masks={folder / 'masks' / 'a0-label.nii.gz'}",
+        "--insertion.model=naive",
+        "--insertion.intensity=0.9",
+    ]
+    planned_of = []
+    monkeypatch.setattr("metgan_dist.synthesis.insertion.run_recipe", lambda *args: planned_of.append(args) or "")
+    insert_tumours(parse_command("insert_tumours.py", "", given))
+    ((command, _, carry_out, _),) = planned_of
+    assert command.recipe.data.tumour == "tumour"  # nobody says how the channel is called, so the record does not
+    plan = carry_out.__self__
+    assert [(case.name, case.target.ref.tumour) for case in plan.cases] == [("b0-inserted", ("c0",))]
+
+
+def test_a_volume_of_several_channels_does_not_say_which_gets_the_tumour(sets, tmp_path):
+    folder, _ = sets
+    nibabel.save(nibabel.Nifti1Image(np.ones((*SHAPE[::-1], 2), np.int16), AFFINE), tmp_path / "two.nii.gz")
+    given = [
+        f"--data.path={tmp_path / 'two.nii.gz'}",
+        f"--insertion.masks={folder / 'masks' / 'a0-label.nii.gz'}",
+        "--insertion.model=naive",
+        "--insertion.intensity=0.9",
+    ]
+    with pytest.raises(UserError, match=r"no channel 'tumour'.*c0, c1"):
+        insert_tumours(parse_command("insert_tumours.py", "", given))
