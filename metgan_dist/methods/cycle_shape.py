@@ -223,7 +223,9 @@ class CycleShape(Method):
             Stage("segmentors", ("segmentors",), epochs=100, decay_from=1.0),
             # The segmentors stand still, but their judgement of shapes counts.
             Stage("translation", ("generators", "discriminators"), epochs=60, decay_from=1.0),
-            Stage("together", joint, epochs=50, decay_from=1.0),
+            # Afresh, since the segmentors' losses are others from here on, and so that stages before it that were taken
+            # from another run lead to the same as those that were trained in this one.
+            Stage("together", joint, epochs=50, decay_from=1.0, afresh=True),
             # "Decrease the learning rates steadily for 50 epochs till 0"; "about 5 epochs" without a lower segmentation
             # loss: all that the segmentors minimise.
             Stage("falling", joint, epochs=50, decay_from=0.0, patience=("segmentors", 5)),

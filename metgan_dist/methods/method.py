@@ -56,7 +56,9 @@ class Stage:
     0 (1: they stay, 0: they fall from its beginning); None for `training.decay_from`. `falls_to`: the factor to which
     they fall there at once instead, to stay. `patience`: (loss, epochs), such as ("segmentors/real", 5): the stage ends
     when that loss's mean over an epoch has not been lower than before for so many epochs; ("segmentors", 5) watches the
-    sum of that player's terms. Optimisers go on from stage to stage with what they remember.
+    sum of that player's terms. `afresh`: the players' optimisers forget what they remember of earlier stages, which is
+    for stages in which losses change: Adam divides by the size of the gradients that it has seen, so that after a stage
+    of small ones its next steps would be many times the rate. Else they go on from stage to stage as they are.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Stage:
     decay_from: float | None = None
     falls_to: float | None = None
     patience: tuple[str, int] | None = None
+    afresh: bool = False
 
 
 WHOLE = Stage("")  # of a method that has no others

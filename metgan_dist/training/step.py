@@ -87,6 +87,9 @@ class Stepper:
         """Let the players of `stage`, which the method has entered, move from here on; others keep what they have."""
         self._make_ready()
         self.playing = self.method.playing(stage)
+        if stage.afresh:
+            for player in self.playing:
+                self.optimisers[player.name] = _optimiser(self.method, player)
 
     def _make_ready(self) -> None:
         """Optimisers and turns for the players that have none, averages for new networks; those that are gone go."""

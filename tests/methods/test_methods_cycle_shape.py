@@ -250,6 +250,7 @@ def test_stages_are_those_of_the_paper():
     assert [stage.decay_from for stage in (segmentors, translation, together, falling)] == [1, 1, 1, 0]
     assert [stage.patience for stage in (segmentors, translation, together)] == [None] * 3
     assert falling.patience == (SEGMENTORS, 5)  # the sum of the terms that they minimise
+    assert [stage.afresh for stage in (segmentors, translation, together, falling)] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("synthetic", ["offline", "none"])

@@ -302,6 +302,30 @@ def test_an_average_forgets_only_while_its_network_learns():
     assert stepper.averaged == {"generator": 1}
 
 
+def test_after_a_stage_of_small_gradients_a_stage_afresh_takes_no_step_longer_than_the_rate():
+    """What Adam remembers of the size of gradients is no measure of those of other losses."""
+    longest = {}
+
+    def scaled(factor):
+        return {name: factor * value if value.is_floating_point() else value for name, value in image(0).items()}
+
+    for afresh in (False, True):
+        torch.manual_seed(0)
+        stepper = Stepper(build_method(recipe()), CPU)
+        pretrain, joint = Staged.stages(recipe())
+        stepper.begin(pretrain)
+        for _ in range(20):
+            stepper.step([scaled(1e-3)])
+        stepper.begin(dataclasses.replace(joint, afresh=afresh))
+        before = weights(stepper, "finder")
+        stepper.step([scaled(1e3)])
+        after = stepper.method.networks["finder"].state_dict()
+        rate = stepper.rates["segmentors"]
+        longest[afresh] = max(float((after[name] - value).abs().max()) for name, value in before.items()) / rate
+    assert longest[True] <= 1.001
+    assert longest[False] > 1.4
+
+
 # Left out, taken
 
 
