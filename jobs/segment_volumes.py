@@ -1,20 +1,26 @@
-"""How well a trained segmentor finds labels in whole test volumes, as they are or translated into its domain first."""
+"""A trained segmentor on whole volumes: it labels them as they lie on disk, or is scored on test tiles of volumes."""
 
 import sys
 
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import run_job
 
-PURPOSE = "Score a trained segmentor on whole test volumes, seen as they are or through a trained translator."
+PURPOSE = (
+    "Label the volumes at --data.path by a trained segmentor; of tiles, score it on whole volumes of the test split. "
+    "Images may go through a trained translator first."
+)
 
 
 def work(command: Command) -> str:
-    """Nothing is trained: models are loaded, and what they find is joined, scored and told patient by patient."""
+    """Nothing is trained: models are loaded, and what they find is joined, written or scored, and told."""
     # Imports of seconds, for which `--help` and a mistyped flag need not wait.
     from metgan_dist.evaluation.segmented_volumes import check_segmented, score_segmented, segmented_tags
-    from metgan_dist.runs.open_run import run_recipe
+    from metgan_dist.runs.open_run import is_tile_set, run_recipe
+    from metgan_dist.synthesis.labelled_volumes import label_volumes
 
     tags = segmented_tags(command.recipe)
+    if not is_tile_set(command.recipe):
+        return label_volumes(command, tags)
     return run_recipe(command, "segment_volumes", score_segmented, tags, check_segmented)
 
 

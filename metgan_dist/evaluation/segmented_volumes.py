@@ -25,7 +25,7 @@ from metgan_dist.recipe import Recipe, Tiles
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, is_tile_set
 from metgan_dist.scores.spread import Spread, above
-from metgan_dist.storage import absolute, join
+from metgan_dist.storage import Options, absolute, join
 from metgan_dist.tasks.joined import WholeScores
 from metgan_dist.tasks.overlays import Overlays
 from metgan_dist.tasks.seen_through import Translator, find_through
@@ -50,19 +50,27 @@ SAME = 0.01  # by how much the sizes of two pixels may differ, as a share
 
 def check_segmented(recipe: Recipe) -> None:
     """UserError for what keeps the recipe's segmentor from being scored on its tiles, before any work."""
-    if recipe.segmentation.segmentor is None:
-        raise UserError("segmentation.segmentor: none given; name a run or checkpoint of train_segmentor.py")
-    for field in FIELDS:
-        if getattr(recipe.segmentation, field) is not None:
-            _located(field, recipe)
+    for field in _named(recipe):
+        _located(field, recipe)
     if not is_tile_set(recipe):
         raise UserError("data.path: no tiles here to score it on; cut them with make_tiles.py and name their folder")
 
 
+def located_models(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The models that `segmentation` names, by field, as runs keep them on record; UserError without a segmentor."""
+    return {field: _record(field, recipe) for field in _named(recipe)}
+
+
+def _named(recipe: Recipe) -> list[str]:
+    """The fields that name a model; UserError where that of the segmentor names none."""
+    if recipe.segmentation.segmentor is None:
+        raise UserError("segmentation.segmentor: none given; name a run or checkpoint of train_segmentor.py")
+    return [field for field in FIELDS if getattr(recipe.segmentation, field) is not None]
+
+
 def segmented_tags(recipe: Recipe) -> dict[str, str]:
     """For the MLflow run: the runs that trained its models, which lineage follows; UserError as `check_segmented`."""
-    fields = [field for field in FIELDS if getattr(recipe.segmentation, field) is not None]
-    runs = {field: _located(field, recipe)["run"] for field in fields}
+    runs = {field: _located(field, recipe)["run"] for field in _named(recipe)}
     return {f"{COMPARED}{field}": str(run) for field, run in runs.items() if run is not None}
 
 
@@ -123,11 +131,13 @@ class _Chosen:
         own = tiles if domain is None else tiles.of_domain(domain)
         if not len(own.positions("test", "tumour", "label")):
             raise UserError(f"data.path: {tiles.uri} has no labelled test tiles{_of(domain)}, so nothing can be scored")
-        fields = [field for field in FIELDS if getattr(recipe.segmentation, field) is not None]
-        models = {field: _record(field, recipe) for field in fields}
+        models = located_models(recipe)
         seen = recipe.model_copy(update={"data": recipe.data.model_copy(update=_seen(own))})
         check_segmentor("segmentation.segmentor", str(models["segmentor"]["uri"]), seen)
-        back = "translator" in models and _goes_back(str(models["translator"]["uri"]), recipe, own, domain)
+        rules, channels = Tiles.model_validate(own.manifest["tiles"]), len(own.channels("tumour"))
+        back = "translator" in models and goes_back(
+            str(models["translator"]["uri"]), recipe.storage.options, domain, channels, rules
+        )
         return _Chosen(models, domain, side, back)
 
 
@@ -169,22 +179,24 @@ def _located(field: str, recipe: Recipe) -> dict[str, Any]:
     return {"uri": folder, "method": method, "run": run.get("mlflow_run_id")}
 
 
-def _goes_back(uri: str, recipe: Recipe, own: TileSet, domain: str | None) -> bool:
-    """Whether a translator brings images of the domain from its target to its source; UserError where it does neither,
-    or was trained on tiles of other pixels or intensities."""
-    method, theirs = load_method(uri, recipe.storage.options)
+def goes_back(uri: str, options: Options | None, domain: str | None, channels: int, rules: Tiles) -> bool:
+    """Whether a translator brings images of a domain from its target to its source.
+
+    UserError where it does neither, or was trained on images of another number of channels or on tiles of other pixels
+    or intensities than `rules` give.
+    """
+    method, theirs = load_method(uri, options)
     field, ways = "segmentation.translator", (theirs.data.source, theirs.data.target)
     if theirs.data.domains and domain not in ways:
         raise UserError(f"{field}: {uri}: translates between {' and '.join(map(str, ways))}, not {domain!r}")
     back = bool(theirs.data.domains) and domain == theirs.data.target
     if back and not method.translates_back:
         raise UserError(f"{field}: {uri}: {theirs.method.name} does not translate {domain!r} back; name one that does")
-    channels = theirs.data.channel_numbers[1 if back else 0]
-    if channels != len(own.channels("tumour")):
-        raise UserError(f"{field}: {uri}: translates images of {channels} channel(s), these have others")
-    if theirs.tiles.dimensions > recipe.tiles.dimensions:
+    learned = theirs.data.channel_numbers[1 if back else 0]
+    if learned != channels:
+        raise UserError(f"{field}: {uri}: translates images of {learned} channel(s), these have {channels}")
+    if theirs.tiles.dimensions > rules.dimensions:
         raise UserError(f"{field}: {uri}: a translator of crops, and these tiles are planes; cut crops")
-    rules = Tiles.model_validate(own.manifest["tiles"])
     if (theirs.tiles.normalise, theirs.tiles.percentiles) != (rules.normalise, rules.percentiles):
         raise UserError(
             f"{field}: {uri}: its tiles were normalised otherwise; cut these with the same tiles.normalise and "

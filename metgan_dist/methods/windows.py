@@ -34,9 +34,24 @@ def translate_in_windows(
     Returns:
         Images (N, C, [D,] H, W), or of segmentors label maps (N, [D,] H, W) int64.
     """
-    single = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(len(next(iter(batch.values()))))]
-    blended = torch.cat([_blended(method, one, window, overlap, at_once, back) for one in single])
+    blended = _all_blended(method, batch, window, overlap, at_once, back)
     return likeliest(blended, method.network.threshold) if isinstance(method, Segmentor) else blended
+
+
+@torch.no_grad()
+def chances_in_windows(
+    segmentor: Segmentor, images: Tensor, window: Sequence[int], *, overlap: float = 0.5, at_once: int = 1
+) -> Tensor:
+    """Probabilities (N, classes - 1, [D,] H, W) of the foreground classes in images (N, C, [D,] H, W), which may be
+    larger than the tiles that it was trained on; arguments as of `translate_in_windows`."""
+    return _all_blended(segmentor, {"tumour": images}, window, overlap, at_once, False)
+
+
+def _all_blended(
+    method: Method, batch: Batch, window: Sequence[int], overlap: float, at_once: int, back: bool
+) -> Tensor:
+    single = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(len(next(iter(batch.values()))))]
+    return torch.cat([_blended(method, one, window, overlap, at_once, back) for one in single])
 
 
 def _blended(method: Method, one: Batch, window: Sequence[int], overlap: float, at_once: int, back: bool) -> Tensor:

@@ -23,13 +23,24 @@ class Segmentation(Section):
         "or target; default: the target (train_segmentor.py reads it, too)",
     )
     segmentor: str | None = Field(
-        None, description="run or checkpoint of the trained segmentor that segment_volumes.py scores"
+        None, description="run or checkpoint of the trained segmentor that segment_volumes.py scores, or labels with"
     )
     translator: str | None = Field(
         None,
         description="run or checkpoint of a method that translates the images of `domain` for that segmentor, back "
         "where they are of its target; empty: it sees them as they are (segment_volumes.py)",
     )
+    volumes: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = Field(
+        (), description="ids of the volumes that segment_volumes.py labels; empty: all"
+    )
+    overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring tiles of a labelled volume, of an edge")
+    format: Literal["ome-zarr", "nifti"] | None = Field(
+        None, description="of the labels of volumes; empty: NIfTI where the volumes say where their voxels lie"
+    )
+    replicas: int | Literal["auto"] = Field(
+        "auto", description="copies of the segmentor that label volumes; auto: as many as have room"
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of a copy without a GPU; part of what is reproduced")
     real: float = Field(
         1.0, ge=0, description="real tiles to train on: up to 1 a fraction of each fold's, above 1 a number"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import UserError
-from metgan_dist.recipe import Insertion, Synthesis
+from metgan_dist.recipe import Insertion, Segmentation, Synthesis
 from metgan_dist.runs.command_line import Command
 
 # What composing and writing tiles need beside the generators, of all CPUs.
@@ -33,7 +33,7 @@ class Crew:
         return "cuda" if self.gpus else "cpu"
 
     @staticmethod
-    def of(settings: Synthesis | Insertion, plan: ResourcePlan, free: Mapping[str, float]) -> Crew:
+    def of(settings: Synthesis | Insertion | Segmentation, plan: ResourcePlan, free: Mapping[str, float]) -> Crew:
         """As many replicas as have room: one per GPU (or per share of one, as the plan has it), else per CPU thread.
 
         Args:
@@ -57,7 +57,7 @@ class Crew:
             share, crew_cpus = 0.0, _floor(min(settings.threads, (cpus - data) / replicas))
             if crew_cpus < LEAST_CPUS:
                 raise UserError(
-                    f"synthesis.replicas: {replicas} replicas do not fit {cpus:g} free CPUs; use "
+                    f"{_section(settings)}.replicas: {replicas} replicas do not fit {cpus:g} free CPUs; use "
                     f"{max(1, int(cpus // settings.threads))}, or auto"
                 )
         tasks = max(DATA_TASKS_AT_ONCE, int(data / 2))
@@ -66,6 +66,10 @@ class Crew:
     def __str__(self) -> str:
         each = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus:g} CPU"
         return f"{self.replicas} replica(s) of {each}; {self.data_tasks} tasks each compose and write"
+
+
+def _section(settings: Synthesis | Insertion | Segmentation) -> str:
+    return type(settings).__name__.lower()
 
 
 def _floor(share: float) -> float:

@@ -45,8 +45,8 @@ def targets_of(recipe: Recipe, rules: Tiles) -> tuple[Sources, list[str]]:
         raise UserError("data.path: none given; name the volumes that are to get tumours")
     if data.path is not None and exists(join(data.path, MANIFEST), recipe.storage.options):
         raise UserError(f"data.path: {data.path}: tiles; tumours are put into whole volumes, so name the data set")
-    resolved = _one_image(resolve_data(data, recipe.storage.options))
-    found = _sources(_only_channel(resolved, recipe.storage.options), rules, recipe.storage.options)
+    options = recipe.storage.options
+    found = _sources(only_channel(one_image(resolve_data(data, options)), options), rules, options)
     with_image = [source for source in found.all if source.ref.tumour]
     ids = [entry.id for entry in found.held_out] + [source.ref.id for source in with_image]
     if unknown := next((name for name in settings.volumes if name not in ids), None):
@@ -187,12 +187,12 @@ def _sources(data: Data, rules: Tiles, options: Options) -> Sources:
     return Sources(data, found, tuple(entry for entry in data.volumes if entry.split in HELD_OUT))
 
 
-def _one_image(data: Data) -> Data:
+def one_image(data: Data) -> Data:
     """A data set without the anatomy images that stand beside those that get tumours; two domains as they are."""
     return data if data.domains else data.model_copy(update={"anatomy": ""})
 
 
-def _only_channel(data: Data, options: Options) -> Data:
+def only_channel(data: Data, options: Options) -> Data:
     """A data set of one volume that has one channel, of which nobody says how it is called: that one is meant."""
     if "tumour" in data.model_fields_set or data.domains or len(data.volumes) != 1 or data.volumes[0].path is None:
         return data
@@ -217,4 +217,4 @@ def _donor_data(recipe: Recipe) -> Data:
         data = resolve_data(Data.model_validate({"path": place, **given}), options)
     if all(entry.path is None for entry in data.volumes):
         return data.model_copy(update={"anatomy": "", "tumour": ""})
-    return _one_image(data) if data.tumour else data
+    return one_image(data) if data.tumour else data

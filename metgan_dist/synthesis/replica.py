@@ -13,8 +13,9 @@ from torch import Tensor
 
 from metgan_dist.methods.lesion_wgan import LesionWGAN
 from metgan_dist.methods.pyramid import Pyramid, Seed
+from metgan_dist.methods.segmentor import Segmentor
 from metgan_dist.methods.singan import SinGAN
-from metgan_dist.methods.windows import translate_in_windows
+from metgan_dist.methods.windows import chances_in_windows, translate_in_windows
 from metgan_dist.networks.resize import resize
 from metgan_dist.networks.unet_256 import UNet256
 from metgan_dist.synthesis.gate import label_dice
@@ -155,6 +156,22 @@ class Replica:
             with self._half():
                 made = translate_in_windows(self.method, batch, window, overlap=overlap, at_once=at_once, back=back)
             return made.float().clamp(-1, 1).cpu().numpy()
+
+    @torch.no_grad()
+    def chances(self, image: np.ndarray, window: Sequence[int], *, overlap: float, at_once: int) -> np.ndarray:
+        """What a segmentor finds in images as large as they are, window by window.
+
+        image: float32 (N, C, [D,] H, W) in [-1, 1]; window: edges of the tiles that it was trained on; overlap,
+        at_once: of `chances_in_windows`. Returns float32 (N, classes - 1, [D,] H, W), probabilities of the foreground.
+        """
+        assert isinstance(self.method, Segmentor), "only segmentors find labels"
+        with self._one_at_a_time:
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            with self._half():
+                given = torch.from_numpy(image).to(self.device)
+                found = chances_in_windows(self.method, given, window, overlap=overlap, at_once=at_once)
+            return found.float().cpu().numpy()
 
     @torch.no_grad()
     def draw(self, seeds: Sequence[Sequence[int]]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -84,7 +84,7 @@ class Translator:
         job, volume = self._job, original.ref.open()
         seen = as_seen(volume, original, job)
         image = as_stored(self._generator.translate(seen.image, seen.label), job.ranges, np.dtype(job.dtype))
-        written = None if seen.label is None else _values(seen.label, job.label_values)
+        written = None if seen.label is None else as_values(seen.label, job.label_values)
         planes = None if original.planes is None else list(original.planes)
         names, table = volume.names, volume.table
         made = Made(
@@ -132,7 +132,7 @@ class Windowed:
             return self._made(image[None], None if label is None else label[None])[0]
         made = [
             self._made(image[:, planes].swapaxes(0, 1), None if label is None else label[planes])
-            for planes in _batches(image.shape[1], self._job.batch_size)
+            for planes in batches(image.shape[1], self._job.batch_size)
         ]
         return np.concatenate(made).swapaxes(0, 1)
 
@@ -140,10 +140,7 @@ class Windowed:
         """Of images (N, C, [D,] H, W); where tiles are resized for the generator, images are resized as a whole."""
         job, tiles = self._job, self._job.tiles
         edges = images.shape[2:]
-        sizes = tiles.size if len(tiles.size) == tiles.dimensions else tiles.size * tiles.dimensions
-        inner = tuple(
-            max(1, round(edge * pixels / size)) for edge, pixels, size in zip(edges, tiles.shape, sizes, strict=True)
-        )
+        inner = network_edges(tiles, edges)
         if inner != edges:
             images = np.stack([[resample(one, inner, is_label=False) for one in own] for own in images])
             label = None if label is None else np.stack([resample(own, inner, is_label=True) for own in label])
@@ -178,11 +175,19 @@ def as_seen(volume: LabelledVolume, original: Original, job: Translation) -> See
     for number, layer in enumerate(layers):
         voxels = grid.brought(volume.read(layer, grid.region), is_label=False)[planes]
         ends = None if original.ranges is None else original.ranges[number]
-        images.append(_normalised(voxels, job.tiles, ends))
+        images.append(normalised(voxels, job.tiles, ends))
     return Seen(grid, np.stack(images), label)
 
 
-def _normalised(voxels: np.ndarray, tiles: Tiles, ends: tuple[float, float] | None) -> np.ndarray:
+def network_edges(tiles: Tiles, edges: Sequence[int]) -> tuple[int, ...]:
+    """Edges of an image as a network sees it whose tiles were resized: in the same proportion."""
+    sizes = tiles.size if len(tiles.size) == tiles.dimensions else tiles.size * tiles.dimensions
+    return tuple(
+        max(1, round(edge * pixels / size)) for edge, pixels, size in zip(edges, tiles.shape, sizes, strict=True)
+    )
+
+
+def normalised(voxels: np.ndarray, tiles: Tiles, ends: tuple[float, float] | None) -> np.ndarray:
     """Voxels (z, y, x) in [-1, 1], by the range that all tiles had, or each plane (crops: the volume) by its own."""
     if ends is not None:
         return normalise(voxels, *ends, clip=tiles.clip)
@@ -191,12 +196,12 @@ def _normalised(voxels: np.ndarray, tiles: Tiles, ends: tuple[float, float] | No
     return np.stack(own) if tiles.dimensions == 2 else own[0]
 
 
-def _values(label: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
+def as_values(label: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
     """Classes as the values of label files, in the smallest type that holds them."""
     kinds = (np.uint8, np.uint16, np.int32)
     kind = next(kind for kind in kinds if np.iinfo(kind).min <= min(values) <= max(values) <= np.iinfo(kind).max)
     return np.array(values, kind)[label]
 
 
-def _batches(count: int, size: int) -> Iterator[slice]:
+def batches(count: int, size: int) -> Iterator[slice]:
     yield from (slice(first, first + size) for first in range(0, count, size))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import Records
@@ -18,7 +19,7 @@ from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.tracking import tracking_uri
 from metgan_dist.trained import run_of
 from metgan_dist.volumes.dataset import resolve_data
-from metgan_dist.volumes.labelled import VolumeRef
+from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
 
 MOST = {"nifti": 2**31 - 1, "ome-zarr": 255, "images": 65535}  # the largest value of a label, by format
 # Fields that say something of translated volumes; others are no matter of theirs.
@@ -36,7 +37,19 @@ def check_given(command: Command, allowed: Collection[str], why: str) -> None:
 def rules_of(tiles: TileSet, domain: str, settings: Synthesis) -> Tiles:
     """The section with which the tiles of a domain were cut; UserError for tiles that are no part of whole volumes."""
     own = Domain.model_validate(tiles.manifest["data"]["domains"][domain])
-    rules, what = own.rules(Tiles.model_validate(tiles.manifest["tiles"])), None
+    rules = own.rules(Tiles.model_validate(tiles.manifest["tiles"]))
+    check_parts(rules, "synthesis.model")
+    if settings.region == "heart" and not rules.modality.startswith("cardiac"):
+        raise UserError(
+            f"synthesis.region: heart, but the tiles of {domain!r} were cut as {rules.modality}, from the whole "
+            "volume; leave it out"
+        )
+    return rules
+
+
+def check_parts(rules: Tiles, field: str) -> None:
+    """UserError, beginning with `field`, where tiles cut by these rules are no parts of whole volumes as they lie."""
+    what = None
     if rules.grid is not None:
         what = "tiles of volumes that were all resampled to one grid (tiles.grid)"
     elif rules.modality == "brain-dwi":
@@ -44,15 +57,9 @@ def rules_of(tiles: TileSet, domain: str, settings: Synthesis) -> Tiles:
     elif rules.kind == "projection":
         what = "projections, each of which shows many planes; train it on slices or crops"
     elif rules.kind == "slice" and "z" not in rules.views:
-        what = f"views along {', '.join(rules.views)}; a volume is translated along z"
+        what = f"views along {', '.join(rules.views)}; a volume is taken plane by plane along z"
     if what is not None:
-        raise UserError(f"synthesis.model: trained on {what}")
-    if settings.region == "heart" and not rules.modality.startswith("cardiac"):
-        raise UserError(
-            f"synthesis.region: heart, but the tiles of {domain!r} were cut as {rules.modality}, from the whole "
-            "volume; leave it out"
-        )
-    return rules
+        raise UserError(f"{field}: trained on {what}")
 
 
 def located_volumes(recipe: Recipe, model: Model | None, tiles: TileSet) -> dict[str, VolumeRef]:
@@ -73,21 +80,30 @@ def form_of(found: Sequence[Original], settings: Synthesis, rules: Tiles) -> str
     volumes = [original.ref.open() for original in found]
     for volume in volumes:
         voxel_factors(rules, volume)
-    separate = [original.planes is not None for original in found]
+    return written_form(volumes, settings.format, "synthesis", "synthesis.anatomies")
+
+
+def written_form(volumes: Sequence[LabelledVolume], wanted: str | None, section: str, named_in: str) -> str:
+    """As what is written that belongs to these volumes: "nifti", "ome-zarr" or "images".
+
+    wanted: the field `format` of `section`; named_in: the field in which volumes are named. UserError where not all can
+    be written so.
+    """
+    separate = [volume.names is not None for volume in volumes]
     if any(separate):
-        if settings.format is not None or not all(separate):
+        if wanted is not None or not all(separate):
             raise UserError(
-                f"synthesis.format: {found[separate.index(True)].ref.id!r} is a folder of separate images, which are "
-                "written as images, and volumes are not; leave the format out, and name one kind in synthesis.anatomies"
+                f"{section}.format: {volumes[separate.index(True)].id!r} is a folder of separate images, which are "
+                f"written as images, and volumes are not; leave the format out, and name one kind in {named_in}"
             )
         return "images"
     nowhere = next((volume for volume in volumes if volume.affine is None), None)
-    if settings.format == "nifti" and nowhere is not None:
+    if wanted == "nifti" and nowhere is not None:
         raise UserError(
-            f"synthesis.format: nifti, but volume {nowhere.id!r} says nothing of where its voxels lie; only what is "
+            f"{section}.format: nifti, but volume {nowhere.id!r} says nothing of where its voxels lie; only what is "
             "made from a NIfTI volume can be written as one"
         )
-    return settings.format or ("ome-zarr" if nowhere is not None else "nifti")
+    return wanted or ("ome-zarr" if nowhere is not None else "nifti")
 
 
 def shared_job(recipe: Recipe, model: Model, source: TileSet, target: TileSet, rules: Tiles, form: str) -> Translation:
@@ -122,12 +138,17 @@ def written_labels(source: TileSet, form: str) -> tuple[tuple[int, ...], dict[in
     The first one of several of a class; numbers of classes where the format has no room for such values.
     """
     data = source.manifest["data"]
-    named = {int(value): name for value, name in (data["labels"] or {}).items()}
+    return label_values(data["labels"] or {}, data["classes"], form)
+
+
+def label_values(labels: Mapping[Any, str], classes: int, form: str) -> tuple[tuple[int, ...], dict[int, str]]:
+    """As `written_labels`, of a data set's `labels` (none: classes have no names) and number of classes."""
+    named = {int(value): name for value, name in labels.items()}
     first: dict[int, int] = {0: 0}
     for value, number in class_numbers(named).items():
         first.setdefault(number, value)
-    values = tuple(first.get(k, k) for k in range(data["classes"]))
+    values = tuple(first.get(k, k) for k in range(classes))
     if not 0 <= min(values) <= max(values) <= MOST[form]:
-        values = tuple(range(data["classes"]))
-    names = class_names(named) if named else tuple(f"class {k}" for k in range(data["classes"]))
+        values = tuple(range(classes))
+    names = class_names(named) if named else tuple(f"class {k}" for k in range(classes))
     return values, {value: names[k] for k, value in enumerate(values) if k}
