@@ -25,6 +25,7 @@ from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.lineage.volumes import file_digests
 from metgan_dist.methods.segmentor import Segmentor
 from metgan_dist.recipe import Data, Recipe
+from metgan_dist.recipe.labels import by_file
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun, run_recipe
@@ -92,7 +93,8 @@ class VolumeLabels:
             voxel_factors(rules, volume)
         form = written_form(volumes, settings.format, "segmentation", "segmentation.volumes")
         values, classes = label_values(_labels(theirs.data), theirs.data.classes, form)
-        translator, window, back = None, (), False
+        translator, back = None, False
+        window: tuple[int, ...] = ()
         if "translator" in models:
             translator = str(models["translator"]["uri"])
             back = goes_back(translator, options, refs[0].domain or None, len(refs[0].tumour), rules)
@@ -203,7 +205,7 @@ class VolumeLabels:
             theirs = ref.entry.model_dump(mode="json", exclude_defaults=True, exclude=NOT_OF_IMAGES)
             path = ref.entry.path
             there = {k: join(ref.base, one) for k, one in path.items()} if isinstance(path, dict) else ref.paths[0]
-            told = {**theirs, "path": there, **told}
+            return {"id": ref.id, **theirs, "path": there, **told, **made["entry"], "split": "train"}
         return {"id": ref.id, **told, **made["entry"], "split": "train"}
 
     def _keep_tables(self, opened: OpenRun, made: Sequence[Mapping[str, Any]]) -> None:
@@ -294,11 +296,11 @@ def _check_channels(refs: Sequence[VolumeRef], theirs: Recipe, models: Mapping[s
         )
 
 
-def _labels(data: Data) -> Mapping[Any, str]:
-    """Values and names of the classes of the labels that a segmentor learned from; none where nobody names them."""
-    named = (data.domains[name].labels for name in (data.target, data.source) if name in data.domains)
-    labels = data.labels or next((one for one in named if one), None)
-    return dict(labels or {})
+def _labels(data: Data) -> dict[int, str]:
+    """Values and names of the classes that a segmentor learned; none where nobody names them, or several files do."""
+    own = (data.domains[name].labels for name in (data.target, data.source) if name in data.domains)
+    files = by_file(data.labels or next((labels for labels in own if labels), None) or {})
+    return dict(next(iter(files.values()))) if len(files) == 1 else {}
 
 
 def _split(scores: Mapping[str, float | None]) -> list[tuple[str, str, float | None]]:
