@@ -28,6 +28,8 @@ MEASURED = "measured"  # of copy-paste: volumes and patients whose lesions said 
 COMPARED = "evaluated."  # begins tags of an evaluation: the runs that it compared, or whose models it scored
 MASKS = "masks"  # of stroke volumes: whose lesions are in them
 INSERTED_INTO = "inserted_into"  # of inserted tumours: the data set of the volumes that got them
+LABELLED = "labelled"  # of labels that a segmentor found: the data set of the volumes that it looked at
+TRANSLATOR = "translator"  # what translated them for it
 VOXELS = "voxels_sha256"  # digest of synthetic volumes
 ZARR, VOLUME_ATTRIBUTE = "zarr.json", "metgan_dist"  # where a synthetic volume says how it was made
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import UserError
-from metgan_dist.lineage.records import MASKS, MEASURED, SEEN, SYNTHESIS
+from metgan_dist.lineage.records import INSERTED_INTO, LABELLED, MASKS, MEASURED, SEEN, SYNTHESIS
 from metgan_dist.lineage.volumes import KnownVolume, boxes, known_volumes
 from metgan_dist.tiles.splits import group_of
 from metgan_dist.tiles.tile_set import TileSet
@@ -92,6 +93,11 @@ def is_translated(synthetic: TileSet) -> bool:
     """Whether synthetic tiles were cut from synthetic volumes, translated or drawn, and not made one by one of an
     anatomy and labels."""
     return "volumes" in synthetic.manifest[SYNTHESIS]
+
+
+def is_of_volumes(made: Mapping[str, Any]) -> bool:
+    """Whether a section `synthesis` is of whole volumes of a data set, with other tumours or labels, not of tiles."""
+    return INSERTED_INTO in made or LABELLED in made
 
 
 def people(translated: TileSet) -> pd.Series:

@@ -9,15 +9,17 @@ from typing import Any
 from metgan_dist.errors import UserError
 from metgan_dist.lineage.records import (
     INSERTED_INTO,
+    LABELLED,
     MASKS,
     MEASURED,
     PARTS,
     SYNTHESIS,
+    TRANSLATOR,
     VOXELS,
     Records,
     starts,
 )
-from metgan_dist.lineage.tissue import Tissue, is_translated, learned_from, meetings, people
+from metgan_dist.lineage.tissue import Tissue, is_of_volumes, is_translated, learned_from, meetings, people
 from metgan_dist.lineage.volumes import extent, known_volumes
 from metgan_dist.lineage.walk import label_origins
 from metgan_dist.tiles.splits import group_of
@@ -126,26 +128,30 @@ def _uses_of_synthesis(synthetic: TileSet, records: Records) -> Iterator[Use]:
     made = synthetic.manifest[SYNTHESIS]
     records.tiles(synthetic.uri, synthetic.digest, name)
     records.generated_by(synthetic, name)
-    if INSERTED_INTO in made:
-        yield from _uses_of_insertion(made, name, records)
+    if LABELLED in made:  # images that may be real
+        trained = synthetic.index[synthetic.index["split"].isin(TRAINED_ON)]
+        yield Use(f"volumes of {name}", Tissue(trained, known_volumes(synthetic.manifest)), own=True)
+    if is_of_volumes(made):
+        yield from _uses_of_volumes(made, name, records)
         return
     yield from _uses_of_making(made, name, records, synthetic)
 
 
-def _uses_of_insertion(made: Mapping[str, Any], name: str, records: Records) -> Iterator[Use]:
-    """What the SinGAN has seen, and what made the volumes and tumours that it brought together, where these are
-    synthetic; whose they are the patients say."""
-    if made["model"]["uri"] is not None:
-        yield from _uses_of_generator(made["model"], f"generator of {name}", records)
-    for key, what in ((INSERTED_INTO, "volumes"), (MASKS, "tumours")):
-        if made[key][VOXELS] is None:
+def _uses_of_volumes(made: Mapping[str, Any], name: str, records: Records) -> Iterator[Use]:
+    """What the models have seen that brought tumours into volumes or labelled them, and what made these volumes and
+    tumours, where they are synthetic; whose they are the patients say."""
+    for role, model in (("generator", made["model"]), (TRANSLATOR, made.get(TRANSLATOR))):
+        if model is not None and model["uri"] is not None:
+            yield from _uses_of_generator(model, f"{role} of {name}", records)
+    for key, what in ((INSERTED_INTO, "volumes"), (LABELLED, "volumes"), (MASKS, "tumours")):
+        if key not in made or made[key][VOXELS] is None:
             continue
         place = str(made[key]["uri"])
         before = records.translated_at(place)
         if before is None or before[VOXELS] != made[key][VOXELS]:
             raise UserError(f"{what} of {name}: {place}: not the data set that it was, or gone")
-        if INSERTED_INTO in before:
-            yield from _uses_of_insertion(before, f"{what} of {name}", records)
+        if is_of_volumes(before):
+            yield from _uses_of_volumes(before, f"{what} of {name}", records)
         else:
             yield from _uses_of_making(before, f"{what} of {name}", records)
 

@@ -15,16 +15,18 @@ from metgan_dist.lineage.records import (
     COMPARED,
     GENERATED,
     INSERTED_INTO,
+    LABELLED,
     MASKS,
     MEASURED,
     PARTS,
     SEEN,
     SYNTHESIS,
+    TRANSLATOR,
     VOXELS,
     Records,
     starts,
 )
-from metgan_dist.lineage.tissue import is_translated
+from metgan_dist.lineage.tissue import is_of_volumes, is_translated
 from metgan_dist.lineage.volumes import check_files, extents, located, volume_links
 from metgan_dist.tiles.tile_set import TISSUE_MAP, TileSet
 from metgan_dist.tracking import LoggedRun
@@ -166,15 +168,19 @@ class Walk:
         if made["model"]["uri"] is None:
             found.facts |= {"made by": made["model"]["method"], MEASURED: made.get(MEASURED)}
         else:
-            found.sources.append(self._checkpoint("generator", made["model"], f"generator of {name}"))
-        if INSERTED_INTO in made:
-            self._follow_insertion(found, made, name)
+            role = "segmentor" if LABELLED in made else "generator"
+            found.sources.append(self._checkpoint(role, made["model"], f"{role} of {name}"))
+        if made.get(TRANSLATOR) is not None:
+            found.sources.append(self._checkpoint(TRANSLATOR, made[TRANSLATOR], f"{TRANSLATOR} of {name}"))
+        if is_of_volumes(made):
+            self._follow_brought(found, made, name)
             return
         what = "masks" if SEEN in made else "intensities"
         found.sources.append(self.data(what, used["uri"], used["digest"], f"{what} of {name}"))
 
-    def _follow_insertion(self, found: Link, made: dict[str, Any], name: str) -> None:
-        """The slice that harmonised, then the volumes that got tumours and those that gave them, file by file.
+    def _follow_brought(self, found: Link, made: dict[str, Any], name: str) -> None:
+        """The slice that harmonised, then the volumes that got tumours and those that gave them, or those that were
+        labelled, file by file.
 
         Where these are synthetic themselves, on to what they were made of.
         """
@@ -183,25 +189,27 @@ class Walk:
             learned = self.data("learned from", place["uri"], place["digest"], f"tiles of {name}")
             learned.facts = {"image": f"{image['volume']}, {image['view']} {image['plane']}"} | learned.facts
             found.sources.append(learned)
+        roles = {"labelled": ""} if LABELLED in made else {"inserted into": "", "tumour of": "mask_"}
         for one in made["volumes"]:
-            for role, volume, files in (("inserted into", "volume", "files"), ("tumour of", "mask", "mask_files")):
-                found.sources.append(self._files(role, one[volume], one[files], one, name))
-        for role, key in (("inserted into", INSERTED_INTO), ("tumours of", MASKS)):
-            place = made[key]
-            if place[VOXELS] is not None:
+            for role, begin in roles.items():
+                found.sources.append(self._files(role, begin, one, name))
+        for role, key in (("inserted into", INSERTED_INTO), ("labelled", LABELLED), ("tumours of", MASKS)):
+            place = made.get(key)
+            if place is not None and place[VOXELS] is not None:
                 found.sources.append(self.data(role, place["uri"], place[VOXELS], f"volumes {role} {name}"))
 
-    def _files(self, role: str, volume: str, files: dict[str, str], one: dict[str, Any], name: str) -> Link:
-        """A volume by its files, which must be as they were."""
+    def _files(self, role: str, begin: str, one: dict[str, Any], name: str) -> Link:
+        """A volume by its files, which must be as they were; `begin`: of the fields of `one` that tell of it."""
 
         def follow(found: Link) -> None:
             """Facts, then the check."""
-            voxels = "source_sha256" if role == "inserted into" else "mask_sha256"
-            patient = one["patient" if role == "inserted into" else "mask_patient"]
-            found.facts |= {"of": one["id"], "patient": patient, "path": list(files), "voxels": one[voxels]}
+            files = one[f"{begin}files"]
+            voxels = one.get(f"{begin or 'source_'}sha256")
+            found.facts |= {"of": one["id"], "patient": one[f"{begin}patient"], "path": list(files)}
+            found.facts |= {"voxels": voxels} if voxels else {}
             check_files(files, self._records.options, f"{role} {one['id']} of {name}")
 
-        return self._link(role, "volume", volume, follow)
+        return self._link(role, "volume", one["mask" if begin else "volume"], follow)
 
     def _producer(self, found: Link, tiles: TileSet, link: str) -> None:
         """The run that generated a set; its other data sets are those that the set's manifest names."""

@@ -45,8 +45,8 @@ class Step(Section):
 
     name: RunName = Field(description="short name; the step's run is called <study run>-<name>")
     label: str = Field(description="what its lines and the report call it")
-    job: Literal["make_tiles", "train_metgan", "train_segmentor", "synthesize", "insert_tumours"] = Field(
-        description="what it is a run of"
+    job: Literal["make_tiles", "train_metgan", "train_segmentor", "synthesize", "insert_tumours", "segment_volumes"] = (
+        Field(description="what it is a run of")
     )
     preset: str = Field(description="part of the study's presets whose recipe it has")
     recipe: dict[str, Any] = Field({}, description="fields of the recipe that it sets, by section")

@@ -21,6 +21,7 @@ import yaml
 from metgan_dist.errors import UserError
 from metgan_dist.evaluation.segmented_volumes import goes_back, located_models
 from metgan_dist.figures import image_grid
+from metgan_dist.lineage.records import LABELLED, TRANSLATOR, VOXELS
 from metgan_dist.lineage.untouched import HELD_OUT
 from metgan_dist.lineage.volumes import file_digests
 from metgan_dist.methods.segmentor import Segmentor
@@ -157,10 +158,10 @@ class VolumeLabels:
         """What the labels follow from: the data set's section `synthesis` without the volumes."""
         return {
             "model": self.models["segmentor"],
-            "translator": self.models.get("translator"),
-            "tiles": {"uri": self.data.path, "digest": None},
+            TRANSLATOR: self.models.get("translator"),
+            "tiles": None,
+            LABELLED: {"uri": self.data.path, VOXELS: (self.data.synthesis or {}).get(VOXELS)},
             "settings": {
-                "labels": "found",
                 "overlap": job.overlap,
                 "format": job.form,
                 "precision": job.precision,
@@ -175,12 +176,18 @@ class VolumeLabels:
         if not free:
             return digest
         listed = [
-            {"id": ref.id, "volume": ref.id, "patient": ref.patient, "voxels_sha256": one["sha256"]}
+            {
+                "id": ref.id,
+                "volume": ref.id,
+                "patient": ref.patient,
+                VOXELS: one["sha256"],
+                "files": file_digests(ref),
+            }
             for ref, one in free
         ]
         written = {
             **self._head(job),
-            "synthesis": {**self.facts(job), "volumes": listed, "voxels_sha256": digest},
+            "synthesis": {**self.facts(job), "volumes": listed, VOXELS: digest},
             "volumes": [self._entry(ref, one) for ref, one in free],
         }
         text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True)

@@ -29,6 +29,7 @@ SMALL = {
     "method__width": 0.05,
     "method__segmentor_width": 0.05,
     "method__segmentor_max_steps": 2,
+    "method__segmentor_threshold": 1e-6,  # so that they find something, of which pseudo-labels can be made
     "method__volume": "phantom-3",
     "method__plane": 5,
     "training__max_steps": 12,  # two steps for each of six scales
@@ -92,7 +93,7 @@ def test_a_study_that_was_killed_within_a_scale_goes_on_there(study):
     assert re.search(r"singan \d/6 scale-\d: continuing from \d+ of \d+ images", done.out)
     results = [json.loads(path.read_text()) for path in storage.glob("toy-*/result.json")]
     assert {result["status"] for result in results} == {"finished"}
-    assert len(results) == 20  # 14 steps, 6 rows
+    assert len(results) == 24  # 17 steps, 7 rows
 
 
 def test_pairs_lead_back_to_the_slice_and_nobody_who_is_tested_is_in_them(study):
@@ -121,3 +122,16 @@ def test_the_table_the_tumours_and_the_pictures_are_there(study):
     assert (storage / "toy" / "cross-modal" / "figure-3.png").stat().st_size > 0
     assert (storage / "toy-direct" / "overlays.png").stat().st_size > 0
     assert set(done.result["scores"]["test"])
+
+
+def test_pseudo_labels_are_of_real_target_volumes_that_are_trained_on(study):
+    storage, _ = study
+    crops = TileSet.open(result_of(storage, "crops")["artefacts"]["tiles"])
+    tested = set(crops.index["volume"][crops.index["split"] == "test"])
+    written = yaml.safe_load((storage / "toy-pseudo_labels" / "volumes" / "dataset.yaml").read_text())
+    assert {entry["domain"] for entry in written["volumes"]} == {"t2"}
+    assert not {entry["id"] for entry in written["volumes"]} & tested
+    traced = run_here("lineage", storage, str(storage / "toy-pseudo"), tiny=False)
+    assert traced.code == 0, traced.out + traced.err
+    for told in ("labelled: volume phantom-", "inserted into: volume phantom-", "image: volume phantom-3"):
+        assert told in traced.out, traced.out

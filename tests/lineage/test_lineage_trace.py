@@ -353,3 +353,29 @@ def test_inserted_tumours_lead_to_the_slice_that_harmonised_and_to_each_volume_a
     mask.unlink()
     broken = list(Walk(Records([study.store], {})).data("", str(folder), "ab" * 32, "volumes").breaks())
     assert [reason for reason in broken if "a0-label.nii.gz: not here any more" in reason]
+
+
+def test_found_labels_lead_to_the_segmentor_and_to_the_files_that_it_looked_at(study, tmp_path):
+    image = tmp_path / "t2.nii.gz"
+    image.write_bytes(b"voxels")
+    files = file_digests(SimpleNamespace(paths=(str(image),), label_paths=(), options={}))
+    sha256 = hashlib.sha256((study.weights / "state.pt").read_bytes()).hexdigest()
+    made = {
+        "model": {"uri": str(study.weights), "sha256": sha256, "method": "segmentor", "run": study.ids["gan"]},
+        "translator": None,
+        "tiles": None,
+        "labelled": {"uri": str(tmp_path), "voxels_sha256": None},
+        "settings": {},
+        "volumes": [{"id": "t2", "volume": "t2", "patient": "p0", "voxels_sha256": "56" * 32, "files": files}],
+        "voxels_sha256": "ab" * 32,
+    }
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    (folder / "dataset.yaml").write_text(json.dumps({"synthesis": made, "volumes": []}))
+    chain = Walk(Records([study.store], {})).data("", str(folder), "ab" * 32, "volumes")
+    text = "\n".join(chain.lines())
+    for told in (f"segmentor: checkpoint {study.weights}", "labelled: volume t2", f"path: {image}", "patient: p0"):
+        assert told in text, text
+    image.unlink()
+    broken = list(Walk(Records([study.store], {})).data("", str(folder), "ab" * 32, "volumes").breaks())
+    assert [reason for reason in broken if "t2.nii.gz: not here any more" in reason]

@@ -378,3 +378,38 @@ def test_what_made_the_volumes_that_got_tumours_is_followed(study):
     text = refusal(study.real, inserted, study.store)
     assert "generator of volumes of synthetic tiles" in text
     assert "volume 'v3'" in text
+
+
+def test_volumes_with_labels_that_a_segmentor_found_are_real_ones(study):
+    """Pseudo-labels: the volumes that tiles show count, whatever made their labels, and so does the segmentor."""
+    made = SimpleNamespace(uri=str(study.storage / "volumes"), digest="ab" * 32, index=range(1))
+    study.run("label", "segment_volumes", generated=made)
+    study.real.index["patient"] = ""
+    weights = {"uri": str(study.weights), "sha256": checkpoint_digest(str(study.weights)), "method": "segmentor"}
+    found = {"labelled": {"uri": "volumes", "voxels_sha256": None}, "tiles": None}
+    model = {"model": {**weights, "run": study.ids["gan"]}}
+    # Of a training on v0, v1 and v2, and a volume that nothing else shows.
+    assert check_untouched(FIELD, study.real, translated(study, "apart", "", **model, **found), study.store)
+    other = study.tiles("other", study.volumes(), {"v0": "test", "v1": "train", "v2": "train", "v3": "train"})
+    study.run("gan-2", "train_segmentor", training=other)
+    seen = study.checkpoint("gan-2", b"seen")
+    model = {"model": {"uri": str(seen), "sha256": checkpoint_digest(str(seen)), "run": study.ids["gan-2"]}}
+    text = refusal(study.real, translated(study, "seen", "", **model, **found), study.store)
+    assert "generator of synthetic tiles" in text
+    assert "volume 'v3'" in text
+    translator = {"translator": {**model["model"], "method": "cyclegan"}, "model": {**weights, "run": study.ids["gan"]}}
+    text = refusal(study.real, translated(study, "through", "", **translator, **found), study.store)
+    assert "translator of synthetic tiles" in text
+    synthesis = {
+        **model,
+        "model": {**weights, "run": study.ids["gan"]},
+        **found,
+        "settings": {},
+        "voxels_sha256": "ab" * 32,
+    }
+    index, listed = study.index({"v3": "train"}), [{"id": "v3", "volume": "v3", "patient": ""}]
+    kept = {key: study.real.manifest[key] for key in ("data", "tiles", "volumes")}
+    tiles = study.write(study.storage / "held", index, {**kept, "synthesis": {**synthesis, "volumes": listed}})
+    text = refusal(study.real, tiles, study.store)
+    assert "volumes of synthetic tiles" in text
+    assert "volume 'v3'" in text

@@ -34,7 +34,9 @@ def test_all_steps_and_rows_have_the_presets_of_their_part(preset, crop, slices,
     assert list(run.recipes) == [
         *("crops", "slices", "source_segmentor", "target_segmentor", "cyclegan", "singan", "translated", "inserted"),
         *("pairs", "pix2pix", "plain_pairs", "plain_pix2pix", "inserted_crops", "direct_segmentor"),
-        *("cyclegan_source", "pix2pix_source", "plain_pix2pix_source", "untranslated", "direct", "supervised"),
+        *("pseudo_labels", "pseudo_crops", "pseudo_segmentor"),
+        *("cyclegan_source", "pix2pix_source", "plain_pix2pix_source", "untranslated", "direct", "pseudo"),
+        "supervised",
     ]
     for name in ("crops", "source_segmentor", "direct_segmentor", "cyclegan_source"):
         assert (run.recipes[name].tiles.kind, run.recipes[name].tiles.shape[0]) == ("crop", crop)
@@ -51,7 +53,7 @@ def test_all_steps_and_rows_have_the_presets_of_their_part(preset, crop, slices,
     assert [one.segmentation.domain for one in segmentors] == ["source", "target"]
     assert {(one.method.segmentor_network, one.method.segmentor_loss) for one in segmentors} == {("dynunet", "ce-dice")}
     assert {step.job for step in run.study.steps} == {
-        *("make_tiles", "train_segmentor", "train_metgan", "synthesize", "insert_tumours"),
+        *("make_tiles", "train_segmentor", "train_metgan", "synthesize", "insert_tumours", "segment_volumes"),
     }
 
 
