@@ -71,7 +71,7 @@ PRESETS = {
 }
 PRESET_TRAINING = {
     **{"cells": (4, 1e-3), "cells-3d": (2, 1e-3), "vessels": (2, 2e-3)},
-    **{"quickstart": (2, 1e-3), "cardiac-small": (2, 5e-4), "cardiac-slices": (4, 5e-4)},
+    **{"quickstart": (2, 1e-3), "cardiac-small": (2, 1e-3), "cardiac-slices": (4, 5e-4)},
     "heads-small": (2, 5e-4),
 }
 
