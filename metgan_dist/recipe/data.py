@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -18,8 +19,8 @@ from metgan_dist.recipe.labels import (
     parenchyma_of,
 )
 from metgan_dist.recipe.orientation import Orientation
-from metgan_dist.recipe.section import Section, VoxelSize, comma_list
-from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, check_percentiles
+from metgan_dist.recipe.section import Section, Seed, VoxelSize, comma_list
+from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, Voxels, check_percentiles
 
 
 def _one_or_several(names: str | list[str]) -> str | list[str]:
@@ -158,6 +159,9 @@ class Domain(Section):
         return tiles.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
+MOST_VOXELS = 2**32  # of a phantom
+
+
 class Phantom(Section):
     """Volumes that the package draws itself when a recipe has no data path."""
 
@@ -167,11 +171,9 @@ class Phantom(Section):
         "with hearts of other sizes, poses and walls; head: MR in T1 of one, in T2 of the next, each with a small "
         "tumour at the ear; stroke: DWI of many patients, healthy ones among them, with maps of tissues and lesions",
     )
-    volumes: int = Field(4, ge=1, description="how many volumes")
-    shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(
-        (32, 192, 192), description="voxels (z, y, x) of each"
-    )
-    seed: int = Field(0, ge=0, description="seed of the first volume; the others count on")
+    volumes: int = Field(4, ge=1, le=100_000, description="how many volumes")
+    shape: Voxels = Field((32, 192, 192), description="voxels (z, y, x) of each")
+    seed: Seed = Field(0, description="seed of the first volume; the others count on")
     healthy: float | None = Field(None, ge=0, le=1, description="stroke: fraction without a lesion; default: 0.5")
     tissue_maps: str | None = Field(
         None,
@@ -189,6 +191,11 @@ class Phantom(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Phantom:
+        if math.prod(self.shape) > MOST_VOXELS:
+            raise ValueError(
+                f"shape: {' x '.join(map(str, self.shape))} voxels; a phantom is drawn in memory, so {MOST_VOXELS} are "
+                "the most"
+            )
         given = [name for name in ("healthy", "tissue_maps", "lesion_masks") if getattr(self, name) is not None]
         if given and self.modality != "stroke":
             raise ValueError(f"{given[0]}: {self.modality} phantoms know nothing of it; set modality to stroke")

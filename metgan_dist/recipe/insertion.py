@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from metgan_dist.recipe.data import Channels
-from metgan_dist.recipe.section import Section, comma_list
+from metgan_dist.recipe.section import Section, Seed, comma_list
 
 NAIVE = "naive"  # as `model`: no network, tumours are pasted as they are
 
@@ -76,7 +76,7 @@ class Insertion(Section):
     blur: float = Field(
         5.0, ge=0, allow_inf_nan=False, description="pixels of the Gaussian by which it is blurred; 0: a hard edge"
     )
-    seed: int = Field(0, ge=0, description="seed of noise, pairs, places, and of the readers' slices")
+    seed: Seed = Field(0, description="seed of noise, pairs, places, and of the readers' slices")
     replicas: int | Literal["auto"] = Field("auto", description="copies of the generator; auto: as many as have room")
     threads: int = Field(1, ge=1, description="CPU threads of a replica without a GPU; part of what is reproduced")
     format: Literal["ome-zarr", "nifti"] | None = Field(

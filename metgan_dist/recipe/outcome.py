@@ -83,7 +83,9 @@ class Tracking(Section):
 class Storage(Section):
     """Where everything is written."""
 
-    path: str = Field("runs", description="folder or object-store URI for tiles, checkpoints, pictures and results")
+    path: str = Field(
+        "runs", min_length=1, description="folder or object-store URI for tiles, checkpoints, pictures and results"
+    )
     options: dict[str, Any] = Field(
         {}, description="fsspec options, e.g. {endpoint_url: ...}; secrets belong in the environment"
     )

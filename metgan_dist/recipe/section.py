@@ -22,10 +22,15 @@ VoxelSize = Annotated[tuple[_Size, _Size, _Size], BeforeValidator(comma_list)]
 """Along z, y, x; three positive numbers."""
 
 
-class Section(BaseModel):
-    """A part of the recipe; unknown fields are mistakes, and nothing changes after validation."""
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Of random numbers: what numpy, torch and MLflow all take."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Section(BaseModel):
+    """A part of the recipe; unknown fields are mistakes, as are NaN and infinite numbers, and nothing changes after
+    validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

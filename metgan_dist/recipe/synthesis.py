@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from metgan_dist.recipe.section import Section, comma_list
+from metgan_dist.recipe.section import Section, Seed, comma_list
 
 COPY_PASTE = "copy-paste"  # as `model`: no generator, the brains' own images
 
@@ -27,7 +27,7 @@ class Synthesis(Section):
     )
     organs: Literal["same", "any"] = Field("any", description="anatomy of the label's own organ, or of any")
     count: int = Field(1000, ge=1, description="labels to draw; each gives `samples` tiles")
-    seed: int = Field(0, ge=0, description="seed of labels, places and latents")
+    seed: Seed = Field(0, description="seed of labels, places and latents")
     real: float = Field(1.0, ge=0, description="share of real non-zero labels, as they are, of what is not transformed")
     merged: float = Field(1.0, ge=0, description="share of labels that are several real ones laid together, likewise")
     drawn: float = Field(0.0, ge=0, description="share of labels from `labels`, likewise")

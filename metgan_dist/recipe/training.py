@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from metgan_dist.recipe.section import Section
+from metgan_dist.recipe.section import Section, Seed
 
 Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity", "mask_distance"]
 
@@ -75,7 +76,7 @@ class Training(Section):
         "best",
         description="of runs that start_from and stages_from name: the checkpoint that a run is known by, or its last",
     )
-    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    seed: Seed = Field(0, description="seed of weights, order and augmentation")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"
     )
@@ -130,6 +131,14 @@ class Training(Section):
         return self
 
 
+def _address(cluster: str) -> str:
+    if cluster not in ("auto", "local") and not re.fullmatch(
+        r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):\d{1,5}", cluster
+    ):
+        raise ValueError("must be auto, local, or the address HOST:PORT of a cluster")
+    return cluster
+
+
 class Scaling(Section):
     """What the run may take of the machine or cluster."""
 
@@ -142,18 +151,18 @@ class Scaling(Section):
     min_workers: int | None = Field(
         None, ge=1, description="go on with as few as this while lost ones are not replaced; none: wait for all"
     )
-    gpus_per_worker: float | Literal["auto"] = Field(
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="GPUs of one; auto: one each if the cluster has them"
     )
-    cpus_per_worker: float | Literal["auto"] = Field("auto", description="CPUs reserved by one")
-    cluster: str = Field(
-        "auto", description="auto: RAY_ADDRESS if set, else a cluster on this machine; `local`; or an address"
+    cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = Field("auto", description="CPUs reserved by one")
+    cluster: Annotated[str, AfterValidator(_address)] = Field(
+        "auto", description="auto: RAY_ADDRESS if set, else a cluster on this machine; `local`; or HOST:PORT"
     )
     grow: bool = Field(False, description="the cluster autoscales: ask it for the missing nodes and wait for them")
     wait: float = Field(300, ge=0, description="seconds to wait for a busy or growing cluster before giving up")
     tile_memory: int = Field(256, ge=16, description="MiB of voxels that one tiling task may hold")
     tile_tasks: int | None = Field(None, ge=1, description="tiling tasks at once; default: one more than CPUs")
-    trainings: int | Literal["auto"] = Field(
+    trainings: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="trainings of a study at once; auto: as many as have room with the workers' CPUs and GPUs"
     )
     share: float = Field(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from metgan_dist.recipe.section import Section, comma_list
+from metgan_dist.recipe.section import Section, Seed, comma_list
 
 Score = Literal["mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity"]
 
@@ -68,7 +68,7 @@ class Tuning(Section):
     concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="trials at once, sharing GPUs if need be; auto: as many as have a CPU, or GPU, each"
     )
-    seed: int = Field(0, ge=0, description="seed of the search; every trial trains with training.seed")
+    seed: Seed = Field(0, description="seed of the search; every trial trains with training.seed")
     collapse_loss: float = Field(
         0.002,
         ge=0,

@@ -7,6 +7,7 @@ checked in one place. This module adds the preset, three switches, and errors of
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -102,6 +103,19 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; --help lists every field")
 
 
+class _Once(argparse.Action):
+    """Of a flag whose second value would silently win."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, flag: Any = None
+    ) -> None:
+        """Keep the value; a mistake where there is one already."""
+        if getattr(given, f"{self.dest}_given", False):
+            parser.error(f"{flag}: given twice, give one")
+        setattr(given, f"{self.dest}_given", True)
+        setattr(given, self.dest, value)
+
+
 class _Settings(Recipe, BaseSettings):
     """The recipe as pydantic-settings wants it, to make flags of its fields."""
 
@@ -149,10 +163,20 @@ def parse_command(
         )
     except SettingsError as error:  # a value that is to be JSON and is none
         raise UserError(f"command line: {uncapitalised(str(error))}; see --help for an example") from error
-    given = source()
+    try:
+        given = source()
+    except (SettingsError, ValueError) as error:  # a value that no JSON reader takes, such as nan or 5,000 digits
+        raise UserError(f"command line: {_unreadable(arguments, error)}") from error
     tree, recipe = _laid_out(chosen["recipe"], given, several_methods)
     values = {flag.name: _values(flag, chosen[flag.name]) for flag in own}
     return Command(recipe, chosen["recipe"], chosen["dry_run"], chosen["debug"], tree, given, values)
+
+
+def _unreadable(arguments: Sequence[str], error: Exception) -> str:
+    """Which flag has a value that cannot be read, as far as that is known: the first of the section in question."""
+    found = re.search(r'field "(\w+)"', str(error))
+    flags = [text.partition("=")[0] for text in arguments if found and text.startswith(f"--{found[1]}.")]
+    return f"{' or '.join(dict.fromkeys(flags)) or 'a flag'}: a value that cannot be read; see --help for an example"
 
 
 def _laid_out(name: str, given: dict[str, Any], several_methods: bool) -> tuple[dict[str, Any], Recipe]:
@@ -217,6 +241,7 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
     )
     parser.add_argument(
         "--recipe",
+        action=_Once,
         metavar="NAME|PATH",
         default=DEFAULT_RECIPE,
         help=f"preset or YAML file: {', '.join(recipe_names())}",

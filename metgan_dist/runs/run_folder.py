@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, stored_recipe, stored_tree
-from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.storage import absolute, exists, filesystem, join, read_bytes, write_whole
 
 # What may change between two starts of one run without making it another experiment.
 FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every", "tuning.concurrent")
@@ -55,6 +55,10 @@ class Run:
         return uri
 
 
+# Folders below storage.path that are no runs, and what they hold.
+NO_RUNS = {"tiles": "tile sets", "mlartifacts": "MLflow's artefacts", "mlruns": "MLflow's runs"}
+
+
 def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
     """Create the run's folder, or find the one that an earlier start left.
 
@@ -63,8 +67,10 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
     name = recipe.tracking.run or _fresh_name(recipe_name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"tracking.run: {name!r}: use letters, digits, '.', '_' and '-' only")
+    if name in NO_RUNS:
+        raise UserError(f"tracking.run: {name!r}: where {NO_RUNS[name]} lie below storage.path; choose another name")
     options = recipe.storage.options
-    storage = recipe.storage.path if "://" in recipe.storage.path else str(Path(recipe.storage.path).absolute())
+    storage = absolute(recipe.storage.path)
     folder = join(storage, name)
     known = join(folder, "run.json")
     if not exists(known, options):

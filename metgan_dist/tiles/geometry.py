@@ -43,6 +43,9 @@ def in_plane(view: str) -> tuple[int, ...]:
     return tuple(axis for axis, name in enumerate(AXES) if name != view)
 
 
+FINEST = 64  # target voxels of a source voxel along an axis; there is nothing between its neighbours to be seen
+
+
 def target_factors(tiles: Tiles, volume: str, spacing: tuple[float, float, float] | None) -> tuple[float, float, float]:
     """Source voxels per target voxel along z, y, x; 1 without `tiles.spacing`.
 
@@ -55,6 +58,12 @@ def target_factors(tiles: Tiles, volume: str, spacing: tuple[float, float, float
             f"tiles.spacing: volume {volume!r} has no voxel spacing to resample from; give it in the data set"
         )
     z, y, x = (target / source for target, source in zip(tiles.spacing, spacing, strict=True))
+    if min(z, y, x) < 1 / FINEST:
+        asked, there = (", ".join(f"{edge:g}" for edge in edges) for edges in (tiles.spacing, spacing))
+        raise UserError(
+            f"tiles.spacing: {asked}, but the voxels of volume {volume!r} are {there}; one of these would become more "
+            f"than {FINEST} along an axis: check the unit"
+        )
     return z, y, x
 
 

@@ -306,6 +306,7 @@ def _extent(rows: pd.DataFrame, axis: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _near(low: np.ndarray, high: np.ndarray, chosen: np.ndarray, gap: int) -> np.ndarray:
     """Intervals that leave fewer than `gap` free voxels to a chosen one, or overlap it."""
+    gap = min(gap, int(high.max()))  # a wider one leaves nothing either, but for the memory that it takes
     covered = np.zeros(int(high.max()) + 2 * gap + 2, dtype=np.int64)
     for a, b in {(int(a), int(b)) for a, b in zip(low[chosen], high[chosen], strict=True)}:
         # Marks where spans begin and end, whose running sum tells how many lie over a voxel: no pair of tiles is

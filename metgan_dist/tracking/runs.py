@@ -35,10 +35,25 @@ def start_run(uri: str, tracking: Tracking, name: str, tags: Mapping[str, str]) 
     with reporting(uri):
         client = connect(uri)
         experiment = _experiment(client, uri, tracking)
+        _check_parent(client, uri, tracking.parent)
         described = {"mlflow.user": _user(), "mlflow.source.name": Path(sys.argv[0]).name}
         described |= {key: redact_value(key, value)[:MAX_TAG_LENGTH] for key, value in tags.items()}
         run = client.create_run(experiment.experiment_id, run_name=name, tags=described)
         return str(run.info.run_id)
+
+
+def _check_parent(client: MlflowClient, uri: str, parent: str | None) -> None:
+    """UserError for a run to be shown under that the store does not have."""
+    from mlflow.exceptions import MlflowException
+
+    if not parent:
+        return
+    try:
+        client.get_run(parent)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"tracking.parent: {redact(uri)} has no run {parent!r}; give the id of one, or none") from error
 
 
 def find_run(uri: str, tracking: Tracking, name: str) -> str | None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Storage, Tracking
+from metgan_dist.storage import one_line
 from metgan_dist.tracking.credentials import PASSWORD, USERNAME, Credentials
 from metgan_dist.tracking.redaction import redact
 
@@ -53,20 +54,24 @@ def tracking_uri(tracking: Tracking, storage: Storage) -> str:
                 "set tracking.uri to a server (http://host:5000) or to sqlite:///FOLDER/mlflow.db"
             )
         path = folder.path if folder.scheme else storage.path
-        return _absolute_sqlite(f"sqlite:///{path}/mlflow.db")
+        return _absolute_sqlite(f"sqlite:///{path}/mlflow.db", f"storage.path {storage.path}")
     if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
         raise UserError(
             f"{field} {redact(uri)}: MLflow does not take plain folders; "
             "use a server (http://host:5000) or sqlite:///FOLDER/mlflow.db"
         )
-    if urlsplit(uri).password is not None:
+    try:
+        password = urlsplit(uri).password
+    except ValueError as error:
+        raise UserError(f"{field} {redact(uri)}: no address ({one_line(error)}); check brackets and port") from error
+    if password is not None:
         where = (
             f"{USERNAME} and {PASSWORD}" if uri.startswith("http") else "the environment (PGPASSWORD for PostgreSQL)"
         )
         raise UserError(
             f"{field} {redact(uri)}: holds a password, which the run's files would show; put it into {where}"
         )
-    return _absolute_sqlite(uri) if uri.startswith("sqlite:///") else uri
+    return _absolute_sqlite(uri, f"{field} {uri}") if uri.startswith("sqlite:") else uri
 
 
 def check_server(uri: str) -> None:
@@ -154,5 +159,16 @@ def _ask(uri: str) -> None:
         raise UserError(unusable(uri, error)) from error
 
 
-def _absolute_sqlite(uri: str) -> str:
-    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().resolve()}"
+def _absolute_sqlite(uri: str, said: str) -> str:
+    """The address with an absolute path; UserError, beginning with what was `said`, for one that is no file's."""
+    name = uri.removeprefix("sqlite:///")
+    if name in ("", uri) or name.endswith("/"):
+        raise UserError(f"{said}: names no file; write sqlite:///FOLDER/mlflow.db")
+    if odd := next((sign for sign in "?#%" if sign in name), None):
+        raise UserError(f"{said}: {odd!r} has a meaning of its own in the address of a database; name another folder")
+    path = Path(name).expanduser().resolve()
+    if path.is_dir():
+        raise UserError(f"{said}: {path} is a folder; write sqlite:///{path}/mlflow.db")
+    if blocked := next((one for one in path.parents if one.exists() and not one.is_dir()), None):
+        raise UserError(f"{said}: {blocked} is a file; name a folder")
+    return f"sqlite:///{path}"
