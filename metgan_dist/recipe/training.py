@@ -111,7 +111,11 @@ class Training(Section):
     )
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
     checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")
-    log_every: int = Field(1, ge=1, description="steps between two logged losses")
+    log_every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="steps of which the mean losses are logged; auto: 1, and of a run of more than 2,500 steps so many "
+        "that its curves have about that number of points, which is all that MLflow draws [>= 1]",
+    )
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker is lost")
     compile: bool = Field(False, description="torch.compile the players' forward")
     checkpoint_gradients: bool = Field(

@@ -24,7 +24,7 @@ from metgan_dist.methods import Stage, enter_stage
 from metgan_dist.recipe import Recipe
 from metgan_dist.training.checkpoint import read_progress, restore, save_rank, save_state
 from metgan_dist.training.choice import Choice
-from metgan_dist.training.logs import Log
+from metgan_dist.training.logs import Log, Losses, steps_between
 from metgan_dist.training.run_state import RunState, checkpoint_name
 from metgan_dist.training.schedule import Falling, Length, Span
 from metgan_dist.training.step import Batch, Stepper
@@ -88,6 +88,8 @@ class _Run:
         self.settings, self.choice = recipe.training, Choice.of(recipe)
         self.stages = stepper.method.stages(recipe)
         self.state = self._begun()
+        self.losses, self.shown = Losses(), ""
+        self.log_every = steps_between(self.settings.log_every, length.total // length.step)
         # As if the earlier starts had just ended, so that seconds add up over all of them.
         self.started = time.monotonic() - self.state.seconds
 
@@ -175,19 +177,13 @@ class _Run:
         progress = Progress(around.say, span.title, span.end, done=state.images)
         end = state.images if state.stopped_early or self._is_over(span) else span.end
         for batches in _grouped(around.stream(state.images, end), settings.accumulate):
-            # By the images before the step: the first has the full rate, and the last one's is not yet 0.
-            self.stepper.set_rate(span.rate(state.images))
-            losses = _step(self.stepper, batches, state, around)
-            state.images += self.length.step
-            state.steps += 1
-            self._follow(span, losses)
+            self._step(span, batches, progress)
             is_over = self._is_over(span)
-            if state.steps % settings.log_every == 0 or is_over:
-                _log(losses, state, progress, around)
-            else:
-                progress.step(state.images)  # how long it takes is not to be asked of log_every
-            # Validated before the checkpoint is written, which carries its score.
             fresh = is_over or self.length.passes(state.images, settings.validate_every)
+            if fresh or state.steps % self.log_every == 0:
+                self._log(progress)
+            progress.step(state.images, self.shown)  # how long it takes is not to be asked of log_every
+            # Validated before the checkpoint is written, which carries its score.
             if fresh:
                 with progress.pause():
                     self._validate(span)
@@ -195,6 +191,7 @@ class _Run:
             leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
             stopping = around.stopping()
             if fresh or leaving or stopping or self.length.passes(state.images, settings.checkpoint_every):
+                self._log(progress)
                 state.seconds, state.rate = time.monotonic() - self.started, progress.rate(state.images)
                 with progress.pause():
                     goes_on = self._save(fresh)
@@ -211,6 +208,30 @@ class _Run:
             if is_over or state.stopped_early:
                 break
         return self._is_over(span) and not state.stopped_early
+
+    def _step(self, span: Span, batches: Sequence[Batch], progress: Progress) -> None:
+        """Make a step; where a loss is not finite, those of the steps that led there are logged first."""
+        # By the images before the step: the first has the full rate, and the last one's is not yet 0.
+        self.stepper.set_rate(span.rate(self.state.images))
+        try:
+            losses = _step(self.stepper, batches, self.state, self.around)
+        except TrainingStopped:
+            self._log(progress)
+            raise
+        self.losses.add(losses)
+        self.state.images += self.length.step
+        self.state.steps += 1
+        self._follow(span, losses)
+
+    def _log(self, progress: Progress) -> None:
+        """Log the mean losses of the interval that ends here, if there is any; progress shows them until the next."""
+        means, counts = self.losses.take()
+        if not means:
+            return
+        images = self.state.images
+        self.around.log.metrics({**means, "images_per_second": progress.rate(images)}, images, counts)
+        terms = {name.removeprefix("generators/"): value for name, value in means.items()}
+        self.shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
     def _is_over(self, span: Span) -> bool:
         """Whether a stage has ended, by its length or by its loss."""
@@ -322,10 +343,3 @@ def _step(stepper: Stepper, batches: Sequence[Batch], state: RunState, around: S
             f"training.batch_size: a step of {count} image{'s' * (count > 1)} leaves one value per channel of the "
             "innermost features, too few for batch statistics; use more images, more workers or a larger tiles.size"
         ) from error
-
-
-def _log(losses: dict[str, Any], state: RunState, progress: Progress, around: Surroundings) -> None:
-    values = {name: float(value) for name, value in losses.items()}
-    around.log.metrics({**values, "images_per_second": progress.rate(state.images)}, state.images)
-    terms = ((name.split("/")[-1] if name.startswith("generators") else name, value) for name, value in values.items())
-    progress.step(state.images, "  ".join(f"{name} {value:.3f}" for name, value in terms))
