@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from metgan_dist.recipe.interval import Every, Interval
 from metgan_dist.recipe.section import Section
 
 Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity", "mask_distance"]
@@ -25,6 +26,14 @@ def _augment(value: Any) -> Any:
     if value.lower() not in _AUGMENT:
         raise ValueError("must be flips (or true), affine, affine-shift, or none (or false)")
     return _AUGMENT[value.lower()]
+
+
+def _log_every(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise ValueError("must be auto, or a whole number of steps above 0")
+    return int(value)
 
 
 class Training(Section):
@@ -90,7 +99,9 @@ class Training(Section):
         ge=0,
         description="images in which the averaged generator forgets half, at most 5 % of those seen; 0: no average",
     )
-    validate_every: int = Field(2000, ge=1, description="images between validations")
+    validate_every: Every = Field(
+        2000, description="between two validations: images (2000), steps (500 steps) or a time (45 s, 30 min, 2 h)"
+    )
     patience: int | None = Field(
         None,
         ge=1,
@@ -110,8 +121,12 @@ class Training(Section):
         "real validation images reach; where none is, the last",
     )
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
-    checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")
-    log_every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    checkpoint_every: Every = Field(
+        2000,
+        description="between two checkpoints, beside the one of each validation: images (2000), steps (500 steps) or a "
+        "time (45 s, 30 min, 2 h)",
+    )
+    log_every: Annotated[int | Literal["auto"], BeforeValidator(_log_every)] = Field(
         "auto",
         description="steps of which the mean losses are logged; auto: 1, and of a run of more than 2,500 steps so many "
         "that its curves have about that number of points, which is all that MLflow draws [>= 1]",
@@ -128,6 +143,11 @@ class Training(Section):
     def _check(self) -> Training:
         if self.compile and self.checkpoint_gradients:
             raise ValueError("checkpoint_gradients does not go with compile; set one of them to false")
+        if self.patience is not None and Interval.of(self.validate_every).seconds is not None:
+            raise ValueError(
+                f"patience counts validations, and how many {self.validate_every!r} has in a run depends on the "
+                "machine; give validate_every in images or steps, or leave patience out"
+            )
         for name in self.stages_from:
             if name in self.stages:
                 raise ValueError(f"stages_from takes {name!r} from another run; leave it out of stages")

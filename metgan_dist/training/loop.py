@@ -21,9 +21,10 @@ from torch import Tensor
 from metgan_dist.cluster.progress import Progress
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.methods import Stage, enter_stage
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Interval, Recipe
 from metgan_dist.training.checkpoint import read_progress, restore, save_rank, save_state
 from metgan_dist.training.choice import Choice
+from metgan_dist.training.due import Due
 from metgan_dist.training.logs import Log, Losses, steps_between
 from metgan_dist.training.run_state import RunState, checkpoint_name
 from metgan_dist.training.schedule import Falling, Length, Span
@@ -44,7 +45,7 @@ class Surroundings:
     `take(stage)` puts another run's weights into the networks of a stage that is not trained (training.stages_from).
     `mean(value)`, called by all ranks alike, is the mean of a number of each. `leaving()`, asked every few steps by all
     ranks alike, says that a machine is about to go: time for a checkpoint. `stopping()`, asked after every step by all
-    ranks alike, says that the training is to save and end here.
+    ranks alike, says that the training is to save and end here. `seconds()` is a clock that all ranks read alike.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class Surroundings:
     mean: Callable[[Tensor], Tensor] = lambda value: value
     leaving: Callable[[], bool] = lambda: False
     stopping: Callable[[], bool] = lambda: False
+    seconds: Callable[[], float] = time.monotonic
 
 
 def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings) -> dict[str, float]:
@@ -90,6 +92,10 @@ class _Run:
         self.state = self._begun()
         self.losses, self.shown = Losses(), ""
         self.log_every = steps_between(self.settings.log_every, length.total // length.step)
+        looks = Interval.of(self.settings.validate_every)
+        self.validations = self._due(looks)
+        self.checkpoints = self._due(Interval.of(self.settings.checkpoint_every))
+        self.tests = self._due(looks.times(recipe.segmentation.test_every or 1))
         # As if the earlier starts had just ended, so that seconds add up over all of them.
         self.started = time.monotonic() - self.state.seconds
 
@@ -106,6 +112,9 @@ class _Run:
             restore(around.resume_from, stepper, around.rank)
         stepper.steps = state.steps
         return state
+
+    def _due(self, interval: Interval) -> Due:
+        return Due(interval, self.length, self.around.seconds)
 
     def _number(self, name: str) -> int:
         return [stage.name for stage in self.stages].index(name)
@@ -179,7 +188,7 @@ class _Run:
         for batches in _grouped(around.stream(state.images, end), settings.accumulate):
             self._step(span, batches, progress)
             is_over = self._is_over(span)
-            fresh = is_over or self.length.passes(state.images, settings.validate_every)
+            fresh = is_over or self.validations.is_due(state.images, state.steps)
             if fresh or state.steps % self.log_every == 0:
                 self._log(progress)
             progress.step(state.images, self.shown)  # how long it takes is not to be asked of log_every
@@ -190,11 +199,14 @@ class _Run:
                 state.stopped_early = self._runs_out_of_patience(span)
             leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
             stopping = around.stopping()
-            if fresh or leaving or stopping or self.length.passes(state.images, settings.checkpoint_every):
+            if fresh or leaving or stopping or self.checkpoints.is_due(state.images, state.steps):
                 self._log(progress)
                 state.seconds, state.rate = time.monotonic() - self.started, progress.rate(state.images)
                 with progress.pause():
                     goes_on = self._save(fresh)
+                self.checkpoints.done()
+                if fresh:
+                    self.validations.done()
                 if goes_on is False:
                     return False
             if stopping:
@@ -266,12 +278,13 @@ class _Run:
 
     def _test(self, span: Span) -> None:
         """Note how the test tiles are met, where that is asked for and it is time, or the end."""
-        state, around, every = self.state, self.around, self.recipe.segmentation.test_every
-        if around.test is None or every is None:
+        state, around = self.state, self.around
+        if around.test is None or self.recipe.segmentation.test_every is None:
             return
-        if not (self._is_over(span) or self.length.passes(state.images, every * self.settings.validate_every)):
+        if not (self._is_over(span) or self.tests.is_due(state.images, state.steps)):
             return
         noted = around.test(self.stepper)
+        self.tests.done()
         state.tested.append({"images": state.images, **noted})
         numbers = {f"{name}/{key}": one[key] for name, one in noted.items() for key in ("dice", "loss")}
         around.log.metrics(numbers, state.images)

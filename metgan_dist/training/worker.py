@@ -81,6 +81,7 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
         if folder is None and assignment.weights_from is not None:
             with local_folder(assignment.weights_from, assignment.options) as other:
                 begin_with(other, stepper)
+        notice = StopNotice(assignment, rank, world, device)
         around = Surroundings(
             rank=rank,
             stream=_stream(assignment, tiles, drawn, rank, world),
@@ -95,7 +96,8 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
             take=lambda stage: _take(assignment, stage, stepper),
             mean=lambda value: _mean(value, world),
             leaving=team.leaving(say),
-            stopping=StopNotice(assignment, rank, world, device),
+            stopping=notice,
+            seconds=notice.seconds,
         )
         try:
             train(recipe, stepper, length, around)

@@ -10,7 +10,8 @@ from test_training_stages import losses, recipe, run
 from toys import Staged, register
 
 from metgan_dist.cluster import progress
-from metgan_dist.recipe import Training
+from metgan_dist.recipe import Recipe, Training
+from metgan_dist.recipe.mistakes import first_mistake
 from metgan_dist.training.logs import Log, Losses, Watch, steps_between
 
 
@@ -24,8 +25,15 @@ def test_an_interval_is_a_step_in_short_runs_and_grows_with_the_planned_steps(as
 
 def test_a_run_says_how_often_it_logs_or_leaves_it_to_its_length():
     assert (Training().log_every, Training(log_every=3).log_every) == ("auto", 3)
-    with pytest.raises(ValidationError, match="greater than or equal to 1"):
-        Training(log_every=0)
+    assert Training(log_every="20").log_every == 20
+
+
+@pytest.mark.parametrize("asked", [0, "often", True, 1.5])
+def test_any_other_interval_is_one_line(asked):
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"training": {"log_every": asked}})
+    line = f"training.log_every: {asked!r}: must be auto, or a whole number of steps above 0"
+    assert first_mistake(caught.value) == line
 
 
 def test_a_term_is_averaged_over_the_steps_in_which_it_occurs():

@@ -190,18 +190,19 @@ def test_a_number_of_each_rank_has_one_mean(both):
 def _heard(rank):
     """Answers to 40 questions after steps that take no time, of which rank 0 is told after the 14th."""
     told, time = [], stop_notice.time
-    stop_notice.time = SimpleNamespace(monotonic=lambda: 0.0)
+    stop_notice.time = SimpleNamespace(monotonic=lambda: 7.0 + rank)
     notice = StopNotice(SimpleNamespace(folder="here", asked_to_stop=lambda: bool(told)), rank, 2, torch.device("cpu"))
-    answers, rounds, broadcast = [], [], dist.broadcast
+    answers, rounds, seconds, broadcast = [], [], [], dist.broadcast
     stop_notice.dist.broadcast = lambda *given: rounds.append(len(answers)) or broadcast(*given)
     try:
         for number in range(40):
             if number == 14 and rank == 0:
                 told.append(True)
             answers.append(notice())
+            seconds.append(notice.seconds())
     finally:
         stop_notice.dist.broadcast, stop_notice.time = broadcast, time
-    return {"answers": answers, "rounds": rounds}
+    return {"answers": answers, "rounds": rounds, "seconds": seconds}
 
 
 def test_all_ranks_hear_of_a_stop_after_the_same_step_and_meet_for_it_every_few_steps(both):
@@ -209,6 +210,7 @@ def test_all_ranks_hear_of_a_stop_after_the_same_step_and_meet_for_it_every_few_
     assert first == second
     assert first["rounds"] == [0, 10, 20, 30]
     assert first["answers"].index(True) == 20
+    assert set(first["seconds"]) == {7.0}  # rank 0's clock on both
 
 
 def _pix2pix():
