@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import fsspec
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +16,8 @@ from metgan_dist.recipe import Recipe, Tiles
 from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
-from metgan_dist.training import stop_notice
+from metgan_dist.training import stop_notice, team
+from metgan_dist.training.checkpoint import SHARED, own_files
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
@@ -249,6 +251,44 @@ def _own_statistics(rank):
     return {**gradients, **dict(stepper.method.networks["critic"].named_buffers())}
 
 
+def _fetched(rank):
+    """What each of two workers of one node fetches of a checkpoint of three, and what then lies there for both."""
+    fs, uri, names, fetch = fsspec.filesystem("memory"), "memory://checkpoint", [], team.fetch
+    for name in (*SHARED, *own_files(0), *own_files(1), *own_files(2)):
+        fs.pipe_file(f"/checkpoint/{name}", name.encode())
+    team.fetch = lambda uri, options, wanted, folder: names.extend(wanted) or fetch(uri, options, wanted, folder)
+    try:
+        with OneOf(rank).fetched(uri, {}) as folder:
+            there = {name: (folder / name).read_text() for name in (*SHARED, *own_files(rank))}
+            dist.barrier()
+            everything = sorted(path.name for path in folder.iterdir())
+            dist.barrier()
+        dist.barrier()
+        return {"names": sorted(names), "there": there, "everything": everything, "left": folder.exists()}
+    finally:
+        team.fetch = fetch
+
+
+class OneOf(team.Team):
+    """One of two workers of a node."""
+
+    last_checkpoint = keep = leaving = None
+
+    def __init__(self, rank):
+        self.rank = self.local_rank = rank
+        self.world = 2
+
+
+def test_each_worker_fetches_its_own_file_and_one_of_the_node_what_all_share(both):
+    first, second = both["fetched"]
+    assert first["names"] == sorted([*SHARED, "rank-0.pt", "rank-0.sha256"])
+    assert second["names"] == ["rank-1.pt", "rank-1.sha256"]
+    for rank in (first, second):
+        assert rank["everything"] == sorted([*first["names"], *second["names"]])
+        assert all(text == name for name, text in rank["there"].items())
+        assert not rank["left"]
+
+
 WORKS = {
     "normalise": [_normalise],
     "share-1": [_share, 1],
@@ -262,6 +302,7 @@ WORKS = {
     "grown": [_grown],
     "mean": [_mean_over],
     "heard": [_heard],
+    "fetched": [_fetched],
 }
 
 
