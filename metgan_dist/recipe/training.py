@@ -68,6 +68,16 @@ class Training(Section):
         "whole batch would, at a collective a layer; local, each worker's own (the papers' batch of one), whose "
         "running statistics are averaged after each step",
     )
+    gradients: Literal["exact", "bf16"] = Field(
+        "exact",
+        description="what several workers exchange: exact, gradients as they are; bf16, rounded to 8 bits of "
+        "precision, half as much to send (one worker sends nothing)",
+    )
+    gradient_views: bool = Field(
+        False,
+        description="several workers: gradients lie where they are exchanged instead of being copied there, which "
+        "saves their size in memory and changes no number",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate")
     decay_from: float = Field(
         0.5,

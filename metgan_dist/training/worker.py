@@ -177,6 +177,8 @@ def _stepper(assignment: Assignment, tiles: TileSet, device: torch.device, rank:
         device,
         world=world,
         joint_batch_norm=recipe.training.batch_norm == "joint",
+        bf16_gradients=recipe.training.gradients == "bf16",
+        gradient_views=recipe.training.gradient_views,
         autocast=autocast_dtype(recipe.training.precision, device),
         compile_turns=recipe.training.compile,
         ema_half_life=recipe.training.ema_half_life,

@@ -38,7 +38,8 @@ def _joined(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for name, (work, *arguments) in WORKS.items():
-        torch.save(work(rank, *arguments), folder / f"{name}-{rank}.pt")
+        options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
+        torch.save(work(rank, *arguments, **options), folder / f"{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -119,10 +120,10 @@ def _critic():
     return Critic({"critic": PatchGAN(width=0.1).double()})
 
 
-def _share(rank, parts):
+def _share(rank, parts, **options):
     mine = {name: value[rank::2] for name, value in _batch(4, dtype=torch.float64).items()}
     batches = [{name: value[part::parts] for name, value in mine.items()} for part in range(parts)]
-    return _critic_gradients(Stepper(_critic(), torch.device("cpu"), world=2), batches)
+    return _critic_gradients(Stepper(_critic(), torch.device("cpu"), world=2, **options), batches)
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
@@ -133,10 +134,10 @@ def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(both, a
             torch.testing.assert_close(rank[name], gradient, rtol=1e-9, atol=1e-12)
 
 
-def _penalised(rank, parts, world):
+def _penalised(rank, parts, world, **options):
     """The critic's gradients in each of its five moves, and all weights after the step."""
     torch.manual_seed(0)
-    stepper = Stepper(Wasserstein.from_recipe(RECIPE).double(), torch.device("cpu"), world=world)
+    stepper = Stepper(Wasserstein.from_recipe(RECIPE).double(), torch.device("cpu"), world=world, **options)
     whole = _batch(4, edge=4, dtype=torch.float64)
     whole["mix"] = torch.rand(4, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     mine = {name: value[rank::world] for name, value in whole.items()}
@@ -220,8 +221,8 @@ def _pix2pix():
     return build_method(Recipe(method=Pix2PixRecipe(width=0.05), tiles=Tiles(size=64)))
 
 
-def _train(rank, build, steps, joint=True):
-    stepper = Stepper(build(), torch.device("cpu"), world=2, joint_batch_norm=joint)
+def _train(rank, build, steps, **options):
+    stepper = Stepper(build(), torch.device("cpu"), world=2, **options)
     stepper.method.seed_pools(rank)
     batch = _batch(2, edge=64)
     for _ in range(steps):
@@ -295,7 +296,12 @@ WORKS = {
     "share-2": [_share, 2],
     "train": [_train, _metgan, 6],
     "pix2pix": [_train, _pix2pix, 3],
-    "local": [_train, _pix2pix, 3, False],
+    "local": [_train, _pix2pix, 3, {"joint_batch_norm": False}],
+    "rounded": [_train, _pix2pix, 3, {"bf16_gradients": True}],
+    "views": [_train, _pix2pix, 3, {"gradient_views": True}],
+    "rounded-views": [_train, _pix2pix, 3, {"bf16_gradients": True, "gradient_views": True}],
+    "share-rounded": [_share, 1, {"bf16_gradients": True}],
+    "penalised-rounded": [_penalised, 1, 2, {"bf16_gradients": True}],
     "own": [_own_statistics],
     "penalised-1": [_penalised, 1, 2],
     "penalised-2": [_penalised, 2, 2],
@@ -347,3 +353,47 @@ def test_two_workers_with_statistics_of_their_own_hold_identical_networks(both):
     assert any(not torch.equal(value, both["pix2pix"][0][name]) for name, value in first.items())
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+# Rounding to 8 bits, of each worker's half and of their sum.
+BF16 = 2.0**-8
+
+
+def test_rounded_gradients_are_within_the_rounding_of_the_exact_ones_and_alike_on_both_workers(both):
+    own = []
+    for rank in range(2):
+        mine = {name: value[rank::2] for name, value in _batch(4, dtype=torch.float64).items()}
+        own.append(_critic_gradients(Stepper(_critic(), torch.device("cpu")), [mine]))
+    first, second = both["share-rounded"]
+    for name, exact in both["share-1"][0].items():
+        assert torch.equal(first[name], second[name])
+        bound = 1.01 * BF16 * (own[0][name].abs() + own[1][name].abs())
+        assert ((first[name] - exact).abs() <= bound).all()
+    assert any(not torch.equal(exact, first[name]) for name, exact in both["share-1"][0].items())
+
+
+def test_a_player_with_a_gradient_in_its_loss_sends_rounded_gradients_too(both):
+    first, second = both["penalised-rounded"]
+    for mine, other, exact in zip(*(work["moves"] for work in (first, second, both["penalised-1"][0])), strict=True):
+        for one, same, gradient in zip(mine, other, exact, strict=True):
+            assert torch.equal(one, same)
+            assert not torch.equal(one, gradient)
+            assert torch.equal(one, one.bfloat16().double())
+            assert (one - gradient).norm() < 4 * BF16 * gradient.norm()
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+
+
+@pytest.mark.parametrize("name", ["rounded", "rounded-views"])
+def test_two_workers_that_send_rounded_gradients_hold_identical_networks(both, name):
+    first, second = both[name]
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+        assert torch.equal(value, both["rounded"][0][key]), key
+    assert any(not torch.equal(value, both["pix2pix"][0][key]) for key, value in first.items())
+
+
+def test_gradients_that_are_not_copied_are_the_same(both):
+    for key, value in both["views"][0].items():
+        assert torch.equal(value, both["views"][1][key]), key
+        assert torch.equal(value, both["pix2pix"][0][key]), key
