@@ -29,6 +29,7 @@ from metgan_dist.training.logs import Log, Losses, steps_between
 from metgan_dist.training.run_state import RunState, checkpoint_name
 from metgan_dist.training.schedule import Falling, Length, Span
 from metgan_dist.training.step import Batch, Stepper
+from metgan_dist.training.utilisation import Utilisation
 
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
 
@@ -45,7 +46,8 @@ class Surroundings:
     `take(stage)` puts another run's weights into the networks of a stage that is not trained (training.stages_from).
     `mean(value)`, called by all ranks alike, is the mean of a number of each. `leaving()`, asked every few steps by all
     ranks alike, says that a machine is about to go: time for a checkpoint. `stopping()`, asked after every step by all
-    ranks alike, says that the training is to save and end here. `seconds()` is a clock that all ranks read alike.
+    ranks alike, says that the training is to save and end here. `seconds()` is a clock that all ranks read alike,
+    `clock()` this rank's own.
     """
 
     rank: int
@@ -63,6 +65,7 @@ class Surroundings:
     leaving: Callable[[], bool] = lambda: False
     stopping: Callable[[], bool] = lambda: False
     seconds: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.monotonic
 
 
 def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings) -> dict[str, float]:
@@ -97,7 +100,8 @@ class _Run:
         self.checkpoints = self._due(Interval.of(self.settings.checkpoint_every))
         self.tests = self._due(looks.times(recipe.segmentation.test_every or 1))
         # As if the earlier starts had just ended, so that seconds add up over all of them.
-        self.started = time.monotonic() - self.state.seconds
+        self.started = around.clock() - self.state.seconds
+        self.utilisation = Utilisation(around.clock)
 
     def _begun(self) -> RunState:
         """The state of the checkpoint to go on from, put into the stepper too, or that of a new run."""
@@ -201,7 +205,7 @@ class _Run:
             stopping = around.stopping()
             if fresh or leaving or stopping or self.checkpoints.is_due(state.images, state.steps):
                 self._log(progress)
-                state.seconds, state.rate = time.monotonic() - self.started, progress.rate(state.images)
+                state.seconds, state.rate = around.clock() - self.started, progress.rate(state.images)
                 with progress.pause():
                     goes_on = self._save(fresh)
                 self.checkpoints.done()
@@ -226,7 +230,8 @@ class _Run:
         # By the images before the step: the first has the full rate, and the last one's is not yet 0.
         self.stepper.set_rate(span.rate(self.state.images))
         try:
-            losses = _step(self.stepper, batches, self.state, self.around)
+            with self.utilisation.step():
+                losses = _step(self.stepper, batches, self.state, self.around)
         except TrainingStopped:
             self._log(progress)
             raise
@@ -241,7 +246,8 @@ class _Run:
         if not means:
             return
         images = self.state.images
-        self.around.log.metrics({**means, "images_per_second": progress.rate(images)}, images, counts)
+        pace = {"images_per_second": progress.rate(images), "utilisation": self.utilisation.of_interval()}
+        self.around.log.metrics({**means, **pace}, images, counts)
         terms = {name.removeprefix("generators/"): value for name, value in means.items()}
         self.shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
@@ -326,6 +332,7 @@ class _Run:
             if choice.last:
                 score = float(state.images)
             pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
+            pace["utilisation"] = round(self.utilisation.of_all(), 4)
             ended = {"stopped_early": float(state.stopped_early)}
             shown = {f"validation/{key}": value for key, value in state.scores.items()} if fresh else {}
             state.checkpoint = name
