@@ -190,7 +190,7 @@ class _Run:
         progress = Progress(around.say, span.title, span.end, done=state.images)
         end = state.images if state.stopped_early or self._is_over(span) else span.end
         for batches in _grouped(around.stream(state.images, end), settings.accumulate):
-            self._step(span, batches, progress)
+            self._make_step(span, batches, progress)
             is_over = self._is_over(span)
             fresh = is_over or self.validations.is_due(state.images, state.steps)
             if fresh or state.steps % self.log_every == 0:
@@ -225,7 +225,7 @@ class _Run:
                 break
         return self._is_over(span) and not state.stopped_early
 
-    def _step(self, span: Span, batches: Sequence[Batch], progress: Progress) -> None:
+    def _make_step(self, span: Span, batches: Sequence[Batch], progress: Progress) -> None:
         """Make a step; where a loss is not finite, those of the steps that led there are logged first."""
         # By the images before the step: the first has the full rate, and the last one's is not yet 0.
         self.stepper.set_rate(span.rate(self.state.images))
