@@ -10,7 +10,7 @@ import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -198,16 +198,12 @@ def local_copy(uri: str, options: Options | None = None) -> Path:
     return copy
 
 
-@contextmanager
-def local_folder(uri: str, options: Options | None) -> Iterator[Path]:
-    """A folder on this machine with the files of `uri`: itself, or a copy for the time of the block."""
-    if is_local(uri):
-        yield Path(absolute(uri))
-        return
-    with tempfile.TemporaryDirectory(prefix="metgan-checkpoint-") as folder:
-        fs, path = filesystem(uri, options)
-        fs.get(f"{path}/", f"{folder}/", recursive=True)
-        yield Path(folder)
+def fetch(uri: str, options: Options | None, names: Collection[str], folder: Path) -> None:
+    """Copy the files of a folder that are named, those of them that there are, into a folder of this machine."""
+    fs, path = filesystem(uri, options)
+    for name in sorted(set(names).intersection(entries(uri, options)[0])):
+        with storage_errors(uri):
+            fs.get_file(f"{path}/{name}", str(folder / name))
 
 
 def _bucket(uri: str) -> str:

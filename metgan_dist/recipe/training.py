@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from metgan_dist.recipe.interval import Every, Interval
 from metgan_dist.recipe.section import Section, Seed
 
 Keep = Literal["last", "mae", "msd", "ssim", "psnr", "correlation", "cycle_mae", "label_fidelity", "mask_distance"]
@@ -26,6 +27,14 @@ def _augment(value: Any) -> Any:
     if value.lower() not in _AUGMENT:
         raise ValueError("must be flips (or true), affine, affine-shift, or none (or false)")
     return _AUGMENT[value.lower()]
+
+
+def _log_every(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise ValueError("must be auto, or a whole number of steps above 0")
+    return int(value)
 
 
 class Training(Section):
@@ -60,6 +69,16 @@ class Training(Section):
         "whole batch would, at a collective a layer; local, each worker's own (the papers' batch of one), whose "
         "running statistics are averaged after each step",
     )
+    gradients: Literal["exact", "bf16"] = Field(
+        "exact",
+        description="what several workers exchange: exact, gradients as they are; bf16, rounded to 8 bits of "
+        "precision, half as much to send (one worker sends nothing)",
+    )
+    gradient_views: bool = Field(
+        False,
+        description="several workers: gradients lie where they are exchanged instead of being copied there, which "
+        "saves their size in memory and changes no number",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate")
     decay_from: float = Field(
         0.5,
@@ -91,7 +110,9 @@ class Training(Section):
         ge=0,
         description="images in which the averaged generator forgets half, at most 5 % of those seen; 0: no average",
     )
-    validate_every: int = Field(2000, ge=1, description="images between validations")
+    validate_every: Every = Field(
+        2000, description="between two validations: images (2000), steps (500 steps) or a time (45 s, 30 min, 2 h)"
+    )
     patience: int | None = Field(
         None,
         ge=1,
@@ -111,8 +132,16 @@ class Training(Section):
         "real validation images reach; where none is, the last",
     )
     validate_tiles: int = Field(64, ge=1, description="tiles scored in a validation, at most")
-    checkpoint_every: int = Field(2000, ge=1, description="images between checkpoints")
-    log_every: int = Field(1, ge=1, description="steps between two logged losses")
+    checkpoint_every: Every = Field(
+        2000,
+        description="between two checkpoints, beside the one of each validation: images (2000), steps (500 steps) or a "
+        "time (45 s, 30 min, 2 h)",
+    )
+    log_every: Annotated[int | Literal["auto"], BeforeValidator(_log_every)] = Field(
+        "auto",
+        description="steps of which the mean losses are logged; auto: 1, and of a run of more than 2,500 steps so many "
+        "that its curves have about that number of points, which is all that MLflow draws [>= 1]",
+    )
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker is lost")
     compile: bool = Field(False, description="torch.compile the players' forward")
     checkpoint_gradients: bool = Field(
@@ -125,6 +154,11 @@ class Training(Section):
     def _check(self) -> Training:
         if self.compile and self.checkpoint_gradients:
             raise ValueError("checkpoint_gradients does not go with compile; set one of them to false")
+        if self.patience is not None and Interval.of(self.validate_every).seconds is not None:
+            raise ValueError(
+                f"patience counts validations, and how many {self.validate_every!r} has in a run depends on the "
+                "machine; give validate_every in images or steps, or leave patience out"
+            )
         for name in self.stages_from:
             if name in self.stages:
                 raise ValueError(f"stages_from takes {name!r} from another run; leave it out of stages")

@@ -34,7 +34,7 @@ def epoch_files(
     }
     if not any(noted.values()):
         return {}
-    epoch = {fold: recipe.training.validate_every for fold, recipe in recipes.items()}
+    epoch = {fold: int(recipe.training.validate_every) for fold, recipe in recipes.items()}
     curves = [
         {"fold": fold, "images": one["images"], "epoch": one["images"] / epoch[fold]}
         | {f"{sample}_{name}": one[sample][name] for sample in ("train", "test") for name in ("dice", "loss")}

@@ -20,6 +20,13 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.trained import digest_file, load_tensors
 from metgan_dist.training.step import Stepper
 
+SHARED = ("state.pt", "state.sha256", "recipe.yaml", "meta.json")
+
+
+def own_files(rank: int) -> tuple[str, ...]:
+    """The files of a checkpoint that one rank alone reads."""
+    return f"rank-{rank}.pt", f"rank-{rank}.sha256"
+
 
 def save_state(folder: Path, stepper: Stepper, recipe: Recipe, progress: dict[str, Any]) -> None:
     """Write the part of a checkpoint that all ranks share; `progress` holds numbers (images, steps, best scores)."""

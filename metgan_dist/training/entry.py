@@ -18,8 +18,9 @@ def enter(config: dict[str, Any]) -> None:
     from metgan_dist.training.worker import work
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    assignment, team = config["assignment"], RayTeam()
+    assignment = config["assignment"]
     say = worker_voice(assignment.queue)
+    team = RayTeam(assignment, say)
     try:
         work(assignment, team, say)
     except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metgan_dist.storage import filesystem, is_local, join, local_folder
+from metgan_dist.storage import filesystem, is_local, join
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.snapshot import Snapshot, read_snapshot
@@ -42,7 +42,7 @@ def left_as_it_was() -> Iterator[None]:
 class Alone(Team):
     """The only worker."""
 
-    rank, world = 0, 1
+    rank, world, local_rank = 0, 1, 0
 
     def __init__(self, assignment: Assignment) -> None:
         self.device = torch.device("cuda" if assignment.plan.gpus_per_worker and torch.cuda.is_available() else "cpu")
@@ -50,16 +50,11 @@ class Alone(Team):
         self._keep = assignment.keep_last
         self._order = Choice.of(assignment.recipe).ranked
 
-    @contextmanager
-    def last_checkpoint(self) -> Iterator[Path | None]:
+    def last_checkpoint(self) -> str | None:
         latest = read_snapshot(self._folder, self._options).latest
-        if latest is None:
-            yield None
-            return
-        with local_folder(join(self._folder, latest.name), self._options) as folder:
-            yield folder
+        return None if latest is None else join(self._folder, latest.name)
 
-    def keep(self, folder: Path, name: str, metrics: dict[str, Any]) -> None:
+    def keep(self, folder: Path, name: str, metrics: dict[str, Any], *, wait: bool = False) -> None:
         before = read_snapshot(self._folder, self._options)
         self._store(folder, name)
         order, most = (None, self._keep) if self._keep else (self._order, 1)

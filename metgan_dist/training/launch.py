@@ -25,7 +25,7 @@ from metgan_dist.training.stopping import postponed_stop
 
 RESIZE_SECONDS = 300.0  # a larger group starts again from the last checkpoint: not at every machine that comes
 
-RESOURCES = ("seconds", "images_per_second", "peak_rss_bytes", "peak_gpu_bytes")
+RESOURCES = ("seconds", "images_per_second", "utilisation", "peak_rss_bytes", "peak_gpu_bytes")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Trained:
 
     `best` is the checkpoint that `training.keep` chooses, which may be the last; `score` is None where validation gave
     none. `resources`, of the first worker: `seconds` of the training, validations and checkpoints included;
-    `images_per_second` of all workers without them, since the last (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
+    `images_per_second` of all workers without them, and `utilisation`, the share of time in steps, both since the last
+    (re)start; `peak_rss_bytes` and `peak_gpu_bytes`.
     `stopped_early`: `training.patience` ended it before its length did. `last_scores`: what the workers reported with
     the last checkpoint.
     """

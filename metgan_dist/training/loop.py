@@ -21,13 +21,15 @@ from torch import Tensor
 from metgan_dist.cluster.progress import Progress
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.methods import Stage, enter_stage
-from metgan_dist.recipe import Recipe
+from metgan_dist.recipe import Interval, Recipe
 from metgan_dist.training.checkpoint import read_progress, restore, save_rank, save_state
 from metgan_dist.training.choice import Choice
-from metgan_dist.training.logs import Log
+from metgan_dist.training.due import Due
+from metgan_dist.training.logs import Log, Losses, steps_between
 from metgan_dist.training.run_state import RunState, checkpoint_name
 from metgan_dist.training.schedule import Falling, Length, Span
 from metgan_dist.training.step import Batch, Stepper
+from metgan_dist.training.utilisation import Utilisation
 
 STEPS_PER_NOTICE = 10  # asking is a round between all workers; a machine goes minutes after it is announced
 
@@ -44,7 +46,8 @@ class Surroundings:
     `take(stage)` puts another run's weights into the networks of a stage that is not trained (training.stages_from).
     `mean(value)`, called by all ranks alike, is the mean of a number of each. `leaving()`, asked every few steps by all
     ranks alike, says that a machine is about to go: time for a checkpoint. `stopping()`, asked after every step by all
-    ranks alike, says that the training is to save and end here.
+    ranks alike, says that the training is to save and end here. `seconds()` is a clock that all ranks read alike,
+    `clock()` this rank's own.
     """
 
     rank: int
@@ -61,6 +64,8 @@ class Surroundings:
     mean: Callable[[Tensor], Tensor] = lambda value: value
     leaving: Callable[[], bool] = lambda: False
     stopping: Callable[[], bool] = lambda: False
+    seconds: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.monotonic
 
 
 def train(recipe: Recipe, stepper: Stepper, length: Length, around: Surroundings) -> dict[str, float]:
@@ -88,8 +93,15 @@ class _Run:
         self.settings, self.choice = recipe.training, Choice.of(recipe)
         self.stages = stepper.method.stages(recipe)
         self.state = self._begun()
+        self.losses, self.shown = Losses(), ""
+        self.log_every = steps_between(self.settings.log_every, length.total // length.step)
+        looks = Interval.of(self.settings.validate_every)
+        self.validations = self._due(looks)
+        self.checkpoints = self._due(Interval.of(self.settings.checkpoint_every))
+        self.tests = self._due(looks.times(recipe.segmentation.test_every or 1))
         # As if the earlier starts had just ended, so that seconds add up over all of them.
-        self.started = time.monotonic() - self.state.seconds
+        self.started = around.clock() - self.state.seconds
+        self.utilisation = Utilisation(around.clock)
 
     def _begun(self) -> RunState:
         """The state of the checkpoint to go on from, put into the stepper too, or that of a new run."""
@@ -104,6 +116,9 @@ class _Run:
             restore(around.resume_from, stepper, around.rank)
         stepper.steps = state.steps
         return state
+
+    def _due(self, interval: Interval) -> Due:
+        return Due(interval, self.length, self.around.seconds)
 
     def _number(self, name: str) -> int:
         return [stage.name for stage in self.stages].index(name)
@@ -175,29 +190,27 @@ class _Run:
         progress = Progress(around.say, span.title, span.end, done=state.images)
         end = state.images if state.stopped_early or self._is_over(span) else span.end
         for batches in _grouped(around.stream(state.images, end), settings.accumulate):
-            # By the images before the step: the first has the full rate, and the last one's is not yet 0.
-            self.stepper.set_rate(span.rate(state.images))
-            losses = _step(self.stepper, batches, state, around)
-            state.images += self.length.step
-            state.steps += 1
-            self._follow(span, losses)
+            self._make_step(span, batches, progress)
             is_over = self._is_over(span)
-            if state.steps % settings.log_every == 0 or is_over:
-                _log(losses, state, progress, around)
-            else:
-                progress.step(state.images)  # how long it takes is not to be asked of log_every
+            fresh = is_over or self.validations.is_due(state.images, state.steps)
+            if fresh or state.steps % self.log_every == 0:
+                self._log(progress)
+            progress.step(state.images, self.shown)  # how long it takes is not to be asked of log_every
             # Validated before the checkpoint is written, which carries its score.
-            fresh = is_over or self.length.passes(state.images, settings.validate_every)
             if fresh:
                 with progress.pause():
                     self._validate(span)
                 state.stopped_early = self._runs_out_of_patience(span)
             leaving = state.steps % STEPS_PER_NOTICE == 0 and around.leaving()
             stopping = around.stopping()
-            if fresh or leaving or stopping or self.length.passes(state.images, settings.checkpoint_every):
-                state.seconds, state.rate = time.monotonic() - self.started, progress.rate(state.images)
+            if fresh or leaving or stopping or self.checkpoints.is_due(state.images, state.steps):
+                self._log(progress)
+                state.seconds, state.rate = around.clock() - self.started, progress.rate(state.images)
                 with progress.pause():
                     goes_on = self._save(fresh)
+                self.checkpoints.done()
+                if fresh:
+                    self.validations.done()
                 if goes_on is False:
                     return False
             if stopping:
@@ -211,6 +224,32 @@ class _Run:
             if is_over or state.stopped_early:
                 break
         return self._is_over(span) and not state.stopped_early
+
+    def _make_step(self, span: Span, batches: Sequence[Batch], progress: Progress) -> None:
+        """Make a step; where a loss is not finite, those of the steps that led there are logged first."""
+        # By the images before the step: the first has the full rate, and the last one's is not yet 0.
+        self.stepper.set_rate(span.rate(self.state.images))
+        try:
+            with self.utilisation.step():
+                losses = _step(self.stepper, batches, self.state, self.around)
+        except TrainingStopped:
+            self._log(progress)
+            raise
+        self.losses.add(losses)
+        self.state.images += self.length.step
+        self.state.steps += 1
+        self._follow(span, losses)
+
+    def _log(self, progress: Progress) -> None:
+        """Log the mean losses of the interval that ends here, if there is any; progress shows them until the next."""
+        means, counts = self.losses.take()
+        if not means:
+            return
+        images = self.state.images
+        pace = {"images_per_second": progress.rate(images), "utilisation": self.utilisation.of_interval()}
+        self.around.log.metrics({**means, **pace}, images, counts)
+        terms = {name.removeprefix("generators/"): value for name, value in means.items()}
+        self.shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
     def _is_over(self, span: Span) -> bool:
         """Whether a stage has ended, by its length or by its loss."""
@@ -245,12 +284,13 @@ class _Run:
 
     def _test(self, span: Span) -> None:
         """Note how the test tiles are met, where that is asked for and it is time, or the end."""
-        state, around, every = self.state, self.around, self.recipe.segmentation.test_every
-        if around.test is None or every is None:
+        state, around = self.state, self.around
+        if around.test is None or self.recipe.segmentation.test_every is None:
             return
-        if not (self._is_over(span) or self.length.passes(state.images, every * self.settings.validate_every)):
+        if not (self._is_over(span) or self.tests.is_due(state.images, state.steps)):
             return
         noted = around.test(self.stepper)
+        self.tests.done()
         state.tested.append({"images": state.images, **noted})
         numbers = {f"{name}/{key}": one[key] for name, one in noted.items() for key in ("dice", "loss")}
         around.log.metrics(numbers, state.images)
@@ -292,6 +332,7 @@ class _Run:
             if choice.last:
                 score = float(state.images)
             pace = {"seconds": round(state.seconds, 3), "images_per_second": round(state.rate, 3)}
+            pace["utilisation"] = round(self.utilisation.of_all(), 4)
             ended = {"stopped_early": float(state.stopped_early)}
             shown = {f"validation/{key}": value for key, value in state.scores.items()} if fresh else {}
             state.checkpoint = name
@@ -322,10 +363,3 @@ def _step(stepper: Stepper, batches: Sequence[Batch], state: RunState, around: S
             f"training.batch_size: a step of {count} image{'s' * (count > 1)} leaves one value per channel of the "
             "innermost features, too few for batch statistics; use more images, more workers or a larger tiles.size"
         ) from error
-
-
-def _log(losses: dict[str, Any], state: RunState, progress: Progress, around: Surroundings) -> None:
-    values = {name: float(value) for name, value in losses.items()}
-    around.log.metrics({**values, "images_per_second": progress.rate(state.images)}, state.images)
-    terms = ((name.split("/")[-1] if name.startswith("generators") else name, value) for name, value in values.items())
-    progress.step(state.images, "  ".join(f"{name} {value:.3f}" for name, value in terms))

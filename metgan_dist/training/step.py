@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,7 +51,8 @@ class Stepper:
 
     `autocast` is the dtype of mixed precision, or None for float32. With `world` > 1 a process group must exist; batch
     statistics then run over all ranks where `joint_batch_norm`, else each rank's over its own tiles, and the running
-    ones are averaged over ranks after each step. All players of the method move, until `begin` says which.
+    ones are averaged over ranks after each step. Ranks exchange gradients as they are, or with `bf16_gradients`
+    rounded; with `gradient_views` without a copy of them. All players of the method move, until `begin` says which.
 
     Attributes:
         playing: the players that move, in their order.
@@ -65,12 +67,15 @@ class Stepper:
         *,
         world: int = 1,
         joint_batch_norm: bool = True,
+        bf16_gradients: bool = False,
+        gradient_views: bool = False,
         autocast: torch.dtype | None = None,
         compile_turns: bool = False,
         ema_half_life: int = 0,
     ) -> None:
         self.method, self.device, self.world, self.autocast = method, device, world, autocast
         self._joint = joint_batch_norm
+        self._bf16, self._views = bf16_gradients, gradient_views
         self._compile = compile_turns
         self._known: set[str] = set()  # networks
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -125,7 +130,12 @@ class Stepper:
         # Buffers agree already: batch statistics are joint, or averaged after the step, and spectral vectors start from
         # the same seed.
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(turn, device_ids=devices, broadcast_buffers=False)
+        wrapped = DistributedDataParallel(
+            turn, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=self._views
+        )
+        if self._bf16:
+            wrapped.register_comm_hook(None, bf16_compress_hook)
+        return wrapped
 
     def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Every player whose step it is moves, each time on the mean gradient of `batches`.
@@ -203,7 +213,7 @@ class Stepper:
         optimiser = self.optimisers[player.name]
         gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         if self.world > 1 and not isinstance(self.turns[player.name], DistributedDataParallel):
-            _average_over_ranks(gradients, self.world)
+            _average_over_ranks(gradients, self.world, torch.bfloat16 if self._bf16 else None)
         # Gradients are already averaged, so every rank sees the same norm and takes the same decision.
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             bad = [name for name, value in report.items() if not torch.isfinite(value)]
@@ -256,17 +266,19 @@ def _optimiser(method: Method, player: Player) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=player.learning_rate, betas=player.betas, fused=True)
 
 
-def _average_over_ranks(tensors: Sequence[Tensor], world: int) -> None:
+def _average_over_ranks(tensors: Sequence[Tensor], world: int, sent_as: torch.dtype | None = None) -> None:
     """Their means over ranks, in place and in one collective; all ranks have the same tensors, which may be none.
 
-    Of gradients it is what DistributedDataParallel does for the players that it wraps.
+    Of gradients it is what DistributedDataParallel does for the players that it wraps, rounded to `sent_as` too.
     """
     if not tensors:
         return
     joint = torch.cat([tensor.flatten() for tensor in tensors])
+    # Divided first where it is rounded, as torch's own hook does: a sum over many ranks has larger rounding errors.
+    joint = joint if sent_as is None else (joint / world).to(sent_as)
     dist.all_reduce(joint)
     for tensor, part in zip(tensors, joint.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor) / world)
+        tensor.copy_(part.view_as(tensor) / world if sent_as is None else part.view_as(tensor))
 
 
 def _running_statistics(method: Method) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Whether somebody asked a training to stop, so that all of its workers save and end at the same step."""
+"""What all workers of a training hear of rank 0 at the same step: whether to stop, and what time it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUND_SECONDS, ROUND_STEPS = 1.0, 10
 
 
 class StopNotice:
-    """The answer of rank 0, which alone looks, on all ranks; every rank has to ask after each step.
+    """Whether somebody asked the training to stop: rank 0 alone looks; every rank has to ask after each step.
 
     Several ranks meet for it every few steps only: rank 0, whose clock alone counts, says each time in how many.
     """
@@ -27,6 +27,7 @@ class StopNotice:
         self._next = 0.0
         self._steps = self._until = 1
         self._met = time.monotonic()
+        self._heard = 0.0
 
     def __call__(self) -> bool:
         if self._world == 1:
@@ -34,11 +35,16 @@ class StopNotice:
         self._until -= 1
         return self._until == 0 and self._meet()
 
+    def seconds(self) -> float:
+        """Rank 0's clock on all ranks, as it was when they last met; a rank that is alone has its own."""
+        return time.monotonic() if self._world == 1 else self._heard
+
     def _meet(self) -> bool:
-        answer = [int(self._rank == 0 and self._look()), self._pace()]
-        heard = torch.tensor(answer, device=self._device)
+        answer = [float(self._rank == 0 and self._look()), float(self._pace()), time.monotonic()]
+        heard = torch.tensor(answer, dtype=torch.float64, device=self._device)
         dist.broadcast(heard, 0)
-        asked, self._steps = heard.tolist()
+        asked, steps, self._heard = heard.tolist()
+        self._steps = int(steps)
         self._until, self._met = self._steps, time.monotonic()
         return bool(asked)
 

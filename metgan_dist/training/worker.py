@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from metgan_dist.errors import TrainingStopped, UserError, understood
 from metgan_dist.methods import build_method, method_class
 from metgan_dist.methods.method import Stage
 from metgan_dist.networks.vgg import Vgg19Features
-from metgan_dist.storage import join, local_folder
+from metgan_dist.storage import join
 from metgan_dist.tasks import Drawn, Task, task_of
 from metgan_dist.tasks.segmentation import JUDGE_SOURCE, PARTS, Segmentation
 from metgan_dist.tiles.brightness import mean_intensities
@@ -79,8 +79,9 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
     watch = Watch(_log(assignment, logger), stepper.method)
     with _earlier_checkpoint(assignment, team) as folder:
         if folder is None and assignment.weights_from is not None:
-            with local_folder(assignment.weights_from, assignment.options) as other:
+            with team.fetched(assignment.weights_from, assignment.options) as other:
                 begin_with(other, stepper)
+        notice = StopNotice(assignment, rank, world, device)
         around = Surroundings(
             rank=rank,
             stream=_stream(assignment, tiles, drawn, rank, world),
@@ -92,10 +93,11 @@ def _work(assignment: Assignment, team: Team, say: Callable[[str], None]) -> Non
             resume_from=folder,
             title=assignment.role,
             test=_onlooker(assignment, tiles, stepper, drawn, rank, world),
-            take=lambda stage: _take(assignment, stage, stepper),
+            take=lambda stage: _take(assignment, team, stage, stepper),
             mean=lambda value: _mean(value, world),
             leaving=team.leaving(say),
-            stopping=StopNotice(assignment, rank, world, device),
+            stopping=notice,
+            seconds=notice.seconds,
         )
         try:
             train(recipe, stepper, length, around)
@@ -130,10 +132,11 @@ def _stream(
 @contextmanager
 def _earlier_checkpoint(assignment: Assignment, team: Team) -> Iterator[Path | None]:
     """A local folder with the training's last checkpoint, or the one that it begins from; None where it has neither."""
-    with ExitStack() as open_folders:
-        folder = open_folders.enter_context(team.last_checkpoint())
-        if folder is None and assignment.start_from is not None:
-            folder = open_folders.enter_context(local_folder(assignment.start_from, assignment.options))
+    uri = team.last_checkpoint() or assignment.start_from
+    if uri is None:
+        yield None
+        return
+    with team.fetched(uri, assignment.options) as folder:
         yield folder
 
 
@@ -174,6 +177,8 @@ def _stepper(assignment: Assignment, tiles: TileSet, device: torch.device, rank:
         device,
         world=world,
         joint_batch_norm=recipe.training.batch_norm == "joint",
+        bf16_gradients=recipe.training.gradients == "bf16",
+        gradient_views=recipe.training.gradient_views,
         autocast=autocast_dtype(recipe.training.precision, device),
         compile_turns=recipe.training.compile,
         ema_half_life=recipe.training.ema_half_life,
@@ -207,7 +212,8 @@ def _keep(
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     }
-    team.keep(folder, name, {**metrics, **peaks})
+    # Whoever reviews the training may begin another from what is reported.
+    team.keep(folder, name, {**metrics, **peaks}, wait=assignment.review is not None)
     if assignment.review is None:
         return True
     answer = review is None or review.goes_on({**metrics, "checkpoint": join(assignment.folder, name)})
@@ -218,9 +224,9 @@ def _keep(
     return all(answers)
 
 
-def _take(assignment: Assignment, stage: Stage, stepper: Stepper) -> None:
+def _take(assignment: Assignment, team: Team, stage: Stage, stepper: Stepper) -> None:
     """Give the networks of the stage at hand the weights of another run's."""
-    with local_folder(assignment.stages_from[stage.name], assignment.options) as other:
+    with team.fetched(assignment.stages_from[stage.name], assignment.options) as other:
         begin_with(other, stepper, {name for player in stepper.playing for name in player.networks})
 
 

@@ -14,6 +14,7 @@ import boto3
 import jsonschema
 import pytest
 import yaml
+from botocore.validate import ParamValidator
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import EC2ClientError
@@ -162,6 +163,22 @@ def test_the_versions_that_the_nodes_install_are_the_packages_own(text, tmp_path
     listed = subprocess.run(["python3", "-c", written], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert listed.split() == tomllib.loads(mounted["pyproject.toml"].read_text())["project"]["dependencies"]
     assert "-c constraints.txt -r requirements.txt" in setup
+
+
+def test_machines_with_eight_gpus_as_the_page_has_them_are_a_node_type_and_eight_gpus(aws, text):
+    """Which moto cannot launch: it knows no placement groups."""
+    node = re.search(r"```yaml\n(  gpu8:.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)[1]
+    prepared = prepare_config(yaml.safe_load(text.replace("\n  # Cuts tiles", f"\n{node}\n  # Cuts tiles")))
+    validate_config(prepared)
+    asked = prepared["available_node_types"]["gpu8"]["node_config"]
+    assert asked["Placement"] == {"GroupName": "metgan"}
+    counts = {"MinCount": 1, "MaxCount": 8}
+    shape = aws.meta.service_model.operation_model("RunInstances").input_shape
+    assert ParamValidator().validate({**asked, **counts}, shape).generate_report() == ""
+    assert ParamValidator().validate({**asked, **counts, "Plaecment": {}}, shape).has_errors()
+    (described,) = aws.describe_instance_types(InstanceTypes=[asked["InstanceType"]])["InstanceTypes"]
+    assert sum(gpu["Count"] for gpu in described["GpuInfo"]["Gpus"]) == 8
+    assert described["VCpuInfo"]["DefaultVCpus"] == 192
 
 
 def test_ec2_is_asked_for_what_the_file_says(aws, text):

@@ -50,9 +50,9 @@ def killed_at(monkeypatch, images):
     """From now on a training in this process dies when it is about to store the checkpoint of so many images."""
     keep = in_process.Alone.keep
 
-    def dies(self, folder, name, metrics):
+    def dies(self, folder, name, metrics, **how):
         if metrics["images"] >= images:
             raise Killed
-        keep(self, folder, name, metrics)
+        keep(self, folder, name, metrics, **how)
 
     monkeypatch.setattr(in_process.Alone, "keep", dies)

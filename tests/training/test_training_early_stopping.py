@@ -43,7 +43,7 @@ class World:
             resume_from=resume_from,
         )
 
-    def metrics(self, values, step):
+    def metrics(self, values, step, counts=None):
         pass
 
     def stream(self, start, stop):

@@ -136,6 +136,7 @@ def test_a_finished_training_goes_on_when_it_is_given_more_but_not_one_that_only
     short = replace(short, recipe=short.recipe.model_copy(update={"training": training}))
     finished = run_training(short, print)
     assert run_training(short, print) == finished
+    assert 0 < finished.resources["utilisation"] < 1
     training = training.model_copy(update={"max_steps": 3})
     longer = replace(short, recipe=short.recipe.model_copy(update={"training": training}))
     assert run_training(replace(longer, main=False), print) == finished

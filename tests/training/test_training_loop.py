@@ -50,7 +50,7 @@ class Kept:
         self.folder, self.bad, self.stop = folder, bad, stop
         self.said, self.logged, self.metrics_kept = [], [], []
 
-    def metrics(self, values, step):
+    def metrics(self, values, step, counts=None):
         self.logged.append((step, dict(values)))
 
     def png(self, data, name):
@@ -237,7 +237,14 @@ def test_a_run_that_begins_says_its_images_and_soon_how_long_they_take_however_s
     assert kept.said[0] == "training: 10 images, 2.5 times the 4 training tiles"
     assert re.fullmatch(r"training  [1-4]/10 images  0\.\d/s  \d+ s left", kept.said[1])
     losses = [images for images, values in kept.logged if isinstance(values, dict) and "images_per_second" in values]
-    assert losses == [10]  # at the end alone
+    assert losses == [4, 8, 10]  # with the checkpoints alone
+
+
+def test_steps_before_a_loss_that_is_not_finite_are_logged_too(tmp_path):
+    kept, plan = Kept(tmp_path, bad=5), recipe(log_every=100)
+    with pytest.raises(TrainingStopped, match="step 6"):
+        train(plan, stepper(plan), Length(1, 10), kept.around())
+    assert [step for step, values in kept.logged if isinstance(values, dict) and "generators/pair" in values] == [4, 5]
 
 
 def test_too_few_images_for_the_normalisation_are_the_recipes_mistake(tmp_path):

@@ -1,5 +1,7 @@
 """One step of all players: what is made once in it and what again, how often each moves, a gradient in a loss."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from toys import Staged, Wasserstein, image
@@ -9,6 +11,7 @@ from metgan_dist.methods.metgan import MetGAN
 from metgan_dist.methods.method import Stage
 from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
+from metgan_dist.training import worker
 from metgan_dist.training.step import Stepper
 
 CPU = torch.device("cpu")
@@ -160,3 +163,17 @@ def test_a_player_that_is_not_to_be_compiled_is_not():
 def test_a_stage_of_a_player_that_there_is_none_of_is_told():
     with pytest.raises(ValueError, match="stage joint: no player judges; there are segmentors, generators"):
         Stepper(Staged.from_recipe(Recipe()), CPU).begin(Stage("joint", ("judges",)))
+
+
+@pytest.mark.parametrize(
+    ("training", "rounded", "views"),
+    [({}, False, False), ({"gradients": "bf16"}, True, False), ({"gradient_views": True}, False, True)],
+)
+def test_the_recipe_says_how_workers_exchange_gradients(monkeypatch, training, rounded, views):
+    monkeypatch.setattr(
+        worker, "build_method", lambda *_: SimpleNamespace(begins_at=None, seed_pools=lambda _seed: None)
+    )
+    monkeypatch.setattr(worker, "Stepper", lambda _method, _device, **options: options)
+    recipe = Recipe.model_validate({"method": {"name": "pix2pix"}, "training": training})
+    options = worker._stepper(SimpleNamespace(recipe=recipe, segmentor=None), None, torch.device("cpu"), 0, 2)
+    assert (options["bf16_gradients"], options["gradient_views"]) == (rounded, views)

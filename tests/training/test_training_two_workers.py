@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import fsspec
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +16,8 @@ from metgan_dist.recipe import Recipe, Tiles
 from metgan_dist.recipe.methods.metgan import MetGANRecipe
 from metgan_dist.recipe.methods.pix2pix import Pix2PixRecipe
 from metgan_dist.recipe.methods.segmentor import SegmentorRecipe
-from metgan_dist.training import stop_notice
+from metgan_dist.training import stop_notice, team
+from metgan_dist.training.checkpoint import SHARED, own_files
 from metgan_dist.training.step import Stepper
 from metgan_dist.training.stop_notice import StopNotice
 from metgan_dist.training.sync_batch_norm import synchronise_batch_norm
@@ -36,7 +38,8 @@ def _joined(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for name, (work, *arguments) in WORKS.items():
-        torch.save(work(rank, *arguments), folder / f"{name}-{rank}.pt")
+        options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
+        torch.save(work(rank, *arguments, **options), folder / f"{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -117,10 +120,10 @@ def _critic():
     return Critic({"critic": PatchGAN(width=0.1).double()})
 
 
-def _share(rank, parts):
+def _share(rank, parts, **options):
     mine = {name: value[rank::2] for name, value in _batch(4, dtype=torch.float64).items()}
     batches = [{name: value[part::parts] for name, value in mine.items()} for part in range(parts)]
-    return _critic_gradients(Stepper(_critic(), torch.device("cpu"), world=2), batches)
+    return _critic_gradients(Stepper(_critic(), torch.device("cpu"), world=2, **options), batches)
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
@@ -131,10 +134,10 @@ def test_gradients_of_two_workers_equal_one_process_with_the_joint_batch(both, a
             torch.testing.assert_close(rank[name], gradient, rtol=1e-9, atol=1e-12)
 
 
-def _penalised(rank, parts, world):
+def _penalised(rank, parts, world, **options):
     """The critic's gradients in each of its five moves, and all weights after the step."""
     torch.manual_seed(0)
-    stepper = Stepper(Wasserstein.from_recipe(RECIPE).double(), torch.device("cpu"), world=world)
+    stepper = Stepper(Wasserstein.from_recipe(RECIPE).double(), torch.device("cpu"), world=world, **options)
     whole = _batch(4, edge=4, dtype=torch.float64)
     whole["mix"] = torch.rand(4, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     mine = {name: value[rank::world] for name, value in whole.items()}
@@ -190,18 +193,19 @@ def test_a_number_of_each_rank_has_one_mean(both):
 def _heard(rank):
     """Answers to 40 questions after steps that take no time, of which rank 0 is told after the 14th."""
     told, time = [], stop_notice.time
-    stop_notice.time = SimpleNamespace(monotonic=lambda: 0.0)
+    stop_notice.time = SimpleNamespace(monotonic=lambda: 7.0 + rank)
     notice = StopNotice(SimpleNamespace(folder="here", asked_to_stop=lambda: bool(told)), rank, 2, torch.device("cpu"))
-    answers, rounds, broadcast = [], [], dist.broadcast
+    answers, rounds, seconds, broadcast = [], [], [], dist.broadcast
     stop_notice.dist.broadcast = lambda *given: rounds.append(len(answers)) or broadcast(*given)
     try:
         for number in range(40):
             if number == 14 and rank == 0:
                 told.append(True)
             answers.append(notice())
+            seconds.append(notice.seconds())
     finally:
         stop_notice.dist.broadcast, stop_notice.time = broadcast, time
-    return {"answers": answers, "rounds": rounds}
+    return {"answers": answers, "rounds": rounds, "seconds": seconds}
 
 
 def test_all_ranks_hear_of_a_stop_after_the_same_step_and_meet_for_it_every_few_steps(both):
@@ -209,6 +213,7 @@ def test_all_ranks_hear_of_a_stop_after_the_same_step_and_meet_for_it_every_few_
     assert first == second
     assert first["rounds"] == [0, 10, 20, 30]
     assert first["answers"].index(True) == 20
+    assert set(first["seconds"]) == {7.0}  # rank 0's clock on both
 
 
 def _pix2pix():
@@ -216,8 +221,8 @@ def _pix2pix():
     return build_method(Recipe(method=Pix2PixRecipe(width=0.05), tiles=Tiles(size=64)))
 
 
-def _train(rank, build, steps, joint=True):
-    stepper = Stepper(build(), torch.device("cpu"), world=2, joint_batch_norm=joint)
+def _train(rank, build, steps, **options):
+    stepper = Stepper(build(), torch.device("cpu"), world=2, **options)
     stepper.method.seed_pools(rank)
     batch = _batch(2, edge=64)
     for _ in range(steps):
@@ -247,19 +252,63 @@ def _own_statistics(rank):
     return {**gradients, **dict(stepper.method.networks["critic"].named_buffers())}
 
 
+def _fetched(rank):
+    """What each of two workers of one node fetches of a checkpoint of three, and what then lies there for both."""
+    fs, uri, names, fetch = fsspec.filesystem("memory"), "memory://checkpoint", [], team.fetch
+    for name in (*SHARED, *own_files(0), *own_files(1), *own_files(2)):
+        fs.pipe_file(f"/checkpoint/{name}", name.encode())
+    team.fetch = lambda uri, options, wanted, folder: names.extend(wanted) or fetch(uri, options, wanted, folder)
+    try:
+        with OneOf(rank).fetched(uri, {}) as folder:
+            there = {name: (folder / name).read_text() for name in (*SHARED, *own_files(rank))}
+            dist.barrier()
+            everything = sorted(path.name for path in folder.iterdir())
+            dist.barrier()
+        dist.barrier()
+        return {"names": sorted(names), "there": there, "everything": everything, "left": folder.exists()}
+    finally:
+        team.fetch = fetch
+
+
+class OneOf(team.Team):
+    """One of two workers of a node."""
+
+    last_checkpoint = keep = leaving = None
+
+    def __init__(self, rank):
+        self.rank = self.local_rank = rank
+        self.world = 2
+
+
+def test_each_worker_fetches_its_own_file_and_one_of_the_node_what_all_share(both):
+    first, second = both["fetched"]
+    assert first["names"] == sorted([*SHARED, "rank-0.pt", "rank-0.sha256"])
+    assert second["names"] == ["rank-1.pt", "rank-1.sha256"]
+    for rank in (first, second):
+        assert rank["everything"] == sorted([*first["names"], *second["names"]])
+        assert all(text == name for name, text in rank["there"].items())
+        assert not rank["left"]
+
+
 WORKS = {
     "normalise": [_normalise],
     "share-1": [_share, 1],
     "share-2": [_share, 2],
     "train": [_train, _metgan, 6],
     "pix2pix": [_train, _pix2pix, 3],
-    "local": [_train, _pix2pix, 3, False],
+    "local": [_train, _pix2pix, 3, {"joint_batch_norm": False}],
+    "rounded": [_train, _pix2pix, 3, {"bf16_gradients": True}],
+    "views": [_train, _pix2pix, 3, {"gradient_views": True}],
+    "rounded-views": [_train, _pix2pix, 3, {"bf16_gradients": True, "gradient_views": True}],
+    "share-rounded": [_share, 1, {"bf16_gradients": True}],
+    "penalised-rounded": [_penalised, 1, 2, {"bf16_gradients": True}],
     "own": [_own_statistics],
     "penalised-1": [_penalised, 1, 2],
     "penalised-2": [_penalised, 2, 2],
     "grown": [_grown],
     "mean": [_mean_over],
     "heard": [_heard],
+    "fetched": [_fetched],
 }
 
 
@@ -304,3 +353,47 @@ def test_two_workers_with_statistics_of_their_own_hold_identical_networks(both):
     assert any(not torch.equal(value, both["pix2pix"][0][name]) for name, value in first.items())
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+# Rounding to 8 bits, of each worker's half and of their sum.
+BF16 = 2.0**-8
+
+
+def test_rounded_gradients_are_within_the_rounding_of_the_exact_ones_and_alike_on_both_workers(both):
+    own = []
+    for rank in range(2):
+        mine = {name: value[rank::2] for name, value in _batch(4, dtype=torch.float64).items()}
+        own.append(_critic_gradients(Stepper(_critic(), torch.device("cpu")), [mine]))
+    first, second = both["share-rounded"]
+    for name, exact in both["share-1"][0].items():
+        assert torch.equal(first[name], second[name])
+        bound = 1.01 * BF16 * (own[0][name].abs() + own[1][name].abs())
+        assert ((first[name] - exact).abs() <= bound).all()
+    assert any(not torch.equal(exact, first[name]) for name, exact in both["share-1"][0].items())
+
+
+def test_a_player_with_a_gradient_in_its_loss_sends_rounded_gradients_too(both):
+    first, second = both["penalised-rounded"]
+    for mine, other, exact in zip(*(work["moves"] for work in (first, second, both["penalised-1"][0])), strict=True):
+        for one, same, gradient in zip(mine, other, exact, strict=True):
+            assert torch.equal(one, same)
+            assert not torch.equal(one, gradient)
+            assert torch.equal(one, one.bfloat16().double())
+            assert (one - gradient).norm() < 4 * BF16 * gradient.norm()
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+
+
+@pytest.mark.parametrize("name", ["rounded", "rounded-views"])
+def test_two_workers_that_send_rounded_gradients_hold_identical_networks(both, name):
+    first, second = both[name]
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+        assert torch.equal(value, both["rounded"][0][key]), key
+    assert any(not torch.equal(value, both["pix2pix"][0][key]) for key, value in first.items())
+
+
+def test_gradients_that_are_not_copied_are_the_same(both):
+    for key, value in both["views"][0].items():
+        assert torch.equal(value, both["views"][1][key]), key
+        assert torch.equal(value, both["pix2pix"][0][key]), key
