@@ -27,6 +27,7 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods.terms import organs_of
 from metgan_dist.tiles.load import NUMBERS, TARGET, Load
 from metgan_dist.tiles.organs import organ_numbers
+from metgan_dist.tiles.permutation import permuted
 from metgan_dist.tiles.tile_set import TileSet
 
 EXECUTION_BYTES = 256 * 2**20
@@ -153,9 +154,7 @@ def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int, order: Sequ
     planned = np.empty(len(positions), dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        # From (seed, epoch), not from one generator that is drawn on: any epoch is found without those before it.
-        permuted = np.random.Generator(np.random.PCG64([seed, int(epoch), *order])).permutation(rows)
-        planned[here] = permuted[places[here]]
+        planned[here] = rows[permuted(places[here], len(rows), (seed, int(epoch), *order))]
     return planned
 
 
