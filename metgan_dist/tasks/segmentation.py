@@ -71,7 +71,7 @@ def large_enough(tiles: TileSet, rows: np.ndarray, settings: Settings) -> np.nda
     """Those of the rows whose tiles hold `segmentation.least_lesion` labelled pixels or more."""
     if not settings.least_lesion:
         return rows
-    return rows[tiles.index["foreground"].to_numpy()[rows] >= settings.least_lesion]
+    return rows[tiles.columns.take("foreground", rows) >= settings.least_lesion]
 
 
 def chosen_cases(tiles: TileSet, rows: np.ndarray, settings: Settings, seed: int) -> np.ndarray:

@@ -176,7 +176,7 @@ def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray, organs: Sequence
     numbers = zip(rows.tolist(), images.tolist(), tiles.addresses(rows), strict=True)
     planned = [{"tile": row, "image": image, **address} for row, image, address in numbers]
     if names := organs or tiles.organs:
-        for tile, organ in zip(planned, organ_numbers(tiles.index["organ"].iloc[rows], names).tolist(), strict=True):
+        for tile, organ in zip(planned, organ_numbers(tiles.columns.take("organ", rows), names).tolist(), strict=True):
             tile["organ"] = organ
     return planned
 
