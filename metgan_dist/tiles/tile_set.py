@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,11 @@ from metgan_dist.storage import (
     write_whole,
 )
 from metgan_dist.tiles.columns import ChosenColumns, Columns, HeldColumns
-from metgan_dist.tiles.intensity import invert, normalise
+from metgan_dist.tiles.intensity import invert
 from metgan_dist.tiles.mapped_index import check_index, mapped_columns
 from metgan_dist.tiles.organs import organ_names
-from metgan_dist.tiles.shards import read_tile, remove_shards
+from metgan_dist.tiles.reader import TileReader
+from metgan_dist.tiles.shards import remove_shards
 from metgan_dist.volumes.layers import Layer, layers_of
 
 FORMAT = 1
@@ -41,51 +41,6 @@ IMAGES = ("anatomy", "tumour")
 SPLITS = ("train", "val", "test", "unseen")
 HELD_BYTES = 4 * 2**20
 """Of an index.parquet that is held as a frame, as it always was: about 100,000 tiles, 60 MiB in memory."""
-
-
-@dataclass(frozen=True)
-class TileReader:
-    """Reads tiles by what the index says of them; small, so that it travels with every task.
-
-    layers: of each role that the set has, one for each of its channels; holds: by domain, the roles of its tiles, where
-    the set has domains; stored: what a layer is called in the shards, where that is another name. The tiles of a mixed
-    set lie in its parts: each is read by the reader of its own.
-    """
-
-    folder: str
-    digest: str
-    layers: Mapping[str, tuple[Layer, ...]]
-    clip: bool
-    options: Options | None
-    parts: tuple[TileReader, ...] = ()
-    holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    stored: Mapping[Layer, Layer] = field(default_factory=dict)
-
-    def load(self, tile: dict[str, Any], roles: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`. Of `roles` alone, where given."""
-        if self.parts:
-            return self.parts[tile["part"]].load(tile, roles)
-        loaded = {}
-        for role in self.holds.get(tile.get("domain", ""), tuple(self.layers)):
-            if roles is not None and role not in roles:
-                continue
-            if role == "label":
-                shard, position = tile["label_shard"], tile["label_position"]
-                loaded[role] = read_tile(self.folder, shard, role, position, self.digest, self.options).astype(np.uint8)
-            else:
-                loaded[role] = np.stack([self._channel(tile, layer) for layer in self.layers[role]])
-        return loaded
-
-    def pixels(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
-        """As `TileSet.pixels`."""
-        if self.parts:
-            return self.parts[tile["part"]].pixels(tile, layer)
-        name = self.stored.get(layer, layer)
-        return read_tile(self.folder, tile["shard"], name, tile["position"], self.digest, self.options)
-
-    def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
-        pixels = self.pixels(tile, layer)
-        return normalise(pixels, tile[f"{layer}_low"], tile[f"{layer}_high"], clip=self.clip)
 
 
 class TileSet:
