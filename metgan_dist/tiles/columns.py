@@ -171,15 +171,16 @@ class ChosenColumns:
 
     Args:
         columns: what they are of.
-        rows: the rows, ascending; a row's label is that of one of them.
+        chosen: what the rows hold there; a row's label is that of one of them.
         names: what columns are called there, where they have another name here.
         whole: makes the index of these rows.
     """
 
     def __init__(
-        self, columns: Columns, rows: np.ndarray, names: Mapping[str, str], whole: Callable[[], pd.DataFrame]
+        self, columns: Columns, chosen: Wanted, names: Mapping[str, str], whole: Callable[[], pd.DataFrame]
     ) -> None:
-        self._columns, self._rows, self._names, self._whole = columns, rows, names, whole
+        self._columns, self._chosen, self._names, self._whole = columns, chosen, names, whole
+        self._rows = columns.where(chosen)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -199,8 +200,8 @@ class ChosenColumns:
 
     def where(self, wanted: Wanted) -> np.ndarray:
         """As `Columns`."""
-        rows = self._columns.where({self._names.get(name, name): values for name, values in wanted.items()})
-        return np.flatnonzero(np.isin(self._rows, rows, assume_unique=True))
+        there = {self._names.get(name, name): values for name, values in wanted.items()}
+        return np.searchsorted(self._rows, self._columns.where({**there, **self._chosen}))
 
     def distinct(self, name: str, rows: np.ndarray | None = None) -> set[Any]:
         """As `Columns`."""

@@ -39,8 +39,8 @@ PLAN = "plan.json"
 TISSUE_MAP = "tissue_map"  # of a volume in the manifest whose map of tissues was made of its image, and how
 IMAGES = ("anatomy", "tumour")
 SPLITS = ("train", "val", "test", "unseen")
-HELD_BYTES = 4 * 2**20
-"""Of an index.parquet that is held as a frame, as it always was: about 100,000 tiles, 60 MiB in memory."""
+HELD_BYTES = 2**20
+"""Of an index.parquet that is held as a frame, as it always was: about 100,000 tiles, 70 MiB in memory."""
 
 
 class TileSet:
@@ -195,7 +195,8 @@ class TileSet:
         Nothing is written: row numbers are its own, uri and digest those of the whole set. For who looks at images of
         one kind, such as segmentors of either domain.
         """
-        role, rows = self.domains[name]["role"], self.columns.where({"domain": (name,)})
+        role, chosen = self.domains[name]["role"], {"domain": (name,)}
+        rows = self.columns.where(chosen)
         layers = dict(zip(layers_of("tumour", len(self.layers(role))), self.layers(role), strict=True))
         ends = ("low", "high")
         others = [f"{layer}_{end}" for kind in IMAGES if kind != role for layer in self.layers(kind) for end in ends]
@@ -208,7 +209,7 @@ class TileSet:
 
         volumes = self.columns.distinct("volume", rows)
         held = isinstance(self.columns, HeldColumns)
-        index = whole() if held else ChosenColumns(self.columns, rows, stored_as, whole)
+        index = whole() if held else ChosenColumns(self.columns, chosen, stored_as, whole)
         manifest = {key: value for key, value in self.manifest.items() if key != "domains"} | {
             "roles": ["tumour" if own == role else own for own in self.domains[name]["holds"]],
             "data": _data_of(name, self.manifest["data"], role),
