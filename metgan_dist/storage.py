@@ -6,17 +6,19 @@ s3fs's own on top of them; nothing here repeats a call. Credentials come from th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from filelock import FileLock
 from fsspec.core import url_to_fs
 
 from metgan_dist.errors import UserError
@@ -176,18 +178,49 @@ def write_whole(uri: str, content: bytes, options: Options | None) -> None:
         fs.mv(f"{path}.part", path)
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what it can make again: METGAN_CACHE, or a folder of the user's own under the system's
+    temporary folder.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(os.environ.get("METGAN_CACHE") or Path(tempfile.gettempdir()) / f"metgan-cache-{user}")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def cached_file(name: str, write: Callable[[Path], None]) -> Path:
+    """A file of the cache folder, which `write` makes at the path that it is given, where it is not there.
+
+    One process of the machine makes it while others wait, and it appears only when complete. Its time is that of its
+    last use. Raises UserError where there is no room for it.
+    """
+    file = cache_folder() / name
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            partial = file.with_name(f"{file.name}.part")
+            try:
+                write(partial)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise UserError(
+                    f"{file}: no room ({one_line(error)}); set METGAN_CACHE to a folder of this machine that has more"
+                ) from error
+            partial.replace(file)
+    file.touch()
+    return file
+
+
 def local_copy(uri: str, options: Options | None = None) -> Path:
     """A path on this machine with the content of the file: itself, or a copy in the cache folder.
 
-    The cache is METGAN_CACHE, or a folder of the user's own under the system's temporary folder. A copy is named by the
-    object's version, so that a changed object is fetched again, and appears only when complete.
+    A copy is named by the object's version, so that a changed object is fetched again, and appears only when complete.
     """
     if is_local(uri):
         return Path(absolute(uri))
     fs, path = filesystem(uri, options)
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    folder = Path(os.environ.get("METGAN_CACHE") or Path(tempfile.gettempdir()) / f"metgan-cache-{user}")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = cache_folder()
     with storage_errors(uri):
         version = hashlib.sha256(f"{uri} {fs.ukey(path)}".encode()).hexdigest()[:32]
         copy = folder / f"{version}-{basename(uri)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import Request, urlopen
 
@@ -215,6 +216,34 @@ def test_throttled_requests_are_repeated(monkeypatch):
         server.shutdown()
         server.server_close()
     assert answers[:3] == [503, 503, 200]
+
+
+def test_a_cached_file_is_made_by_one_of_those_who_want_it(tmp_path):
+    made, paths = [], []
+
+    def make(path):
+        made.append(path)
+        time.sleep(0.05)
+        path.write_text("whole")
+
+    waiting = [threading.Thread(target=lambda: paths.append(location.cached_file("f", make))) for _ in range(4)]
+    for one in waiting:
+        one.start()
+    for one in waiting:
+        one.join()
+    assert len(made) == 1
+    assert {path.read_text() for path in paths} == {"whole"}
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, mistake):
+    def full(path):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with mistake(str(tmp_path / "cache" / "f"), "no room", "METGAN_CACHE"):
+        location.cached_file("f", full)
+    assert not list((tmp_path / "cache").glob("f*part"))
+    assert not (tmp_path / "cache" / "f").exists()
 
 
 def test_paths_are_joined_without_surprise():

@@ -96,6 +96,13 @@ class Training(Section):
         description="of runs that start_from and stages_from name: the checkpoint that a run is known by, or its last",
     )
     seed: Seed = Field(0, description="seed of weights, order and augmentation")
+    shuffle_window: int | None = Field(
+        None,
+        ge=32,
+        description="of larger training sets: tiles that are shuffled together, in blocks of 16 that lie beside each "
+        "other, so that a request fetches a block; best a multiple of 16 times the tiles of a step on all workers; "
+        "none, and for sets of no more tiles: a full shuffle, at a request or more a tile",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on GPUs and CPUs that multiply in it (AMX, AVX512-BF16), else fp32"
     )

@@ -18,7 +18,7 @@ PICTURES = 4
 
 def picture_rows(tiles: TileSet, rows: np.ndarray, count: int = PICTURES) -> np.ndarray:
     """Rows worth looking at: evenly spaced among those with foreground, others only where these are too few."""
-    foreground = tiles.index["foreground"].to_numpy()[rows]
+    foreground = tiles.columns.take("foreground", rows)
     filled, empty = rows[foreground > 0], rows[~(foreground > 0)]
     return chosen_rows(filled, count) if len(filled) >= count else np.concatenate([filled, empty])[:count]
 

@@ -38,7 +38,8 @@ class Segmentation(Task):
         """
         rows = segmentor_rows(self.tiles, next((own for own in PARTS if own == part), None), recipe.method.judge_share)
         rows = chosen_cases(self.tiles, rows, recipe.segmentation, recipe.training.seed)
-        return Drawn(share_of(self.tiles.index, rows, recipe.training.shares.get("target", 1.0), recipe.training.seed))
+        share = recipe.training.shares.get("target")
+        return Drawn(rows if share is None else share_of(self.tiles.index, rows, share, recipe.training.seed))
 
     def scorer(self, sample: str, wanted: Wanted = ALL) -> TileScorer:
         """Of label maps."""
@@ -71,7 +72,7 @@ def large_enough(tiles: TileSet, rows: np.ndarray, settings: Settings) -> np.nda
     """Those of the rows whose tiles hold `segmentation.least_lesion` labelled pixels or more."""
     if not settings.least_lesion:
         return rows
-    return rows[tiles.index["foreground"].to_numpy()[rows] >= settings.least_lesion]
+    return rows[tiles.columns.take("foreground", rows) >= settings.least_lesion]
 
 
 def chosen_cases(tiles: TileSet, rows: np.ndarray, settings: Settings, seed: int) -> np.ndarray:

@@ -46,9 +46,12 @@ class Unpaired(Translation):
     def drawn(self, recipe: Recipe, part: str | None = None) -> Drawn:
         """The training tiles of either domain: not those that are the judges' alone, and a share of the others."""
         shares, kept, seed = recipe.training.shares, recipe.method.judge_share, recipe.training.seed
+        source, target = (self.tiles.positions("train", role) for role in ("anatomy", "tumour"))
+        if not shares and not kept:
+            return Drawn(source, target)  # without the index, which of large sets is not held
         source, target = (
-            rows_of_method(self.tiles.index, self.tiles.positions("train", role), share, kept, seed)
-            for role, share in (("anatomy", shares.get("source", 1.0)), ("tumour", shares.get("target", 1.0)))
+            rows_of_method(self.tiles.index, rows, share, kept, seed)
+            for rows, share in ((source, shares.get("source", 1.0)), (target, shares.get("target", 1.0)))
         )
         return Drawn(source, target)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from metgan_dist.tiles.augment import augment
-from metgan_dist.tiles.tile_set import TileReader
+from metgan_dist.tiles.reader import TileReader
 
 TARGET = "target_"
 """Begins what is planned of the tile that gives the tumour image alone, where anatomy and tumour are drawn apart."""
@@ -39,27 +39,38 @@ class Load:
         Where two tiles are planned for an image, the second gives `tumour`, `tumour_label` and the number
         `tumour_tile`, and the first the rest. Augmented if there is a seed.
         """
-        loaded = []
+        planned = [dict(tile) for tile in planned]
         numbers: dict[str, list[int]] = {}
         for tile in planned:
-            loaded.append(self._image(tile))
             for key in NUMBERS.keys() & tile.keys():
                 numbers.setdefault(NUMBERS[key], []).append(int(tile[key]))
+        loaded = self._images(planned)
         stacked = {role: np.stack([pixels[role] for pixels in loaded]) for role in loaded[0]}
         return {**stacked, **{name: np.array(values) for name, values in numbers.items()}}
 
-    def _image(self, tile: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The arrays of one image of the stream, from its tile or its two tiles."""
-        target = {key.removeprefix(TARGET): value for key, value in tile.items() if key.startswith(TARGET)}
-        if not target:
-            return self._augmented(self._reader.load(dict(tile)), tile)
-        own = self._augmented(self._reader.load(dict(tile), SOURCE_ROLES), tile)
-        other = self._augmented(self._reader.load(target, TARGET_ROLES), tile, TARGET_DRAW)
-        return {**own, **{role if role == "tumour" else f"tumour_{role}": pixels for role, pixels in other.items()}}
+    def _images(self, planned: Sequence[dict[str, Any]]) -> list[dict[str, np.ndarray]]:
+        """The arrays of images of the stream, each from its tile or its two tiles."""
+        targets = [_target(tile) for tile in planned]
+        if not targets[0]:
+            return self._augmented(self._reader.load_together(planned), planned)
+        own = self._augmented(self._reader.load_together(planned, SOURCE_ROLES), planned)
+        others = self._augmented(self._reader.load_together(targets, TARGET_ROLES), planned, TARGET_DRAW)
+        return [
+            {**one, **{role if role == "tumour" else f"tumour_{role}": pixels for role, pixels in other.items()}}
+            for one, other in zip(own, others, strict=True)
+        ]
 
     def _augmented(
-        self, pixels: dict[str, np.ndarray], tile: Mapping[str, Any], draw: int = SOURCE_DRAW
-    ) -> dict[str, np.ndarray]:
+        self, loaded: list[dict[str, np.ndarray]], planned: Sequence[Mapping[str, Any]], draw: int = SOURCE_DRAW
+    ) -> list[dict[str, np.ndarray]]:
         if self._seed is None:
-            return pixels
-        return augment(pixels, self._seed, int(tile["image"]), draw, affine=self._affine, shifted=self._shifted)
+            return loaded
+        return [
+            augment(pixels, self._seed, int(tile["image"]), draw, affine=self._affine, shifted=self._shifted)
+            for pixels, tile in zip(loaded, planned, strict=True)
+        ]
+
+
+def _target(tile: Mapping[str, Any]) -> dict[str, Any]:
+    """What is planned of the tile that gives the tumour image alone; nothing where one tile gives both."""
+    return {key.removeprefix(TARGET): value for key, value in tile.items() if key.startswith(TARGET)}

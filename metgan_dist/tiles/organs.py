@@ -7,14 +7,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from metgan_dist.tiles.columns import Columns, HeldColumns
+
 UNKNOWN = -1
 
 
-def organ_names(index: pd.DataFrame) -> list[str]:
+def organ_names(index: pd.DataFrame | Columns) -> list[str]:
     """The organs that an index names, in alphabetical order; none where it names none."""
-    if "organ" not in index:
+    columns = HeldColumns(index) if isinstance(index, pd.DataFrame) else index
+    if "organ" not in columns:
         return []
-    return sorted({str(name) for name in index["organ"].dropna()} - {""})
+    return sorted({name for name in columns.distinct("organ") if isinstance(name, str)} - {""})
 
 
 def organ_numbers(organs: Iterable[str | None], names: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +38,7 @@ from metgan_dist.storage import (
     write_whole,
 )
 from metgan_dist.tiles.intensity import Histogram
+from metgan_dist.tiles.shard_parts import index_bytes, part_of_shard
 
 Histograms = dict[tuple[str, str], Histogram]
 """By (layer, key): the key is "" for a whole volume, "<view>:<plane>" for one position along a view."""
@@ -105,15 +107,31 @@ def read_histograms(folder: str, name: str, options: Options | None) -> Histogra
     }
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """An array of a shard, its file, its bytes (None: all is 0, without a file), in object storage the file's index."""
+
+    array: zarr.Array
+    file: str
+    size: int | None
+    index: bytes
+
+
 # A memo, not state: the same set (`digest`) has the same arrays. Opening costs more than reading a tile.
 @lru_cache(maxsize=512)
-def _open_array(folder: str, name: str, layer: str, digest: str, options: str) -> zarr.Array:
-    uri = join(folder, "shards", f"{name}.zarr")
-    array = zarr.open_array(_store(uri, json.loads(options), read_only=True), path=layer, mode="r")
+def _opened(folder: str, name: str, layer: str, digest: str, packed: str) -> _Opened:
+    uri, options = join(folder, "shards", f"{name}.zarr"), json.loads(packed)
+    array = zarr.open_array(_store(uri, options, read_only=True), path=layer, mode="r", zarr_format=3)
+    file = join(uri, layer, array.metadata.encode_chunk_key((0,) * array.ndim))
+    size = file_size(file, options)
     # zarr reads an empty shard as one of empty tiles, which has no file at all.
-    if file_size(join(uri, layer, array.metadata.encode_chunk_key((0,) * array.ndim)), json.loads(options)) == 0:
+    if size == 0:
         raise ValueError("the file is empty")
-    return array
+    index = b""
+    if size is not None and not is_local(uri):
+        fs, path = filesystem(file, options)
+        index = fs.cat_file(path, start=-index_bytes(array))
+    return _Opened(array, file, size, index)
 
 
 def read_tile(folder: str, name: str, layer: str, position: int, digest: str, options: Options | None) -> np.ndarray:
@@ -121,10 +139,25 @@ def read_tile(folder: str, name: str, layer: str, position: int, digest: str, op
 
     Raises DamagedFile where they cannot be read.
     """
+    tile: np.ndarray = read_tiles(folder, name, layer, [position], digest, options)[0]
+    return tile
+
+
+def read_tiles(
+    folder: str, name: str, layer: str, positions: Sequence[int], digest: str, options: Options | None
+) -> np.ndarray:
+    """Pixels of one layer of some tiles of a shard, (N, H, W) or (N, D, H, W), in the order of their positions.
+
+    From object storage, tiles that lie beside each other come by one request. Raises DamagedFile where they cannot be
+    read.
+    """
     try:
         with storage_errors(folder):
-            array = _open_array(folder, name, layer, digest, json.dumps(options or {}, sort_keys=True))
-            return np.asarray(array[position])
+            opened = _opened(folder, name, layer, digest, json.dumps(options or {}, sort_keys=True))
+            array = opened.array
+            if opened.size is not None and opened.index and len(positions) < array.shape[0]:
+                array = part_of_shard(array, opened.file, opened.size, opened.index, positions, options)
+            return np.asarray(array.oindex[np.asarray(positions)])
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         shard = join(folder, "shards", f"{name}.zarr", layer)
         raise DamagedFile(f"{shard}: cannot be read ({one_line(error)}); copy or cut the tiles again") from error

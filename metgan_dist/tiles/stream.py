@@ -3,7 +3,10 @@
 The stream is defined by arithmetic, not by the state of a loader. Image p of a run is tile p % N of the permutation of
 epoch p // N, and the permutation follows from (seed, epoch). Whoever knows how many images a run has seen
 can go on from there, with any number of workers. It is planned here and read by Ray tasks, in executions
-of some thousand tiles: a Ray Data execution costs a fraction of a second to start.
+of some thousand tiles: a Ray Data execution costs a fraction of a second to start. In an execution tiles are read in
+the order in which they lie, and handed on in that of the stream: what is asked of one shard is asked together.
+
+`training.shuffle_window` takes the place of the permutation where a request for each tile is too dear: see windows.py.
 
 Where anatomy and tumour images are drawn apart, image p consists of two tiles, each by this arithmetic over the tiles
 of its own domain: each domain goes through permutations of its own, as often as its size asks.
@@ -11,7 +14,7 @@ of its own domain: each domain goes through permutations of its own, as often as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +30,9 @@ from metgan_dist.recipe import Recipe
 from metgan_dist.recipe.methods.terms import organs_of
 from metgan_dist.tiles.load import NUMBERS, TARGET, Load
 from metgan_dist.tiles.organs import organ_numbers
+from metgan_dist.tiles.permutation import permuted
 from metgan_dist.tiles.tile_set import TileSet
+from metgan_dist.tiles.windows import window_end, windowed
 
 EXECUTION_BYTES = 256 * 2**20
 TASK_BYTES = 32 * 2**20
@@ -61,7 +66,7 @@ def tile_stream(
 
     Args:
         tiles: the set.
-        recipe: `training.seed`, `training.augment` and `method.organs` are used.
+        recipe: `training.seed`, `training.augment`, `training.shuffle_window` and `method.organs` are used.
         split: whose tiles.
         rows: these alone, rows of the set, instead of a split's.
         target: rows of the set whose tumour images are drawn apart from the anatomy, which `rows` then give.
@@ -85,43 +90,54 @@ def tile_stream(
     if not len(rows) or (target is not None and not len(target)):
         raise UserError(f"{tiles.uri}: no tiles in split {split}; make the tiles with other tiles.test, val or gap")
     seed = recipe.training.seed
-    positions = rank_positions(start, stop, rank, world, batch_size)
     augment = recipe.training.augment
     affine, shifted = augment in ("affine", "affine-shift"), augment == "affine-shift"
     load = Load(tiles.reader, seed if augment else None, affine, shifted)
-    per_task = _tiles_per_task(tiles, batch_size)
-    parts = _parts(positions, per_task, EXECUTION_BYTES // _tile_bytes(tiles))
+    per_task, most = _tiles_per_task(tiles, batch_size), EXECUTION_BYTES // _tile_bytes(tiles)
+    window = _window(recipe, rows)
+    parts = _parts(start, stop, rank, world, batch_size, _sizes(per_task, most, window), len(rows), window)
+    planned = (_planned(tiles, rows, target, part, recipe) for part in parts)
     if here:
-        planned = (_planned(tiles, rows, target, part, recipe) for part in parts)
-        yield from _read_here(load, planned, batch_size)
+        # A batch is read at a time, but of a window what this process is to have of it: its blocks lie together.
+        yield from _read_here(load, planned, batch_size, batch_size if window is None else None)
         return
 
-    def execute(part: np.ndarray) -> ray.data.Dataset:
-        """The tiles of a part of the stream, all of them in the object store when this returns."""
-        return _loaded(_planned(tiles, rows, target, part, recipe), load, per_task, cpus, within)
+    def execute(part: list[dict[str, Any]]) -> tuple[ray.data.Dataset, np.ndarray]:
+        """The tiles of a part of the stream, all in the object store when this returns, and where each of them is."""
+        lying = sorted(range(len(part)), key=lambda place: _address(part[place]))
+        dataset = _loaded([part[place] for place in lying], load, per_task, cpus, within)
+        return dataset, np.argsort(lying)
 
-    if not parts:
-        return  # a run that is resumed at its end
     # One execution is read while the one before it is trained on; two would only hold more memory.
     with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(execute, parts[0])
-        for part in parts[1:]:
-            dataset, coming = coming.result(), ahead.submit(execute, part)
-            yield from _batches(dataset, batch_size)
-        yield from _batches(coming.result(), batch_size)
+        for dataset, order in _one_ahead(ahead, execute, planned):
+            yield from _batches(dataset, order, batch_size)
 
 
-def _read_here(load: Load, planned: Iterable[list[dict[str, Any]]], batch_size: int) -> Iterator[Batch]:
-    """Whole batches of the planned tiles, the next one read while one is used."""
-    batches = (part[first : first + batch_size] for part in planned for first in range(0, len(part), batch_size))
+def _one_ahead(ahead: ThreadPoolExecutor, do: Callable[[Any], Any], given: Iterable[Any]) -> Iterator[Any]:
+    """What is done with each, in order, the next one begun when one is handed out."""
+    coming = None
+    for one in given:
+        ready, coming = coming, ahead.submit(do, one)
+        if ready is not None:
+            yield ready.result()
+    if coming is not None:
+        yield coming.result()
+
+
+def _read_here(
+    load: Load, planned: Iterable[list[dict[str, Any]]], batch_size: int, together: int | None
+) -> Iterator[Batch]:
+    """Whole batches of the planned tiles, so many read together (None: all of a part), the next while one is used."""
+    pieces = (
+        part[first : first + (together or len(part))]
+        for part in planned
+        for first in range(0, len(part), together or len(part))
+    )
     with ThreadPoolExecutor(1) as ahead:
-        coming = None
-        for batch in batches:
-            ready, coming = coming, ahead.submit(load.stack, batch)
-            if ready is not None:
-                yield _tensors(ready.result())
-        if coming is not None:
-            yield _tensors(coming.result())
+        for piece in _one_ahead(ahead, load.stack, pieces):
+            for first in range(0, len(piece["tile"]), batch_size):
+                yield _tensors({role: values[first : first + batch_size] for role, values in piece.items()})
 
 
 def tile_batches(
@@ -144,18 +160,22 @@ def rank_positions(start: int, stop: int, rank: int, world: int, batch_size: int
     return (firsts[:, None] + np.arange(batch_size)).ravel()
 
 
-def planned_rows(rows: np.ndarray, positions: np.ndarray, seed: int, order: Sequence[int] = ()) -> np.ndarray:
+def planned_rows(
+    rows: np.ndarray, positions: np.ndarray, seed: int, order: Sequence[int] = (), window: int | None = None
+) -> np.ndarray:
     """Row number of the tile at each position of the endless stream over `rows`; positions ascend.
 
-    `order`: further words that the permutations follow from, for a stream beside that of (seed, epoch).
+    `order`: further words that the permutations follow from, for a stream beside that of (seed, epoch). `window`: tiles
+    that are shuffled together, where there are more; without one, all of them are.
     """
     epochs, places = np.divmod(positions, len(rows))
     planned = np.empty(len(positions), dtype=np.int64)
     for epoch in np.unique(epochs):
-        here = epochs == epoch
-        # From (seed, epoch), not from one generator that is drawn on: any epoch is found without those before it.
-        permuted = np.random.Generator(np.random.PCG64([seed, int(epoch), *order])).permutation(rows)
-        planned[here] = permuted[places[here]]
+        here, words = epochs == epoch, (seed, int(epoch), *order)
+        if window is None or len(rows) <= window:
+            planned[here] = rows[permuted(places[here], len(rows), words)]
+        else:
+            planned[here] = rows[windowed(places[here], len(rows), window, words)]
     return planned
 
 
@@ -163,11 +183,11 @@ def _planned(
     tiles: TileSet, rows: np.ndarray, target: np.ndarray | None, positions: np.ndarray, recipe: Recipe
 ) -> list[dict[str, Any]]:
     """What is read for the images at these positions of the run."""
-    seed = recipe.training.seed
-    own = _plan(tiles, planned_rows(rows, positions, seed), positions, organs_of(recipe.method))
+    seed, window = recipe.training.seed, recipe.training.shuffle_window
+    own = _plan(tiles, planned_rows(rows, positions, seed, (), window), positions, organs_of(recipe.method))
     if target is None:
         return own
-    others = _plan(tiles, planned_rows(target, positions, seed, TARGET_ORDER), positions, ())
+    others = _plan(tiles, planned_rows(target, positions, seed, TARGET_ORDER, window), positions, ())
     pairs = zip(own, others, strict=True)
     return [tile | {TARGET + key: value for key, value in other.items()} for tile, other in pairs]
 
@@ -177,19 +197,48 @@ def _plan(tiles: TileSet, rows: np.ndarray, images: np.ndarray, organs: Sequence
     numbers = zip(rows.tolist(), images.tolist(), tiles.addresses(rows), strict=True)
     planned = [{"tile": row, "image": image, **address} for row, image, address in numbers]
     if names := organs or tiles.organs:
-        for tile, organ in zip(planned, organ_numbers(tiles.index["organ"].iloc[rows], names).tolist(), strict=True):
+        for tile, organ in zip(planned, organ_numbers(tiles.columns.take("organ", rows), names).tolist(), strict=True):
             tile["organ"] = organ
     return planned
 
 
-def _parts(positions: np.ndarray, per_task: int, most: int) -> list[np.ndarray]:
-    """Cut a rank's images into executions: a small one first, so that training starts soon, then larger ones."""
-    parts, first, size = [], 0, 2 * per_task
-    while first < len(positions):
-        parts.append(positions[first : first + size])
-        first += size
-        size = min(2 * size, max(1, most // per_task) * per_task)
-    return parts
+def _window(recipe: Recipe, rows: np.ndarray) -> int | None:
+    """Tiles of a window, where these rows are more than one."""
+    window = recipe.training.shuffle_window
+    return None if window is None or len(rows) <= window else window
+
+
+def _address(tile: dict[str, Any]) -> tuple[int, str, int]:
+    """Where a planned tile lies: it is read with those that lie beside it."""
+    return tile.get("part", 0), tile["shard"], tile["position"]
+
+
+def _sizes(per_task: int, most: int, window: int | None) -> Iterator[int]:
+    """A rank's images in executions: few first, so that training starts soon, then more; at once where it has windows,
+    whose blocks would be read twice.
+    """
+    largest = max(1, most // per_task) * per_task
+    size = 2 * per_task if window is None else largest
+    while True:
+        yield size
+        size = min(2 * size, largest)
+
+
+def _parts(
+    start: int, stop: int, rank: int, world: int, batch_size: int, sizes: Iterator[int], count: int, window: int | None
+) -> Iterator[np.ndarray]:
+    """A rank's images from `start` to `stop` of a run over `count` tiles, cut into executions of whole batches.
+
+    They end where windows end, after the global batch that lies in both.
+    """
+    whole = world * batch_size
+    while start < stop:
+        batches = next(sizes) // batch_size
+        if window is not None:
+            batches = min(batches, -(-(window_end(start, count, window) - start) // whole))
+        end = start + batches * whole
+        yield rank_positions(start, min(end, stop), rank, world, batch_size)
+        start = end
 
 
 def _loaded(
@@ -219,16 +268,16 @@ def _loaded(
     return dataset.materialize()
 
 
-def _batches(dataset: ray.data.Dataset, batch_size: int) -> Iterator[Batch]:
-    """Whole batches across the tasks' results, whose sizes are Ray's choice."""
-    left: dict[str, np.ndarray] = {}
-    # Results are taken as they are and cut here, which is far cheaper than having Ray cut them.
-    for result in dataset.iter_batches(batch_size=None, prefetch_batches=1):
-        loaded = {role: np.concatenate([left[role], values]) if left else values for role, values in result.items()}
-        whole = len(loaded["tile"]) // batch_size * batch_size
-        for first in range(0, whole, batch_size):
-            yield _tensors({role: values[first : first + batch_size] for role, values in loaded.items()})
-        left = {role: values[whole:] for role, values in loaded.items()}
+def _batches(dataset: ray.data.Dataset, order: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """Batches of what was read, in the order of the stream: `order` says which tile of the dataset comes next."""
+    # Results, whose sizes are Ray's choice, are taken as they lie in the object store.
+    results = list(dataset.iter_batches(batch_size=None, prefetch_batches=1))
+    firsts = np.cumsum([0, *(len(result["tile"]) for result in results)])
+    which = np.searchsorted(firsts, order, side="right") - 1
+    places = list(zip(which.tolist(), (order - firsts[which]).tolist(), strict=True))
+    for first in range(0, len(places), batch_size):
+        own = places[first : first + batch_size]
+        yield _tensors({role: np.stack([results[part][role][place] for part, place in own]) for role in results[0]})
 
 
 def _tile_bytes(tiles: TileSet) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,23 @@ import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
 from metgan_dist.recipe import channel_names
-from metgan_dist.storage import Options, absolute, exists, filesystem, join, read_bytes, storage_errors, write_whole
-from metgan_dist.tiles.intensity import invert, normalise
+from metgan_dist.storage import (
+    Options,
+    absolute,
+    exists,
+    file_size,
+    filesystem,
+    join,
+    read_bytes,
+    storage_errors,
+    write_whole,
+)
+from metgan_dist.tiles.columns import ChosenColumns, Columns, HeldColumns
+from metgan_dist.tiles.intensity import invert
+from metgan_dist.tiles.mapped_index import check_index, mapped_columns
 from metgan_dist.tiles.organs import organ_names
-from metgan_dist.tiles.shards import read_tile, remove_shards
+from metgan_dist.tiles.reader import TileReader
+from metgan_dist.tiles.shards import remove_shards
 from metgan_dist.volumes.layers import Layer, layers_of
 
 FORMAT = 1
@@ -27,51 +39,8 @@ PLAN = "plan.json"
 TISSUE_MAP = "tissue_map"  # of a volume in the manifest whose map of tissues was made of its image, and how
 IMAGES = ("anatomy", "tumour")
 SPLITS = ("train", "val", "test", "unseen")
-
-
-@dataclass(frozen=True)
-class TileReader:
-    """Reads tiles by what the index says of them; small, so that it travels with every task.
-
-    layers: of each role that the set has, one for each of its channels; holds: by domain, the roles of its tiles, where
-    the set has domains; stored: what a layer is called in the shards, where that is another name. The tiles of a mixed
-    set lie in its parts: each is read by the reader of its own.
-    """
-
-    folder: str
-    digest: str
-    layers: Mapping[str, tuple[Layer, ...]]
-    clip: bool
-    options: Options | None
-    parts: tuple[TileReader, ...] = ()
-    holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    stored: Mapping[Layer, Layer] = field(default_factory=dict)
-
-    def load(self, tile: dict[str, Any], roles: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Arrays of a tile described by `TileSet.addresses`; as `TileSet.load`. Of `roles` alone, where given."""
-        if self.parts:
-            return self.parts[tile["part"]].load(tile, roles)
-        loaded = {}
-        for role in self.holds.get(tile.get("domain", ""), tuple(self.layers)):
-            if roles is not None and role not in roles:
-                continue
-            if role == "label":
-                shard, position = tile["label_shard"], tile["label_position"]
-                loaded[role] = read_tile(self.folder, shard, role, position, self.digest, self.options).astype(np.uint8)
-            else:
-                loaded[role] = np.stack([self._channel(tile, layer) for layer in self.layers[role]])
-        return loaded
-
-    def pixels(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
-        """As `TileSet.pixels`."""
-        if self.parts:
-            return self.parts[tile["part"]].pixels(tile, layer)
-        name = self.stored.get(layer, layer)
-        return read_tile(self.folder, tile["shard"], name, tile["position"], self.digest, self.options)
-
-    def _channel(self, tile: dict[str, Any], layer: Layer) -> np.ndarray:
-        pixels = self.pixels(tile, layer)
-        return normalise(pixels, tile[f"{layer}_low"], tile[f"{layer}_high"], clip=self.clip)
+HELD_BYTES = 2**20
+"""Of an index.parquet that is held as a frame, as it always was: about 100,000 tiles, 70 MiB in memory."""
 
 
 class TileSet:
@@ -86,6 +55,7 @@ class TileSet:
             shard and position, split, fold, foreground (label pixels), (low, high) of each layer, label_row (the row
             whose label the tile carries: its own, unless labels were shuffled). Split "gap": left out, too near a
             held-out tile. In a mixed set also part, the number of the set in the manifest's `parts` that has a tile.
+        columns: what a stream asks of the index, by rows; of a set whose index is large without holding it.
         parts: the sets that a mixed set consists of; none for others.
         domain: the one whose tiles these are, where they are those of a larger set (see `of_domain`).
     """
@@ -95,13 +65,14 @@ class TileSet:
         uri: str,
         manifest: dict[str, Any],
         digest: str,
-        index: pd.DataFrame,
+        index: pd.DataFrame | Columns,
         options: Options | None,
         parts: Sequence[TileSet] = (),
         domain: str | None = None,
         stored: Mapping[Layer, Layer] | None = None,
     ):
-        self.uri, self.manifest, self.digest, self.index, self.options = uri, manifest, digest, index, options
+        self.uri, self.manifest, self.digest, self.options = uri, manifest, digest, options
+        self.columns: Columns = HeldColumns(index) if isinstance(index, pd.DataFrame) else index
         self.parts, self.domain = tuple(parts), domain
         readers = tuple(part.reader for part in parts)
         clip = manifest["normalisation"]["clip"]
@@ -125,14 +96,10 @@ class TileSet:
             raise UserError(
                 f"{uri}: tiles of format {manifest.get('format')}, this version reads {FORMAT}; make them again"
             )
-        packed = read_bytes(join(uri, INDEX), options)
-        if hashlib.sha256(packed).hexdigest() != manifest["index_sha256"]:
-            raise DamagedFile(
-                f"{join(uri, INDEX)}: not the index that {MANIFEST} names; remove the folder, make it again"
-            )
         digest = hashlib.sha256(content).hexdigest()
+        index = _index(join(uri, INDEX), manifest["index_sha256"], digest, options)
         parts = [_part(uri, part, options) for part in manifest.get("parts", [])]
-        return TileSet(uri, manifest, digest, pd.read_parquet(io.BytesIO(packed)), options, parts)
+        return TileSet(uri, manifest, digest, index, options, parts)
 
     @staticmethod
     def write(
@@ -161,6 +128,11 @@ class TileSet:
         return TileSet.open(folder, options)
 
     @property
+    def index(self) -> pd.DataFrame:
+        """The whole index as a frame; of a large set it is read when this is first asked for."""
+        return self.columns.frame
+
+    @property
     def name(self) -> str:
         """What records call the set: what it is, and the beginning of its digest."""
         kind = "mixed" if self.parts else "synthetic" if "synthesis" in self.manifest else "tiles"
@@ -175,7 +147,7 @@ class TileSet:
     def organs(self) -> tuple[str, ...]:
         """The organs that the tiles are of, in the order of their numbers in batches; none where they name none."""
         known = self.manifest.get("organs")
-        return tuple(organ_names(self.index) if known is None else known)
+        return tuple(organ_names(self.columns) if known is None else known)
 
     def channels(self, role: str) -> tuple[str, ...]:
         """Names of the channels of `anatomy` or `tumour`, in the order of a tile's; none for a label."""
@@ -210,8 +182,12 @@ class TileSet:
 
     def with_roles(self, *roles: str) -> np.ndarray:
         """Whether a tile has all these roles, bool (rows,)."""
-        names = [name for name, own in self.held.items() if set(roles) <= set(own)]
-        return self.index["domain"].isin(names).to_numpy() if self.domains else np.full(len(self.index), bool(names))
+        names = self._holding(*roles)
+        return self.index["domain"].isin(names).to_numpy() if self.domains else np.full(len(self.columns), bool(names))
+
+    def _holding(self, *roles: str) -> list[str]:
+        """The domains whose tiles have all these roles, as `held` names them."""
+        return [name for name, own in self.held.items() if set(roles) <= set(own)]
 
     def of_domain(self, name: str) -> TileSet:
         """The tiles of one domain as a set of their own without domains, whose image is the `tumour`.
@@ -219,41 +195,54 @@ class TileSet:
         Nothing is written: row numbers are its own, uri and digest those of the whole set. For who looks at images of
         one kind, such as segmentors of either domain.
         """
-        role, rows = self.domains[name]["role"], np.flatnonzero(self.index["domain"] == name)
+        role, chosen = self.domains[name]["role"], {"domain": (name,)}
+        rows = self.columns.where(chosen)
         layers = dict(zip(layers_of("tumour", len(self.layers(role))), self.layers(role), strict=True))
-        index = self.index.iloc[rows].reset_index(drop=True).drop(columns="domain")
-        index["label_row"] = np.searchsorted(rows, index["label_row"])  # labels are shuffled within a domain
         ends = ("low", "high")
         others = [f"{layer}_{end}" for kind in IMAGES if kind != role for layer in self.layers(kind) for end in ends]
-        renamed = {f"{stored}_{end}": f"{layer}_{end}" for layer, stored in layers.items() for end in ends}
-        index = index.drop(columns=others).rename(columns=renamed)
+        stored_as = {f"{layer}_{end}": f"{stored}_{end}" for layer, stored in layers.items() for end in ends}
+
+        def whole() -> pd.DataFrame:
+            index = self.index.iloc[rows].reset_index(drop=True).drop(columns=["domain", *others])
+            index["label_row"] = np.searchsorted(rows, index["label_row"])  # labels are shuffled within a domain
+            return index.rename(columns={stored: own for own, stored in stored_as.items()})
+
+        volumes = self.columns.distinct("volume", rows)
+        held = isinstance(self.columns, HeldColumns)
+        index = whole() if held else ChosenColumns(self.columns, chosen, stored_as, whole)
         manifest = {key: value for key, value in self.manifest.items() if key != "domains"} | {
             "roles": ["tumour" if own == role else own for own in self.domains[name]["holds"]],
             "data": _data_of(name, self.manifest["data"], role),
-            "volumes": [one for one in self.manifest["volumes"] if one["id"] in set(index["volume"])],
+            "volumes": [one for one in self.manifest["volumes"] if one["id"] in volumes],
         }
         return TileSet(self.uri, manifest, self.digest, index, self.options, domain=name, stored=layers)
 
     def positions(self, split: str, *roles: str) -> np.ndarray:
-        """Row numbers of the tiles of a split (train, val, test, unseen) that have `roles`, ascending; may be empty."""
-        return np.flatnonzero((self.index["split"] == split).to_numpy() & self.with_roles(*roles))
+        """Row numbers of the tiles of a split (train, val, test, unseen) that have `roles`, ascending; may be empty.
+
+        Those of a large set are mapped, and not to be written to.
+        """
+        domains = self._holding(*roles)
+        if not domains:
+            return np.arange(0)
+        return self.columns.where({"split": (split,), **({"domain": domains} if self.domains else {})})
 
     def addresses(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """What a `TileReader` needs to load these tiles, in this order."""
-        own = self.index.iloc[np.asarray(rows)]
-        label = self.index.iloc[own["label_row"]]
+        rows, take = np.asarray(rows), self.columns.take
+        label = take("label_row", rows)
         columns = {
-            "shard": own["shard"],
-            "position": own["position"],
-            "label_shard": label["shard"],
-            "label_position": label["position"],
+            "shard": take("shard", rows),
+            "position": take("position", rows),
+            "label_shard": take("shard", label),
+            "label_position": take("position", label),
         }
         if self.parts:
-            columns["part"] = own["part"]
+            columns["part"] = take("part", rows)
         if self.domains:
-            columns["domain"] = own["domain"]
+            columns["domain"] = take("domain", rows)
         for layer in (*self.layers("anatomy"), *self.layers("tumour")):
-            columns |= {f"{layer}_{end}": own[f"{layer}_{end}"] for end in ("low", "high")}
+            columns |= {f"{layer}_{end}": take(f"{layer}_{end}", rows) for end in ("low", "high")}
         lists = [column.tolist() for column in columns.values()]
         return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
@@ -339,6 +328,19 @@ def finished_fingerprint(folder: str, options: Options | None) -> str | None:
     """The fingerprint of the finished set in a folder, "" where it has none; None where there is no finished set."""
     uri = join(folder, MANIFEST)
     return json.loads(read_bytes(uri, options)).get("fingerprint", "") if exists(uri, options) else None
+
+
+def _index(uri: str, sha256: str, digest: str, options: Options | None) -> pd.DataFrame | Columns:
+    """The index of a set: a frame, or its columns mapped where it is large."""
+
+    def whole() -> pd.DataFrame:
+        packed = read_bytes(uri, options)
+        check_index(uri, hashlib.sha256(packed).hexdigest(), sha256)
+        return pd.read_parquet(io.BytesIO(packed))
+
+    if (file_size(uri, options) or 0) <= HELD_BYTES:
+        return whole()
+    return mapped_columns(uri, sha256, digest, options, whole)
 
 
 def open_part(uri: str, options: Options | None, domain: str | None = None) -> TileSet:

@@ -1,13 +1,16 @@
 """Which tiles a training draws from, an epoch of it, and what is refused where anatomy and tumour are drawn apart."""
 
+import pandas as pd
 import pytest
 from tile_sets import write_domains, write_set
 
 from metgan_dist.methods import METHODS, method_class
 from metgan_dist.recipe import Recipe
 from metgan_dist.tasks import task_of
+from metgan_dist.tasks.pictures import picture_rows
 from metgan_dist.tasks.segmentation import segmentor_rows
 from metgan_dist.tasks.unpaired import check_apart
+from metgan_dist.tiles import tile_set
 
 UNPAIRED = ["cyclegan", "cyclegan_seg", "metgan_minus", "sifa", "cycle_shape"]
 
@@ -51,6 +54,25 @@ def test_of_two_domains_a_translation_is_scored_on_the_source_and_a_segmentor_on
     paired = write_set(tmp_path / "paired")
     for name in ("cyclegan", "segmentor"):
         assert scored_rows(recipe(name), paired, "val").tolist() == paired.positions("val").tolist()
+
+
+@pytest.mark.parametrize("name", ["metgan", "spade", "cyclegan", "segmentor"])
+@pytest.mark.parametrize("write", [write_set, write_domains])
+def test_rows_of_a_large_set_are_drawn_and_looked_at_without_its_index(tmp_path, monkeypatch, write, name):
+    own, tiles = recipe(name), write(tmp_path / "set")
+    if tiles.domains and name in ("metgan", "spade"):
+        pytest.skip("learns from pairs")
+    monkeypatch.setenv("METGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tile_set, "HELD_BYTES", 0)
+    large = tile_set.TileSet.open(tiles.uri)
+    monkeypatch.setattr(pd, "read_parquet", None)  # what reads an index
+    drawn, expected = training_rows(own, large), training_rows(own, tiles)
+    assert drawn.epoch == expected.epoch
+    assert (drawn.rows == expected.rows).all()
+    assert drawn.target is expected.target is None or (drawn.target == expected.target).all()
+    for split in ("val", "test"):
+        assert (scored_rows(own, large, split) == (rows := scored_rows(own, tiles, split))).all()
+        assert (picture_rows(large, rows) == picture_rows(tiles, rows)).all()
 
 
 @pytest.mark.parametrize("name", METHODS)

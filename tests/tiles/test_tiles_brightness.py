@@ -5,7 +5,7 @@ import pytest
 from tile_sets import write_set
 
 from metgan_dist.tiles.brightness import SEEN, mean_intensities
-from metgan_dist.tiles.tile_set import TileReader
+from metgan_dist.tiles.reader import TileReader
 
 
 def test_the_mean_of_each_role_over_training_tiles(tmp_path):
