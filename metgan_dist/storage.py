@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import posixpath
 import tempfile
@@ -21,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from filelock import FileLock
 from fsspec.core import url_to_fs
 
-from metgan_dist.errors import UserError
+from metgan_dist.errors import DamagedFile, UserError
 
 Options = dict[str, Any]
 
@@ -164,6 +165,24 @@ def read_bytes(uri: str, options: Options | None = None) -> bytes:
     fs, path = filesystem(uri, options)
     with storage_errors(uri):
         return bytes(fs.cat_file(path))
+
+
+def read_json(uri: str, options: Options | None, *, holding: Collection[str] = ()) -> dict[str, Any]:
+    """What a JSON file of ours holds, a mapping with the fields `holding` at least; DamagedFile for anything else."""
+    return json_of(read_bytes(uri, options), uri, holding=holding)
+
+
+def json_of(content: bytes, uri: str, *, holding: Collection[str] = ()) -> dict[str, Any]:
+    """As `read_json`, of the content of the file at `uri`."""
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{uri}: no readable JSON ({one_line(error)}); copy it again, or make it anew") from error
+    if not isinstance(tree, dict):
+        raise DamagedFile(f"{uri}: holds no mapping, as it was written with; copy it again, or make it anew")
+    if lacking := next((name for name in holding if name not in tree), None):
+        raise DamagedFile(f"{uri}: lacks {lacking!r}, which it was written with; copy it again, or make it anew")
+    return tree
 
 
 def write_whole(uri: str, content: bytes, options: Options | None) -> None:

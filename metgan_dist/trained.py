@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from metgan_dist.methods.segmentor import SegmentorNetwork, segmentor_recipe
 from metgan_dist.networks.dimensions import check_edges
 from metgan_dist.recipe import Recipe, stored_recipe
 from metgan_dist.recipe.mistakes import first_mistake
-from metgan_dist.storage import absolute, exists, filesystem, join, one_line, parent, read_bytes
+from metgan_dist.storage import absolute, exists, filesystem, join, one_line, parent, read_bytes, read_json
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
 RUN_ABOVE = 3
@@ -58,10 +57,18 @@ def load_method(uri: str, options: dict[str, Any] | None = None) -> tuple[Method
     method = build_method(recipe, _blank_segmentor(recipe, state))
     _enter(method, recipe, _stage_of(folder, options))
     for name, network in method.saved().items():
-        weights = state["ema"].get(name) or state["networks"][name]
+        weights = state["ema"].get(name) or state["networks"].get(name)
+        if weights is None:
+            raise DamagedFile(f"{location}: has no network {name!r}, which its recipe.yaml has; use another checkpoint")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise UserError(f"{location}: weights of its {name} are NaN or infinite; use another checkpoint")
-        network.load_state_dict(weights)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise DamagedFile(
+                f"{location}: weights of its {name} are of other sizes than recipe.yaml beside it says; use another "
+                "checkpoint, or both files as they were written"
+            ) from error
     return method.to("cpu").eval().requires_grad_(False), recipe
 
 
@@ -110,13 +117,13 @@ def run_of(uri: str, options: dict[str, Any] | None = None) -> dict[str, Any] | 
 def read_run(folder: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """The `run.json` of a run's folder, with the folder itself as `folder`; None where there is none."""
     location = join(folder, "run.json")
-    return {**json.loads(read_bytes(location, options)), "folder": folder} if exists(location, options) else None
+    return {**read_json(location, options), "folder": folder} if exists(location, options) else None
 
 
 def read_result(folder: str, options: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """The `result.json` of a run's folder, None while there is none."""
     location = join(folder, "result.json")
-    return json.loads(read_bytes(location, options)) if exists(location, options) else None
+    return read_json(location, options) if exists(location, options) else None
 
 
 def find_start(recipe: Recipe) -> dict[str, Any] | None:
@@ -208,7 +215,7 @@ def _enter(method: Method, recipe: Recipe, name: str | None) -> Stage:
 def _stage_of(folder: str, options: dict[str, Any] | None) -> str | None:
     """The stage in which a checkpoint was written; None for one of an earlier version."""
     written = join(folder, "meta.json")
-    return json.loads(read_bytes(written, options)).get("stage") if exists(written, options) else None
+    return read_json(written, options).get("stage") if exists(written, options) else None
 
 
 def _blank_segmentor(recipe: Recipe, state: dict[str, Any]) -> nn.Module | None:

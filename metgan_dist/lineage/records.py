@@ -6,7 +6,6 @@ Everything here raises UserError in one line that begins with the link, so that 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from metgan_dist import tracking
 from metgan_dist.errors import UserError
 from metgan_dist.recipe.yaml_file import read_yaml
-from metgan_dist.storage import Options, absolute, entries, exists, join, read_bytes
+from metgan_dist.storage import Options, absolute, entries, exists, join, read_bytes, read_json
 from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.tracking import LoggedDataset, LoggedRun
 from metgan_dist.tracking.redaction import redact
@@ -108,7 +107,7 @@ class Records:
         """What a synthetic volume says of its making; None for everything else."""
         if not exists(join(uri, ZARR), self.options):
             return None
-        attributes = json.loads(read_bytes(join(uri, ZARR), self.options)).get("attributes", {})
+        attributes = read_json(join(uri, ZARR), self.options).get("attributes", {})
         made: dict[str, Any] | None = attributes.get(VOLUME_ATTRIBUTE)
         return made
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, stored_recipe, stored_tree
-from metgan_dist.storage import absolute, exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.storage import absolute, exists, filesystem, join, read_json, write_whole
 
 # What may change between two starts of one run without making it another experiment.
 FREE = ("scaling", "scores", "tracking", "storage", "training.max_failures", "training.log_every", "tuning.concurrent")
@@ -80,7 +80,7 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
         except (OSError, PermissionError) as error:
             raise UserError(f"storage.path: {storage}: cannot be written ({error})") from error
         return run
-    written = json.loads(read_bytes(known, options))
+    written = read_json(known, options, holding=("job", "recipe", "mlflow_run_id"))
     if written["job"] != job:
         raise UserError(f"tracking.run: {name!r} is a run of {written['job']}; choose another name for {job}")
     changes = _differences(_as_of_now(written["recipe"]), recipe.model_dump(mode="json"))

@@ -17,7 +17,7 @@ import ray.data
 
 from metgan_dist.cluster.progress import Progress, quiet
 from metgan_dist.errors import UserError
-from metgan_dist.storage import Options, entries, exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.storage import Options, entries, exists, filesystem, join, read_bytes, read_json, write_whole
 from metgan_dist.synthesis.crew import Crew
 
 Work = Callable[[Any], Any]
@@ -75,7 +75,7 @@ class Pass:
         if self.markers is None or not exists(self.markers, self.options):
             return [], dict(jobs)
         there = {file.removesuffix(".json") for file in entries(self.markers, self.options)[0]}
-        known = [json.loads(read_bytes(_marker(self.markers, name), self.options)) for name in jobs if name in there]
+        known = [read_json(_marker(self.markers, name), self.options) for name in jobs if name in there]
         if known:
             self.report(f"{self.title}: {len(known)} of {len(jobs)} {self.unit} are there already")
         return known, {name: job for name, job in jobs.items() if name not in there}

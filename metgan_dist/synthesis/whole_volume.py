@@ -24,7 +24,7 @@ from metgan_dist.figures import by_channel, image_grid
 from metgan_dist.recipe import Recipe
 from metgan_dist.runs.job import say
 from metgan_dist.runs.open_run import OpenRun
-from metgan_dist.storage import exists, join, read_bytes, write_whole
+from metgan_dist.storage import exists, join, read_json, write_whole
 from metgan_dist.synthesis.crew import Crew
 from metgan_dist.synthesis.filling import Filling, filler
 from metgan_dist.synthesis.model import tags_of
@@ -113,7 +113,7 @@ class _Work:
         """What is made from what and in which ranges, measured or as an earlier start noted it; the arrays exist."""
         uri, provenance, source = join(self.markers, PLAN), self.source.provenance, self.source
         if exists(uri, self.options):
-            plan: dict[str, Any] = json.loads(read_bytes(uri, self.options))
+            plan = read_json(uri, self.options, holding=("provenance",))
             if plan["provenance"] == provenance:
                 return plan
             say("volume: generator, volume or tiles have changed since this run began; it is started afresh")

@@ -33,6 +33,7 @@ from metgan_dist.storage import (
     join,
     one_line,
     read_bytes,
+    read_json,
     storage_errors,
     storage_options,
     write_whole,
@@ -93,8 +94,7 @@ def remove_shards(folder: str, options: Options | None) -> None:
 
 def read_marker(folder: str, name: str, options: Options | None) -> dict[str, Any]:
     """What `write_shard` was given as marker."""
-    marker: dict[str, Any] = json.loads(read_bytes(join(folder, "shards", f"{name}.json"), options))
-    return marker
+    return read_json(join(folder, "shards", f"{name}.json"), options)
 
 
 def read_histograms(folder: str, name: str, options: Options | None) -> Histograms:

@@ -20,7 +20,9 @@ from metgan_dist.storage import (
     file_size,
     filesystem,
     join,
+    json_of,
     read_bytes,
+    read_json,
     storage_errors,
     write_whole,
 )
@@ -33,6 +35,7 @@ from metgan_dist.tiles.shards import remove_shards
 from metgan_dist.volumes.layers import Layer, layers_of
 
 FORMAT = 1
+HELD = ("roles", "tile_shape", "normalisation", "volumes", "index_sha256")  # by every manifest of this format
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 PLAN = "plan.json"
@@ -91,11 +94,12 @@ class TileSet:
         if not exists(join(uri, MANIFEST), options):
             raise UserError(f"{uri}: no finished tiles here ({MANIFEST} is missing); run make_tiles first")
         content = read_bytes(join(uri, MANIFEST), options)
-        manifest = json.loads(content)
+        manifest = json_of(content, join(uri, MANIFEST))
         if manifest.get("format") != FORMAT:
             raise UserError(
                 f"{uri}: tiles of format {manifest.get('format')}, this version reads {FORMAT}; make them again"
             )
+        json_of(content, join(uri, MANIFEST), holding=HELD)
         digest = hashlib.sha256(content).hexdigest()
         index = _index(join(uri, INDEX), manifest["index_sha256"], digest, options)
         parts = [_part(uri, part, options) for part in manifest.get("parts", [])]
@@ -311,7 +315,7 @@ def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh
     """
     uri = join(folder, PLAN)
     if exists(uri, options):
-        begun: dict[str, Any] = json.loads(read_bytes(uri, options))
+        begun = read_json(uri, options, holding=("fingerprint",))
         if begun["fingerprint"] == plan["fingerprint"]:
             return begun
         afresh()
@@ -327,7 +331,7 @@ def begin_set(folder: str, plan: dict[str, Any], options: Options | None, afresh
 def finished_fingerprint(folder: str, options: Options | None) -> str | None:
     """The fingerprint of the finished set in a folder, "" where it has none; None where there is no finished set."""
     uri = join(folder, MANIFEST)
-    return json.loads(read_bytes(uri, options)).get("fingerprint", "") if exists(uri, options) else None
+    return read_json(uri, options).get("fingerprint", "") if exists(uri, options) else None
 
 
 def _index(uri: str, sha256: str, digest: str, options: Options | None) -> pd.DataFrame | Columns:
@@ -338,7 +342,10 @@ def _index(uri: str, sha256: str, digest: str, options: Options | None) -> pd.Da
         check_index(uri, hashlib.sha256(packed).hexdigest(), sha256)
         return pd.read_parquet(io.BytesIO(packed))
 
-    if (file_size(uri, options) or 0) <= HELD_BYTES:
+    size = file_size(uri, options)
+    if size is None:
+        raise DamagedFile(f"{uri}: not here, though {MANIFEST} is; copy the tiles again, or make them anew")
+    if size <= HELD_BYTES:
         return whole()
     return mapped_columns(uri, sha256, digest, options, whole)
 

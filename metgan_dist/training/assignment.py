@@ -12,7 +12,7 @@ from ray.util.queue import Queue
 from metgan_dist.cluster.resources import ResourcePlan
 from metgan_dist.errors import TrainingStopped, UserError
 from metgan_dist.recipe import Recipe
-from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.storage import exists, filesystem, join, read_json, write_whole
 from metgan_dist.tracking import Credentials
 from metgan_dist.training.review import Review
 
@@ -75,7 +75,7 @@ class Assignment:
         """What was left, as an error to raise; None where the training may go on."""
         if not exists(self._ending, self.options):
             return None
-        found = json.loads(read_bytes(self._ending, self.options))
+        found = read_json(self._ending, self.options, holding=("reason", "images", "mistake"))
         return UserError(found["reason"]) if found["mistake"] else TrainingStopped(found["reason"], found["images"])
 
     def ask_to_stop(self) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from metgan_dist.code_version import code_version
 from metgan_dist.recipe import Recipe
+from metgan_dist.storage import read_json
 from metgan_dist.trained import digest_file, load_tensors
 from metgan_dist.training.step import Stepper
 
@@ -95,7 +96,7 @@ def begin_with(folder: Path, stepper: Stepper, names: Collection[str] | None = N
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """The numbers that `save_state` was given."""
-    return json.loads((folder / "meta.json").read_text())
+    return read_json(str(folder / "meta.json"), None)
 
 
 def restore(folder: Path, stepper: Stepper, rank: int) -> None:

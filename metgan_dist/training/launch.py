@@ -16,7 +16,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from metgan_dist.cluster.progress import printed_queue
 from metgan_dist.errors import TrainingStopped
 from metgan_dist.scores.fidelity import SHARE
-from metgan_dist.storage import exists, filesystem, join, read_bytes, write_whole
+from metgan_dist.storage import exists, filesystem, join, read_json, write_whole
 from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.entry import enter
@@ -70,7 +70,7 @@ def run_training(assignment: Assignment, report: Callable[[str], None]) -> Train
     done = join(assignment.folder, "trained.json")
     length = {name: getattr(assignment.recipe.training, name) for name in ("epochs", "max_steps", "patience")}
     if exists(done, assignment.options):
-        left = json.loads(read_bytes(done, assignment.options))
+        left = read_json(done, assignment.options)
         if left.pop("length", length) == length or not assignment.main:
             report(f"{assignment.role}: trained already")
             return Trained(**left)

@@ -6,7 +6,6 @@ meta.json, as the record of the training until then.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ import torch.distributed as dist
 
 from metgan_dist.methods.method import Method
 from metgan_dist.scores.labels import stacked_counts
-from metgan_dist.storage import Options, join, read_bytes
+from metgan_dist.storage import Options, join, read_json
 from metgan_dist.tasks import GENERATED, Task
 from metgan_dist.tasks.pictures import on_device
 from metgan_dist.tiles.stream import tile_batches
@@ -86,5 +85,5 @@ def _noted(tiles: TileSet, rows: np.ndarray, scored: pd.DataFrame) -> dict[str, 
 
 def read_tests(checkpoint: str, options: Options | None) -> list[dict[str, Any]]:
     """What was noted until a checkpoint, in order, each with the `images` at which it was; empty where nothing was."""
-    noted: list[dict[str, Any]] = json.loads(read_bytes(join(checkpoint, "meta.json"), options)).get("tested", [])
+    noted: list[dict[str, Any]] = read_json(join(checkpoint, "meta.json"), options).get("tested", [])
     return noted

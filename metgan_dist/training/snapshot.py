@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from metgan_dist.storage import Options, exists, join, read_bytes, write_whole
+from metgan_dist.storage import Options, exists, join, read_json, write_whole
 
 FILE = "checkpoint_manager_snapshot.json"
 
@@ -70,7 +70,7 @@ def read_snapshot(folder: str, options: Options) -> Snapshot:
     """What is on the list in `folder`; an empty one where there is none."""
     if not exists(join(folder, FILE), options):
         return Snapshot()
-    tree = json.loads(read_bytes(join(folder, FILE), options))
+    tree = read_json(join(folder, FILE), options, holding=("checkpoint_results", "checkpoint_report_indices"))
     pairs = zip(tree["checkpoint_results"], tree["checkpoint_report_indices"], strict=True)
     kept = tuple(Kept(one["checkpoint_dir_name"], one["metrics"], report) for one, report in pairs)
     latest = tree["latest_checkpoint_result"] or {}
