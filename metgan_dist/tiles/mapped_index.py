@@ -82,7 +82,8 @@ def _sha256(path: Path) -> str:
 
 def _write(packed: Path, path: Path) -> None:
     """The streamed columns of a parquet file as an Arrow file, some MiB at a time."""
-    with pq.ParquetFile(packed) as stored:
+    # Without what reads ahead: it would hold all row groups of the file.
+    with pq.ParquetFile(packed, pre_buffer=False) as stored:
         names = [name for name in stored.schema_arrow.names if name in STREAMED or name.endswith(RANGES)]
         columns = {name: _Column(stored.schema_arrow.field(name).type) for name in names}
         schema = pa.schema([(name, column.type) for name, column in columns.items()])
