@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -20,7 +19,7 @@ from metgan_dist.recipe.labels import (
 )
 from metgan_dist.recipe.orientation import Orientation
 from metgan_dist.recipe.section import Section, Seed, VoxelSize, comma_list
-from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, Voxels, check_percentiles
+from metgan_dist.recipe.tiles import Modality, Normalise, Percentiles, Tiles, check_percentiles
 
 
 def _one_or_several(names: str | list[str]) -> str | list[str]:
@@ -159,9 +158,6 @@ class Domain(Section):
         return tiles.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
-MOST_VOXELS = 2**32  # of a phantom
-
-
 class Phantom(Section):
     """Volumes that the package draws itself when a recipe has no data path."""
 
@@ -172,7 +168,9 @@ class Phantom(Section):
         "tumour at the ear; stroke: DWI of many patients, healthy ones among them, with maps of tissues and lesions",
     )
     volumes: int = Field(4, ge=1, le=100_000, description="how many volumes")
-    shape: Voxels = Field((32, 192, 192), description="voxels (z, y, x) of each")
+    shape: Annotated[tuple[int, int, int], BeforeValidator(comma_list)] = Field(
+        (32, 192, 192), description="voxels (z, y, x) of each"
+    )
     seed: Seed = Field(0, description="seed of the first volume; the others count on")
     healthy: float | None = Field(None, ge=0, le=1, description="stroke: fraction without a lesion; default: 0.5")
     tissue_maps: str | None = Field(
@@ -191,11 +189,6 @@ class Phantom(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Phantom:
-        if math.prod(self.shape) > MOST_VOXELS:
-            raise ValueError(
-                f"shape: {' x '.join(map(str, self.shape))} voxels; a phantom is drawn in memory, so {MOST_VOXELS} are "
-                "the most"
-            )
         given = [name for name in ("healthy", "tissue_maps", "lesion_masks") if getattr(self, name) is not None]
         if given and self.modality != "stroke":
             raise ValueError(f"{given[0]}: {self.modality} phantoms know nothing of it; set modality to stroke")

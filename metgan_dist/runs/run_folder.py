@@ -56,7 +56,7 @@ class Run:
 
 
 # Folders below storage.path that are no runs, and what they hold.
-NO_RUNS = {"tiles": "tile sets", "mlartifacts": "MLflow's artefacts", "mlruns": "MLflow's runs"}
+NO_RUNS = {"mlartifacts": "MLflow's artefacts", "mlruns": "MLflow's runs"}
 
 
 def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:

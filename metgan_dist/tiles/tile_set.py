@@ -35,7 +35,7 @@ from metgan_dist.tiles.shards import remove_shards
 from metgan_dist.volumes.layers import Layer, layers_of
 
 FORMAT = 1
-HELD = ("roles", "tile_shape", "normalisation", "volumes", "index_sha256")  # by every manifest of this format
+HELD = ("roles", "tile_shape", "normalisation", "index_sha256")  # by every manifest of this format
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 PLAN = "plan.json"

@@ -59,8 +59,6 @@ NUMBERS = [
     ("tiles.folds", "0", "greater than or equal to"),
     ("data.classes", "1", "greater than or equal to 2"),
     ("data.phantom.volumes", "1000000000", "less than or equal to"),
-    ("data.phantom.shape", "100000,100000,100000", "drawn in memory"),
-    ("data.phantom.shape", "0,10,10", "greater than or equal to 1"),
     ("data.phantom.shape", "10,10", "shape"),
 ]
 UNREADABLE = [  # by the command line, before a recipe is made of it
@@ -133,7 +131,7 @@ def test_a_recipe_is_given_once():
         parsed("--recipe", "quickstart", "--recipe", "cells")
 
 
-@pytest.mark.parametrize("name", ["tiles", "mlartifacts", "mlruns", "../x", "a b", "-x", "a/b"])
+@pytest.mark.parametrize("name", ["mlartifacts", "mlruns", "../x", "a b", "-x", "a/b"])
 def test_names_that_no_run_can_have(name, tmp_path):
     recipe = parsed(f"--tracking.run={name}", f"--storage.path={tmp_path / 'runs'}").recipe
     with pytest.raises(UserError, match=r"^tracking\.run: "):

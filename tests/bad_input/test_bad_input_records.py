@@ -57,7 +57,7 @@ def test_a_manifest(tmp_path, how):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["roles", "tile_shape", "normalisation", "volumes", "index_sha256"])
+@pytest.mark.parametrize("name", ["roles", "tile_shape", "normalisation", "index_sha256"])
 def test_a_manifest_that_lacks_a_field(tmp_path, name):
     write_set(tmp_path / "tiles")
     path = tmp_path / "tiles" / "manifest.json"

@@ -17,6 +17,7 @@ from metgan_dist.runs.command_line import JobFlag, parse_command
 from metgan_dist.studies.stepped import SteppedRun, check_one_split
 from metgan_dist.studies.study import STUDIES, asked_study
 from metgan_dist.studies.works import Works, on_sides_of, taken_runs
+from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.dataset import resolve_data, volume_refs
 from metgan_dist.volumes.volume import whole
 
@@ -182,11 +183,7 @@ def test_tiles_cut_with_another_split_are_refused(brains, mistake):
 
 def replace_index(tiles, index):
     """The same tiles with another index, as it is read."""
-    from copy import copy
-
-    other = copy(tiles)
-    other.index = index
-    return other
+    return TileSet(tiles.uri, tiles.manifest, tiles.digest, index, tiles.options)
 
 
 def test_rows_are_checked_against_the_tiles_before_anything_is_trained(tmp_path, mistake):
