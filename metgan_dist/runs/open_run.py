@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -20,6 +20,7 @@ from metgan_dist.code_version import code_version
 from metgan_dist.errors import UserError, understood
 from metgan_dist.methods import method_class
 from metgan_dist.recipe import Data, Recipe, Tiles
+from metgan_dist.runs import description
 from metgan_dist.runs.children import termination_as_interrupt
 from metgan_dist.runs.command_line import Command
 from metgan_dist.runs.job import Result, say
@@ -29,10 +30,10 @@ from metgan_dist.tiles.tile_set import MANIFEST, TileSet
 from metgan_dist.volumes.dataset import check_channels, resolve_data, volume_refs
 from metgan_dist.weights import PUBLISHED, weights_path
 
-VERDICTS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
+VERDICTS: dict[str, tracking.Status] = {
     "finished": "FINISHED",
     "failed": "FAILED",
-    "stopped": "KILLED",
+    "stopped": tracking.STOPPED,
 }
 
 
@@ -45,6 +46,7 @@ class OpenRun:
     plan: ResourcePlan
     tracking_uri: str
     result: Result
+    page: str = ""  # of the run, in MLflow
 
     @property
     def spool(self) -> Path:
@@ -123,7 +125,7 @@ def run_recipe(
 
     Returns the URI of the result, or "" for a dry run. Mistakes that a check finds leave no folder and no MLflow run,
     and the run's name free for another recipe; whatever fails later
-    marks the MLflow run as failed (as killed, where someone stopped it), with the reason, and leaves a result that says
+    marks the MLflow run as failed (as scheduled, where someone stopped it: it can go on), with the reason, and leaves a result that says
     so.
     """
     recipe = resolved(command.recipe)
@@ -232,10 +234,13 @@ def _open(command: Command, job: str, plan: ResourcePlan, uri: str, more: Mappin
         say(f"continuing run {run.name}" + "".join(f"; {change}" for change in run.raised))
         if run.raised:
             run = record(run, recipe, run.mlflow_run_id)
-    opened = OpenRun(recipe, run, plan, uri, Result(tracking_uri=uri))
+    assert run.mlflow_run_id is not None
+    page = tracking.run_page(uri, run.mlflow_run_id)
+    opened = OpenRun(recipe, run, plan, uri, Result(tracking_uri=uri), page)
     with opened.log() as log:
         if not run.continued:
             log.params(_flat(recipe.model_dump(mode="json")))
+        log.tags({description.TAG: description.begun(run, command)})
         log.text(recipe.to_yaml(), "recipe.yaml")
         log.text(f"{plan}\n", "plan.txt")
     return opened
@@ -250,6 +255,7 @@ def _close(opened: OpenRun, command: Command, status: str, reason: str | None) -
         log.metrics(_numbers(opened.result.scores), 0)
         fs, path = filesystem(location, run.options)
         log.text(fs.cat_file(path).decode(), "result.json")
+        log.tags({description.TAG: description.ended(run, command, status, reason, opened.result)})
     verdict = VERDICTS[status]
     # Whoever stops a job kills it soon after; what an absent server misses is in the spool.
     patience = min(opened.recipe.tracking.patience, 1.0 if status == "stopped" else float("inf"))
@@ -262,12 +268,13 @@ def _close(opened: OpenRun, command: Command, status: str, reason: str | None) -
         patience=patience,
         report=say,
     )
-    say(f"MLflow: {_how_to_open(opened.tracking_uri)}")
+    say(f"MLflow: {_how_to_open(opened)}")
     return location
 
 
-def _how_to_open(uri: str) -> str:
-    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+def _how_to_open(opened: OpenRun) -> str:
+    uri = opened.tracking_uri
+    return f"mlflow ui --backend-store-uri {uri} and {opened.page}" if uri.startswith("sqlite") else opened.page
 
 
 def is_tile_set(recipe: Recipe) -> bool:

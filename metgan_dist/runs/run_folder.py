@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Recipe, stored_recipe, stored_tree
+from metgan_dist.runs.command_line import DEFAULT_RECIPE
 from metgan_dist.storage import absolute, exists, filesystem, join, read_json, write_whole
 
 # What may change between two starts of one run without making it another experiment.
@@ -64,7 +65,7 @@ def open_run(job: str, recipe: Recipe, recipe_name: str) -> Run:
 
     Raises UserError when the name belongs to another job or another recipe, or storage.path cannot be written.
     """
-    name = recipe.tracking.run or _fresh_name(recipe_name)
+    name = recipe.tracking.run or _fresh_name(job, recipe_name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"tracking.run: {name!r}: use letters, digits, '.', '_' and '-' only")
     if name in NO_RUNS:
@@ -110,9 +111,13 @@ def _check_epochs_count(recipe: Recipe, before: int, now: int) -> None:
         )
 
 
-def _fresh_name(recipe_name: str) -> str:
-    # The tail keeps apart runs that start in the same second.
-    return f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+def _fresh_name(job: str, recipe_name: str) -> str:
+    # Most runs are trainings, which their recipe tells apart; what other jobs do, such as an evaluation, is not the
+    # default recipe's. The tail tells runs apart that start in the same second.
+    first = [] if job == "train_metgan" else [job]
+    if not first or recipe_name != DEFAULT_RECIPE:
+        first.append(Path(recipe_name).stem)
+    return f"{'-'.join(first)}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
 def record(run: Run, recipe: Recipe, mlflow_run_id: str | None) -> Run:

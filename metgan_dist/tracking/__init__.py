@@ -6,16 +6,18 @@ loses none of it.
 """
 
 from metgan_dist.tracking.credentials import Credentials
-from metgan_dist.tracking.logger import RunLogger, end_run, replay
+from metgan_dist.tracking.logger import STOPPED, RunLogger, Status, end_run, replay
 from metgan_dist.tracking.queries import LoggedDataset, LoggedRun, logged_run, nested_runs, runs_with_dataset
-from metgan_dist.tracking.runs import find_run, resume_run, run_tags, start_run
+from metgan_dist.tracking.runs import find_run, resume_run, run_page, run_tags, start_run
 from metgan_dist.tracking.server import check_server, tracking_uri
 
 __all__ = [
+    "STOPPED",
     "Credentials",
     "LoggedDataset",
     "LoggedRun",
     "RunLogger",
+    "Status",
     "check_server",
     "end_run",
     "find_run",
@@ -23,6 +25,7 @@ __all__ = [
     "nested_runs",
     "replay",
     "resume_run",
+    "run_page",
     "run_tags",
     "runs_with_dataset",
     "start_run",

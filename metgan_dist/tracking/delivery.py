@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metgan_dist.tracking.journal import Entry
-from metgan_dist.tracking.runs import FAILURE_TAG, MAX_TAG_LENGTH
+from metgan_dist.tracking.runs import FAILURE_TAG, MAX_TAG_LENGTH, STOPPED_TAG
 from metgan_dist.tracking.server import connect, quieten, short_reason
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Delivery:
         deliver = {
             "metrics": self._metrics,
             "params": self._params,
+            "tags": self._tags,
             "file": self._files,
             "dataset": self._datasets,
             "end": self._end,
@@ -103,6 +104,12 @@ class Delivery:
         for first in range(0, len(changed), PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, tags=changed[first : first + PARAMS_PER_BATCH], synchronous=True)
 
+    def _tags(self, entries: list[Entry], folder: Path) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, value) for entry in entries for name, value in entry["values"].items()]
+        self._client.log_batch(self.run_id, tags=tags, synchronous=True)
+
     def _files(self, entries: list[Entry], folder: Path) -> None:
         for entry in entries:
             self._client.log_artifact(self.run_id, str(folder / entry["path"]), entry["folder"] or None)
@@ -125,5 +132,6 @@ class Delivery:
     def _end(self, entries: list[Entry], folder: Path) -> None:
         last = entries[-1]
         if last["reason"]:
-            self._client.set_tag(self.run_id, FAILURE_TAG, last["reason"][:MAX_TAG_LENGTH])
+            tag = FAILURE_TAG if last["status"] == "FAILED" else STOPPED_TAG
+            self._client.set_tag(self.run_id, tag, last["reason"][:MAX_TAG_LENGTH])
         self._client.set_terminated(self.run_id, last["status"], end_time=last["time"])

@@ -15,6 +15,7 @@ from typing import Literal
 from metgan_dist.tracking.delivery import METRICS_PER_BATCH, Delivery, RefusedError
 from metgan_dist.tracking.journal import Entry, Journal
 from metgan_dist.tracking.redaction import redact, redact_value
+from metgan_dist.tracking.runs import MAX_TAG_LENGTH
 from metgan_dist.tracking.server import short_reason
 from metgan_dist.tracking.system import system_sample
 
@@ -24,7 +25,10 @@ FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_CLOSE = 0.5, 15.0, 1.0
 ENTRIES_AT_ONCE = 500
 MAX_NAME_LENGTH, MAX_PARAM_LENGTH, MAX_DIGEST_LENGTH = 250, 6000, 36
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+Status = Literal["FINISHED", "FAILED", "SCHEDULED"]
+# Of a run that someone stopped: it goes on when it is started again. MLflow's pages show KILLED, which it might be
+# called, as they show FAILED: as a red cross.
+STOPPED: Status = "SCHEDULED"
 
 
 class RunLogger:
@@ -89,6 +93,10 @@ class RunLogger:
         """
         named = {_name(name): redact_value(name, value)[:MAX_PARAM_LENGTH] for name, value in values.items()}
         self._put("params", values=named)
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Set tags, over those that the run has; ``mlflow.note.content`` is the description on its page, in Markdown."""
+        self._put("tags", values={name: redact_value(name, value)[:MAX_TAG_LENGTH] for name, value in values.items()})
 
     def text(self, text: str, name: str) -> None:
         """Log a text as the artefact `name`, e.g. ``recipe.yaml``, with credentials hidden."""
@@ -242,6 +250,8 @@ def end_run(
     report: Callable[[str], None] = print,
 ) -> bool:
     """Mark a run as ended, with the reason of a failure in its tag ``failure``; to be called by the driver at the end.
+
+    The reason why a run was `STOPPED` is in its tag ``stopped``.
 
     What loggers of this run left in the same `spool` (default: the machine's temporary folder) is sent before. Returns
     False when the server stayed away for `patience` seconds; the end then waits in the spool for `replay`.

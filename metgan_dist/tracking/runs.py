@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 MAX_TAG_LENGTH = 8000
-FAILURE_TAG = "failure"
+FAILURE_TAG, STOPPED_TAG = "failure", "stopped"
+# Without these an experiment, and a page, is shown as one of a language model.
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+AS_TRAINING = "workflowType=machine_learning"
 
 
 def start_run(uri: str, tracking: Tracking, name: str, tags: Mapping[str, str]) -> str:
@@ -76,7 +79,7 @@ def find_run(uri: str, tracking: Tracking, name: str) -> str | None:
 
 
 def resume_run(uri: str, run_id: str) -> None:
-    """Set a run that ended, failed or was killed to running again; an earlier failure's tag goes.
+    """Set a run that ended, failed or was stopped to running again; the tag that says why goes.
 
     Raises UserError when there is no such run, or it was deleted.
     """
@@ -86,8 +89,16 @@ def resume_run(uri: str, run_id: str) -> None:
         if run.info.lifecycle_stage == "deleted":
             raise UserError(f"tracking.run {run_id}: the run was deleted in MLflow; restore it or use another name")
         client.update_run(run_id, status="RUNNING")
-        if FAILURE_TAG in run.data.tags:
-            client.delete_tag(run_id, FAILURE_TAG)
+        for tag in {FAILURE_TAG, STOPPED_TAG} & run.data.tags.keys():
+            client.delete_tag(run_id, tag)
+
+
+def run_page(uri: str, run_id: str) -> str:
+    """The address of a run's page; where runs are in a database, that of `mlflow ui` on this machine."""
+    with reporting(uri):
+        experiment = connect(uri).get_run(run_id).info.experiment_id
+    server = redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}?{AS_TRAINING}"
 
 
 def run_tags(uri: str, run_id: str) -> dict[str, str]:
@@ -112,6 +123,8 @@ def _experiment(client: MlflowClient, uri: str, tracking: Tracking) -> Experimen
             f"tracking.experiment {tracking.experiment}: the experiment was deleted in MLflow; "
             f"restore it (mlflow experiments restore --experiment-id {experiment.experiment_id}) or choose another name"
         )
+    if KIND_TAG not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
     return experiment
 
 

@@ -31,11 +31,11 @@ from metgan_dist.tuning.space import shown
 from metgan_dist.tuning.trial import Objective
 
 LONGEST_REASON = 300
-VERDICTS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
+VERDICTS: dict[str, tracking.Status] = {
     "whole": "FINISHED",
     "stopped": "FINISHED",
     "failed": "FAILED",
-    "running": "KILLED",  # together with the sweep
+    "running": tracking.STOPPED,  # together with the sweep
 }
 Outcome = Literal["running", "whole", "stopped", "failed"]
 _KEPT = ("images", "began", "role", "seconds", "discriminator_loss", "low_reports", "stopped", "stopped_early")

