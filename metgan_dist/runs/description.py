@@ -24,10 +24,10 @@ def begun(run: Run, command: Command) -> str:
     """Of a run that is going on: its job and method, its recipe, its data, and where its files lie."""
     recipe = command.recipe
     data = recipe.data.path or f"phantom volumes ({recipe.data.phantom.modality})"
-    size = " x ".join(map(str, recipe.tiles.shape))
+    tiles = f"{recipe.tiles.kind}, {' x '.join(map(str, recipe.tiles.shape))} pixels"
     return (
-        f"**{run.job}** with `{recipe.method.name}`, recipe `{command.recipe_name}`, on {data}; tiles: {recipe.tiles.kind}, {size} "
-        f"pixels. Files: `{run.folder}`; the whole recipe: `recipe.yaml` among the artifacts."
+        f"**{run.job}** with `{recipe.method.name}`, recipe `{command.recipe_name}`, on {data}; tiles: {tiles}. "
+        f"Files: `{run.folder}`; the whole recipe: `recipe.yaml` among the artifacts."
     )
 
 

@@ -124,9 +124,8 @@ def run_recipe(
     as far as it can be known before.
 
     Returns the URI of the result, or "" for a dry run. Mistakes that a check finds leave no folder and no MLflow run,
-    and the run's name free for another recipe; whatever fails later
-    marks the MLflow run as failed (as scheduled, where someone stopped it: it can go on), with the reason, and leaves a result that says
-    so.
+    and the run's name free for another recipe; whatever fails later marks the MLflow run as failed (as scheduled, where
+    someone stopped it: it can go on), with the reason, and leaves a result that says so.
     """
     recipe = resolved(command.recipe)
     _check_given(command, recipe)

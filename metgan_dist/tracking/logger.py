@@ -95,7 +95,7 @@ class RunLogger:
         self._put("params", values=named)
 
     def tags(self, values: Mapping[str, object]) -> None:
-        """Set tags, over those that the run has; ``mlflow.note.content`` is the description on its page, in Markdown."""
+        """Set tags, over those that the run has; ``mlflow.note.content`` describes it on its page, in Markdown."""
         self._put("tags", values={name: redact_value(name, value)[:MAX_TAG_LENGTH] for name, value in values.items()})
 
     def text(self, text: str, name: str) -> None:
