@@ -11,7 +11,7 @@ from metgan_dist.recipe.section import TOLD
 LONGEST = 60
 
 
-def first_mistake(error: ValidationError, unknown: str = "no such field in a recipe; --help lists them all") -> str:
+def first_mistake(error: ValidationError, unknown: str = "no such field in a recipe; --help all lists them") -> str:
     """The first thing that is wrong, in one line: field, its value, what is allowed; and how many more there are.
 
     `unknown` is what the line says of a field that does not exist. What is wrong with a tree as a whole has no field.

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, NoReturn
 
@@ -22,9 +23,11 @@ from metgan_dist.errors import UserError
 from metgan_dist.recipe import Data, Recipe, layered, recipe_names, recipe_tree
 from metgan_dist.recipe.layers import method_named, without, without_foreign
 from metgan_dist.recipe.mistakes import first_mistake, uncapitalised
+from metgan_dist.runs.help_page import add_help
 from metgan_dist.runs.method_flags import all_methods_fields, group_method_flags
 
 DEFAULT_RECIPE = "quickstart"
+LIKE = 0.8  # least likeness of a flag that may have been meant, as difflib counts it
 # Section, a flag, and the field of a recipe that yields to it.
 _INSTEAD = (
     ("tiles", "size", "resize"),
@@ -100,7 +103,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """A mistake as a UserError of one line; argparse would print the usage and exit."""
-        raise UserError(f"command line: {message}; --help lists every field")
+        unknown = re.match(r"unrecognized arguments: (--[\w.]+)", message)
+        near = get_close_matches(unknown[1], self._option_string_actions, 1, LIKE) if unknown else []
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"command line: {message}; {meant}--help all lists every field")
 
 
 class _Once(argparse.Action):
@@ -232,13 +238,15 @@ def _parser(job: str, purpose: str, own: Sequence[JobFlag]) -> argparse.Argument
         ),
         description=purpose,
         allow_abbrev=False,
+        add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=textwrap.dedent(
             """\
-            Any field of the recipe is a flag; lists are comma separated (--tiles.views z,y,x).
+            Any field of the recipe is a flag (--help all); lists are comma separated (--tiles.views z,y,x).
             Exit codes: 0 done, 2 a mistake in the input (one line says which), 1 anything else."""
         ),
     )
+    add_help(parser)
     parser.add_argument(
         "--recipe",
         action=_Once,

@@ -11,6 +11,7 @@ from pydantic import create_model
 
 from metgan_dist.recipe import MethodRecipe
 from metgan_dist.recipe.methods import SECTIONS, SHARED, method_names, owners
+from metgan_dist.runs.help_page import is_asked
 
 _PREFIX = "method."
 
@@ -29,7 +30,7 @@ def group_method_flags(parser: argparse.ArgumentParser, texts: Sequence[str]) ->
 
     Where the command line `texts` names a method, only its own are shown. Defaults are told by method.
     """
-    if not {"-h", "--help"} & set(texts):
+    if not is_asked(texts):
         return
     named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     named.add_argument(f"--{_PREFIX}name")

@@ -106,7 +106,7 @@ from metgan_dist.volumes.dataset import Description
             {"method": {"name": "cycle_shape", "shape": -1}},
             "method.shape: -1: input should be greater than or equal to 0",
         ),
-        ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help lists them all"),
+        ({"method": {"alpha9": 3}}, "method.alpha9: no such field in a recipe; --help all lists them"),
         (
             {"training": {"epochs": 0}, "method": {"alpha1": -3}},
             "method.alpha1: -3: input should be greater than or equal to 0 (and 1 more)",

@@ -133,9 +133,16 @@ def test_an_unknown_field_in_a_recipe_file_is_named(tmp_path):
         parse("--recipe", str(path))
 
 
-def test_help_lists_every_field_with_range_and_default(capsys):
+def test_a_flag_that_is_not_there_is_told_with_the_one_that_is_like_it():
+    with pytest.raises(UserError, match=r"--training\.max_step 5; did you mean --training\.max_steps\? --help all"):
+        parse("--training.max_step", "5")
+    with pytest.raises(UserError, match=r"--nothing; --help all"):
+        parse("--nothing")
+
+
+def test_help_all_lists_every_field_with_range_and_default(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse("--help")
+        parse("--help", "all")
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for section, model in Recipe.model_fields.items():
@@ -150,7 +157,7 @@ def test_help_lists_every_field_with_range_and_default(capsys):
 def helped(capsys, *arguments):
     """The help's part on the method, by the line under each heading; that of all methods under ""."""
     with pytest.raises(SystemExit):
-        parse(*arguments, "--help")
+        parse(*arguments, "--help", "all")
     text = capsys.readouterr().out
     own = text[text.index("\nmethod options") : text.index("\ntraining options")]
     first, *others = own.split("\nmethod options of:\n")
