@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,7 @@ from metgan_dist.training.assignment import Assignment
 from metgan_dist.training.choice import Choice
 from metgan_dist.training.launch import Trained, run_training
 from metgan_dist.training.organs import never_trained, with_organs
-from metgan_dist.training.schedule import check_stages
+from metgan_dist.training.schedule import Length, check_stages
 from metgan_dist.volumes.dataset import as_described, resolve_data
 from metgan_dist.volumes.labelled import Role
 from metgan_dist.volumes.phantoms import write_phantom
@@ -40,11 +41,11 @@ from metgan_dist.volumes.phantoms import write_phantom
 Needs = Sequence[Sequence[Role]]
 
 
-def check_paired_tiles(recipe: Recipe, needed: Needs = ()) -> None:
+def check_paired_tiles(recipe: Recipe, needed: Needs = ()) -> list[str]:
     """As `check_tiles`, for jobs that take tiles with anatomy and tumour image of one place alone."""
     if domains := as_described(recipe.data).domains:
         check_pairs(tuple(domains), "data.path")
-    check_tiles(recipe, needed)
+    return check_tiles(recipe, needed)
 
 
 def check_two_domains(recipe: Recipe) -> None:
@@ -57,16 +58,29 @@ def check_two_domains(recipe: Recipe) -> None:
     check_tiles(recipe, [("anatomy", "label"), ("tumour", "label")])
 
 
-def check_tiles(recipe: Recipe, needed: Needs = ()) -> None:
-    """UserError for what keeps the recipe's tiles from being cut, or has not what is `needed`, before any work."""
+def check_tiles(recipe: Recipe, needed: Needs = ()) -> list[str]:
+    """UserError for what keeps the recipe's tiles from being cut, or has not what is `needed`, before any work.
+
+    Returns what they will be, in a line.
+    """
+    return [_checked_tiles(recipe, needed)[0]]
+
+
+def _checked_tiles(recipe: Recipe, needed: Needs) -> tuple[str, int]:
+    """As `check_tiles`; also how many are to train on, at most."""
     if not is_tile_set(recipe):
-        check_volumes(recipe, needed)
-        return
+        planned = check_volumes(recipe, needed)
+        size = f"{planned.size / 1e9:.3g} GB before compression"
+        train = math.ceil(planned.tiles * (1 - recipe.tiles.test - recipe.tiles.val))
+        return f"tiles: at most {planned.tiles} of {planned.volumes} volume(s), {size}", train
     assert recipe.data.path is not None
-    _need(TileSet.open(recipe.data.path, recipe.storage.options), needed)
+    tiles = TileSet.open(recipe.data.path, recipe.storage.options)
+    _need(tiles, needed)
+    counts = tiles.manifest["counts"]
+    return "tiles: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS), counts["train"]
 
 
-def check_segmentor_training(recipe: Recipe) -> None:
+def check_segmentor_training(recipe: Recipe) -> list[str]:
     """UserError for what keeps a segmentor from being trained on the recipe's tiles, before any work."""
     own = _as_segmentor(recipe)
     if recipe.method.segmentor:
@@ -85,8 +99,8 @@ def check_segmentor_training(recipe: Recipe) -> None:
         tiles = segmented_tiles(TileSet.open(recipe.data.path, recipe.storage.options), recipe)
         chosen_cases(tiles, segmentor_rows(tiles), recipe.segmentation, recipe.training.seed)
         _need(tiles, [("tumour", "label")])
-    else:
-        check_tiles(recipe, [(domain_role(recipe), "label")])
+        return []
+    return check_tiles(recipe, [(domain_role(recipe), "label")])
 
 
 def domain_role(recipe: Recipe) -> Role:
@@ -103,10 +117,11 @@ def domain_role(recipe: Recipe) -> Role:
     return "anatomy" if wanted is not None and wanted == data.source else "tumour"
 
 
-def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
+def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> list[str]:
     """UserError for what keeps the recipe's method, and its segmentors, from being trained, before any work.
 
-    `variants`: recipes with other methods or losses that are to train on the same tiles.
+    `variants`: recipes with other methods or losses that are to train on the same tiles. Returns lines on what tiles
+    and training will be.
     """
     check_methods(recipe, recipe.tiles.shape)
     data = as_described(recipe.data)
@@ -121,7 +136,13 @@ def check_training(recipe: Recipe, variants: Sequence[Recipe] = ()) -> None:
     find_stages(recipe)
     for one in (recipe, *variants):
         _check_tissue(one)
-    check_tiles(recipe, [roles for one in (recipe, *variants) for roles in _needs(one, bool(data.domains), data.apart)])
+    needed = [roles for one in (recipe, *variants) for roles in _needs(one, bool(data.domains), data.apart)]
+    line, train = _checked_tiles(recipe, needed)
+    if data.apart:  # which of the domains is larger, and so an epoch, is not known yet
+        return [line]
+    stages = method_class(recipe.method.name).stages(recipe)
+    images = Length.of(recipe.training, train, 1, stages=stages).total
+    return [line, f"training: at most {images} images in steps of {recipe.training.batch_size} a worker"]
 
 
 def _check_tissue(recipe: Recipe) -> None:

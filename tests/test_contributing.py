@@ -25,7 +25,11 @@ def entered(monkeypatch):
 
 
 def test_the_method_of_the_guide_learns(entered):
-    tree = {"method": {"name": "regression", "width": 0.125}, "tiles": {"size": [32]}, "training": {"learning_rate": 2e-3}}
+    tree = {
+        "method": {"name": "regression", "width": 0.125},
+        "tiles": {"size": [32]},
+        "training": {"learning_rate": 2e-3},
+    }
     method = methods.build_method(Recipe.model_validate(tree))
     drawn = torch.Generator().manual_seed(0)
     anatomy = torch.rand(4, 1, 32, 32, generator=drawn) * 2 - 1

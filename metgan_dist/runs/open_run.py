@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,12 +116,12 @@ def run_recipe(
     job: str,
     work: Callable[[OpenRun], object],
     tags: Mapping[str, str] | None = None,
-    check: Callable[[Recipe], None] = lambda _recipe: None,
+    check: Callable[[Recipe], Sequence[str] | None] = lambda _recipe: None,
 ) -> str:
     """Check everything that can be checked, join a cluster, open the run, do `work`, and write `result.json`.
 
     `tags` go to the MLflow run beside the usual ones. `check` raises UserError for what keeps `work` from being done,
-    as far as it can be known before.
+    as far as it can be known before; what it returns, lines on what the work will be, a dry run tells.
 
     Returns the URI of the result, or "" for a dry run. Mistakes that a check finds leave no folder and no MLflow run,
     and the run's name free for another recipe; whatever fails later marks the MLflow run as failed (as scheduled, where
@@ -129,10 +129,10 @@ def run_recipe(
     """
     recipe = resolved(command.recipe)
     _check_given(command, recipe)
-    check(recipe)
+    forecast = check(recipe) or ()
     command = replace(command, recipe=recipe)
     if command.dry_run:
-        return _dry_run(recipe)
+        return _dry_run(recipe, forecast)
     uri = tracking.tracking_uri(recipe.tracking, recipe.storage)
     tracking.check_server(uri)
     with cluster(recipe.scaling):
@@ -193,7 +193,7 @@ def _check_given(command: Command, recipe: Recipe) -> None:
             )
 
 
-def _dry_run(recipe: Recipe) -> str:
+def _dry_run(recipe: Recipe, forecast: Sequence[str]) -> str:
     print(recipe.to_yaml())
     if is_local(recipe.scaling):
         plan = plan_resources(recipe.scaling, os.cpu_count() or 1, torch.cuda.device_count())
@@ -201,6 +201,8 @@ def _dry_run(recipe: Recipe) -> str:
         with cluster(recipe.scaling):
             plan = plan_for_cluster(recipe.scaling, say)
     say(f"plan: {plan}")
+    for line in forecast:
+        say(line)
     return ""
 
 

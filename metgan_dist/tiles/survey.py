@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from metgan_dist.errors import DamagedFile, UserError
@@ -31,6 +32,11 @@ from metgan_dist.volumes.phantoms import phantom_grid
 
 LOOKED_AT_ONCE = 2  # a label each, of up to `cheap_bytes`
 ROLES: tuple[Role, ...] = ("anatomy", "tumour", "label")
+PHANTOM_DTYPES: dict[str, np.dtype] = {
+    "anatomy": np.dtype("uint16"),
+    "tumour": np.dtype("uint16"),
+    "label": np.dtype("uint8"),
+}
 
 
 @dataclass(frozen=True)
@@ -180,11 +186,9 @@ def plan_jobs(survey: Survey, recipe: Recipe, folder: str, memory: int) -> list[
         blocks = [Block(survey.ref.id, 0, whole, tuple(plans))]
     else:
         voxel = sum(dtype.itemsize for dtype in volume.dtypes.values())
-        # Resizing makes float32 of an image; a label keeps its type.
-        pixel = sum(4 if resized(tiles) and layer != "label" else d.itemsize for layer, d in volume.dtypes.items())
         cut = max(in_plane_pixels(plan) for plan in plans)
         # Cut and finished pixels are there at once, while the one becomes the other.
-        tile = cut * voxel + math.prod(plans[0].shape) * pixel
+        tile = cut * voxel + _tile_size(tiles, plans[0], volume.dtypes)
         blocks = plan_blocks(plans, volume.shape, volume.chunks, voxel, tile, memory)
     return [
         BlockJob(
@@ -216,8 +220,20 @@ def _plans(
     return plan_tiles(tiles.model_copy(update=update), volume, prepared)
 
 
-def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None:
-    """Everything that would keep the tiles from being cut, as far as it shows before a voxel is read.
+@dataclass(frozen=True)
+class Planned:
+    """What a set will be: of so many volumes at most so many tiles, of `size` bytes before compression.
+
+    At most, because those with too little foreground are left out, which nobody knows before they are cut.
+    """
+
+    volumes: int
+    tiles: int
+    size: int
+
+
+def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> Planned:
+    """What the tiles will be, and all that would keep them from being cut, as far as it shows before a voxel is read.
 
     A phantom, which is not drawn yet, is judged by its shape. UserError naming the field or file, also where no volume
     has the roles together that a member of `needed` names.
@@ -226,7 +242,7 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
     if data.path is None:
         (shape, spacing), described = phantom_grid(data.phantom), as_described(data, options)
         rules = described.rules(recipe.tiles, described.volumes[0].domain or "")
-        _plans(rules, "phantom-0", shape, spacing)
+        plans = _plans(rules, "phantom-0", shape, spacing)
         floor_of(described, rules)
         images = ["anatomy"] if data.anatomy or not data.tumour else []
         held: dict[str, Sequence[str]] = {"": [*images, *(["tumour"] if data.tumour else []), "label"]}
@@ -234,12 +250,20 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
             plays = ((described.source, "anatomy"), (described.target, "tumour"))
             held = {str(domain): (role, "label") for domain, role in plays}
         whose = f"the {data.phantom.modality} phantom"
+        count = data.phantom.volumes
+        tile = _tile_size(rules, plans[0], {role: PHANTOM_DTYPES[role] for role in held[next(iter(held))]})
+        planned = Planned(count, count * len(plans), count * len(plans) * tile)
     else:
         data = resolve_data(data, options)
         recipe = recipe.model_copy(update={"data": data})
         surveys, _ = survey_volumes(volume_refs(data, options), data, lambda _line: None)
         held = {**held_roles(surveys, recipe)}
-        plan_set(surveys, recipe, "", recipe.scaling.tile_memory * 2**20)
+        jobs = [
+            job for own in plan_set(surveys, recipe, "", recipe.scaling.tile_memory * 2**20).values() for job in own
+        ]
+        dtypes = {survey.ref.id: survey.volume.dtypes for survey in surveys}
+        sizes = [len(job.block.plans) * _tile_size(job.tiles, job.block.plans[0], dtypes[job.ref.id]) for job in jobs]
+        planned = Planned(len(surveys), sum(len(job.block.plans) for job in jobs), sum(sizes))
         whose = f"volume {surveys[0].ref.id!r}"
     for roles in needed:
         if (lacking := lacking_role(held, roles)) is not None:
@@ -247,6 +271,13 @@ def check_volumes(recipe: Recipe, needed: Sequence[Sequence[Role]] = ()) -> None
             raise UserError(
                 f"data.{role}: {f'the domain {domain!r}' if domain else whose} has no {role} to train on; name one"
             )
+    return planned
+
+
+def _tile_size(tiles: Tiles, plan: TilePlan, dtypes: Mapping[str, np.dtype]) -> int:
+    """Bytes of a finished tile with all its layers; resizing makes float32 of an image, a label keeps its type."""
+    pixel = sum(4 if resized(tiles) and layer != "label" else dtype.itemsize for layer, dtype in dtypes.items())
+    return math.prod(plan.shape) * pixel
 
 
 def fingerprint(data: Data, tiles: Tiles, refs: Sequence[VolumeRef]) -> str:

@@ -1,5 +1,6 @@
 """The main job from volumes to scores, as a user runs it."""
 
+import re
 from pathlib import Path
 
 import mlflow
@@ -133,6 +134,8 @@ def test_cells_in_3d_are_planned_on_volumes_as_thin_as_theirs(tmp_path):
     assert done.code == 0, done.err
     assert "kind: crop" in done.out
     assert "augment: affine" in done.out
+    # Crops of 24 x 64 x 64, one, five and three along the axes, of two images of 16 bits and a label of 8.
+    assert "tiles: at most 15 of 1 volume(s), 0.00737 GB before compression" in done.out
     wide = run_here("train_metgan", tmp_path / "none", "--recipe", "cells-3d", tiles__size="32,64,64", **asked)
     refused(wide, "tiles.size: 32x64x64 is larger than volume 'one'")
     assert not (tmp_path / "none").exists()
@@ -143,6 +146,8 @@ def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
     assert done.code == 0
     assert "alpha3: 20" in done.out
     assert "plan: 1 worker(s)" in done.out
+    assert re.search(r"^tiles: at most \d+ of \d+ volume\(s\), [\d.e-]+ GB before compression$", done.out, re.M)
+    assert re.search(r"^training: at most \d+ images in steps of \d+ a worker$", done.out, re.M)
     assert not (tmp_path / "none").exists()
 
 
@@ -152,7 +157,7 @@ def test_dry_run_prints_recipe_and_plan_and_starts_nothing(tmp_path):
 def test_every_job_keeps_the_contract_of_help(job, tmp_path):
     done = run_here(job, tmp_path, "--help")
     assert done.code == 0
-    assert "--tracking.experiment" in done.out
+    assert "--tracking.run" in done.out
     assert done.out.startswith(f"usage: {job}.py")
 
 
