@@ -204,13 +204,21 @@ def _validated(tree: dict[str, Any]) -> Recipe:
 
 
 def _yielding(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Without fields of the recipe that say otherwise what a flag says: tiles have the size that the user gives, and
-    what is background has one rule."""
+    """Without fields of the recipe that say otherwise what a flag says: tiles have the size that the user gives, what is
+    background has one rule, and a stage that is taken from another run has no length."""
     for section, flag, other in _INSTEAD:
         flags = given.get(section, {})
         if flag in flags and other not in flags:
             tree = without(tree, section, {other})
-    return tree
+    taken = given.get("training", {}).get("stages_from", {})
+    lengths = {name: epochs for name, epochs in _lengths(tree).items() if name not in taken}
+    if lengths == _lengths(tree):
+        return tree
+    return {**tree, "training": {**tree["training"], "stages": lengths}}
+
+
+def _lengths(tree: dict[str, Any]) -> dict[str, Any]:
+    return tree.get("training", {}).get("stages", {})
 
 
 def _for_given_data(tree: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -26,12 +26,17 @@ def carry_out_rows(
         say(f"{study.row(name).label}: finished already")
     if todo:
         say(f"rows: {len(todo)} to train, {min(len(todo), at_once)} at once")
-    sources = {
-        name: tuple(source for source in study.row(name).stages_from.values() if source in todo) for name in todo
-    }
+    sources = {name: _awaited(study, todo, name) for name in todo}
     jobs = {name: child_job(script, study.row(name).label, todo[name], sources[name]) for name in todo}
     with opened.result.phase("rows"):
         return run_jobs(jobs, at_once, here=opened.recipe.scaling.in_process)
+
+
+def _awaited(study: Study, todo: Mapping[str, Recipe], name: str) -> tuple[str, ...]:
+    """The rows that a row takes stages from, unless the user named other runs for them."""
+    taken = todo[name].training.stages_from
+    rows = study.row(name).stages_from.items()
+    return tuple(row for stage, row in rows if row in todo and taken.get(stage) == todo[row].tracking.run)
 
 
 def stop_if_failed(study: Study, rows: Mapping[str, Recipe], failed: Mapping[str, str]) -> None:

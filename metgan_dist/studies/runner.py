@@ -161,10 +161,11 @@ def _steps(rows: Mapping[str, Recipe], tiles: TileSet) -> str:
 
 
 def with_stages_from(recipe: Recipe, taken: Mapping[str, str]) -> Recipe:
-    """The recipe of a row that takes stages from these runs, beside those that the user names; they have no length."""
+    """The recipe of a row that takes stages from these runs, or from those that the user names; they have no length."""
     training = recipe.training
-    own = {name: epochs for name, epochs in training.stages.items() if name not in taken}
-    update = {"stages": own, "stages_from": {**training.stages_from, **taken}}
+    sources = {**taken, **training.stages_from}
+    own = {name: epochs for name, epochs in training.stages.items() if name not in sources}
+    update = {"stages": own, "stages_from": sources}
     return recipe.model_copy(update={"training": training.model_copy(update=update)})
 
 

@@ -133,6 +133,14 @@ def test_an_unknown_field_in_a_recipe_file_is_named(tmp_path):
         parse("--recipe", str(path))
 
 
+def test_a_stage_that_a_flag_takes_from_a_run_has_no_length_of_the_recipe():
+    training = parse("--recipe", "cardiac-small", "--training.stages_from", "segmentors=mine").recipe.training
+    assert training.stages_from == {"segmentors": "mine"}
+    assert set(training.stages) == {"translation", "together", "falling"}
+    with pytest.raises(UserError, match=r"stages_from takes 'segmentors' from another run"):
+        parse("--training.stages_from", "segmentors=mine", "--training.stages", "segmentors=3")
+
+
 def test_a_flag_that_is_not_there_is_told_with_the_one_that_is_like_it():
     with pytest.raises(UserError, match=r"--training\.max_step 5; did you mean --training\.max_steps\? --help all"):
         parse("--training.max_step", "5")

@@ -144,16 +144,28 @@ def test_rows_wait_for_those_that_they_take_stages_from(tmp_path, monkeypatch):
     study, needs = load_study("cardiac-segmentation").restricted(["ours_t14", "base_s14"]), {}
     monkeypatch.setattr(rows_module, "run_jobs", lambda jobs, at_once, here: needs.update(jobs) or {"base_t14": "lost"})
     monkeypatch.setattr(rows_module, "is_finished", lambda job, recipe: recipe.tracking.run == "base_t14")
-    recipes = {row.name: Recipe.model_validate({"tracking": {"run": row.name}}) for row in study.rows}
+    taken = {row.name: {"stages_from": dict(row.stages_from)} for row in study.rows}
+    recipes = {
+        row.name: Recipe.model_validate({"tracking": {"run": row.name}, "training": taken[row.name]})
+        for row in study.rows
+    }
     failed = rows_module.carry_out_rows(logged_run(tmp_path, Recipe()), study, recipes, tmp_path, 1)
     assert {name: job.needs for name, job in needs.items()} == {"base_s14": (), "ada_t14": (), "ours_t14": ("ada_t14",)}
     assert failed == {"base_t14": "lost"}
+    other = {"segmentors": "another-study-row"}  # named by the user for all rows
+    recipes["ada_t14"] = Recipe.model_validate({"tracking": {"run": "ada_t14"}, "training": {"stages_from": other}})
+    monkeypatch.setattr(rows_module, "is_finished", lambda job, recipe: False)
+    rows_module.carry_out_rows(logged_run(tmp_path / "b", Recipe()), study, recipes, tmp_path, 1)
+    assert needs["ada_t14"].needs == ()
+    assert needs["ours_t14"].needs == ("base_t14", "ada_t14")
 
 
 def test_a_row_takes_stages_from_runs_of_its_study():
     own = Recipe.model_validate({"training": {"stages_from": {"a": "mine"}, "stages": {"b": 3, "c": 4}}})
     training = with_stages_from(own, {"b": "study-row"}).training
     assert (training.stages_from, training.stages) == ({"a": "mine", "b": "study-row"}, {"c": 4})
+    named = Recipe.model_validate({"training": {"stages_from": {"b": "mine"}}})  # by the user, for all rows
+    assert with_stages_from(named, {"b": "study-row"}).training.stages_from == {"b": "mine"}
 
 
 ROW = {"name": "a", "label": "A", "recipe": {}}
