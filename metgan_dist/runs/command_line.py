@@ -204,8 +204,11 @@ def _validated(tree: dict[str, Any]) -> Recipe:
 
 
 def _yielding(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Without fields of the recipe that say otherwise what a flag says: tiles have the size that the user gives, what is
-    background has one rule, and a stage that is taken from another run has no length."""
+    """Without fields of the recipe that say otherwise what a flag says.
+
+    Tiles have the size that the user gives, what is background has one rule, and a stage that is taken from another run
+    has no length.
+    """
     for section, flag, other in _INSTEAD:
         flags = given.get(section, {})
         if flag in flags and other not in flags:
