@@ -76,14 +76,16 @@ def canonical_axes(uri: str, source: str, sizes: Sequence[int]) -> CanonicalAxes
     """Read the axes of a file.
 
     `source` has a letter per axis: z, y, x, c (or s, the samples of a colour TIFF) and t. An axis of unknown meaning
-    stands for z where there is no z. Raises UserError when letters and sizes disagree, y or x is missing, or an axis
-    that is neither z, y, x nor channel is longer than 1.
+    stands for z where there is no z. Raises UserError when letters and sizes disagree, y or x is missing, an axis that
+    is neither z, y, x nor channel is longer than 1, or one is of length 0.
     """
     source = source.lower()
     if len(source) != len(sizes) or len(set(source)) < len(source):
         raise UserError(f"{uri}: axes '{source}' do not fit an array of {len(sizes)} axes {tuple(sizes)}; set `axes`")
     if "y" not in source or "x" not in source:
         raise UserError(f"{uri}: axes '{source}' hold no y and x; set `axes`, for example zyx or czyx")
+    if any(size < 1 for size in sizes):
+        raise UserError(f"{uri}: an array of {' x '.join(map(str, sizes))} ('{source}') holds no voxels; save it again")
     long = [axis for axis, size in enumerate(sizes) if size > 1 and source[axis] not in "zyx"]
     z = source.index("z") if "z" in source else None
     unnamed = [axis for axis in range(len(source)) if source[axis] in _UNNAMED]

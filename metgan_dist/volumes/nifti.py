@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,10 @@ from metgan_dist.volumes.volume import Region, Stated, Volume, spacing_of
 
 SUFFIXES = (".nii", ".nii.gz")
 
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, OverflowError, zlib.error),
+    *(ImageFileError, HeaderDataError, WrapStructError),
+)
 _PIECE = 2**20  # bytes
 
 
@@ -61,6 +65,8 @@ class Nifti(Volume):
         stored = image.get_data_dtype()
         if stored.kind not in "biuf":
             raise UserError(f"{uri}: voxels of type {stored}; integers or floats are needed")
+        if not path.name.endswith(".gz"):
+            self._check_long_enough(path.stat().st_size)
         # An unscaled file keeps its integers: labels must not become floats.
         scaled = (self._data.slope, self._data.inter) != (1.0, 0.0)
         self.dtype = np.dtype(np.result_type(stored, np.float32) if scaled else stored).newbyteorder("=")
@@ -80,17 +86,25 @@ class Nifti(Volume):
         try:
             if self._path.name.endswith(".gz"):
                 state = self._path.stat()
-                _check_gzip(self._path, state.st_size, state.st_mtime_ns)
+                self._check_long_enough(_unpacked(self._path, state.st_size, state.st_mtime_ns))
             array = np.asarray(self._data[self._axes.index(channel, region)])
         except _DAMAGE as error:
             raise DamagedFile(f"{self.uri}: cannot be read: {one_line(error)}; copy it again") from error
         return self._axes.canonical(array).astype(self.dtype, copy=False)
 
+    def _check_long_enough(self, size: int) -> None:
+        """DamagedFile for fewer bytes than the header says; before memory for as many is asked for."""
+        needed = self._data.offset + math.prod(self._data.shape) * self._data.dtype.itemsize
+        if size < needed:
+            raise DamagedFile(f"{self.uri}: truncated: its header says {needed} bytes, there are {size}; copy it again")
 
-# A memo, not state: the same file, by path, size and time, has the same checksum.
+
+# A memo, not state: the same file, by path, size and time, has the same content.
 @lru_cache(maxsize=4096)
-def _check_gzip(path: Path, size: int, time: int) -> None:
-    """Unpack a file to its end, where gzip compares the checksum; nibabel stops at the last voxel that it needs."""
+def _unpacked(path: Path, size: int, time: int) -> int:
+    """Bytes of a file unpacked to its end, where gzip compares the checksum; nibabel stops at the last voxel it needs."""
+    length = 0
     with gzip.open(path) as content:
-        while content.read(_PIECE):
-            pass
+        while piece := content.read(_PIECE):
+            length += len(piece)
+    return length

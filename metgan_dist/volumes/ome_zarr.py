@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from metgan_dist.storage import (
     storage_options,
 )
 from metgan_dist.volumes.axes import canonical_axes
+from metgan_dist.volumes.ome_metadata import multiscale_of
 from metgan_dist.volumes.volume import Region, Spacing, Stated, Volume, spacing_of
 
 METADATA_FILES = {"zarr.json", ".zgroup", ".zattrs", ".zarray"}
@@ -52,22 +53,23 @@ class OmeZarr(Volume):
         self._options = options
         self._store = zarr_store(uri, options)
         attributes = self._attributes("")
-        scales = _multiscales(uri, attributes)
-        datasets = {str(dataset["path"]): dataset for dataset in scales["datasets"]}
+        image, channels = multiscale_of(uri, attributes)
+        datasets = {str(dataset.path): dataset for dataset in image.datasets}
         self.levels = tuple(datasets)
         self.level = level if level is not None else self.levels[0]
         if self.level not in datasets:
             raise UserError(f"{uri}: no level '{level}'; its levels: {', '.join(self.levels)}")
         self._array = self._open_array()
-        names, units = _named_axes(scales, self._array.ndim)
+        names, units = image.named_axes(self._array.ndim)
         self._axes = canonical_axes(uri, stated.axes or names, self._array.shape)
         self.source_axes, self.shape = self._axes.source, self._axes.shape
-        self.channels = stated.channels_or(uri, _channel_names(attributes), self._axes.channels)
+        self.channels = stated.channels_or(uri, channels, self._axes.channels)
         self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
         self.chunks = self._axes.along(self._array.chunks, 1)
-        found = None if stated.axes else _spacing(scales, datasets[self.level], names, units)
+        scales = image.scales(datasets[self.level])
+        found = None if stated.axes else _spacing(scales, names, units)
         if found is None and stated.spacing is None and not stated.axes:
-            _check_scales(uri, scales, datasets[self.level], names)
+            _check_scales(uri, scales, names)
         self.spacing = stated.spacing_or(uri, found)
         # Writers leave out empty chunks of label arrays, so an absent one there is no sign of damage.
         self.is_label = "image-label" in attributes or basename(parent(uri)) == "labels"
@@ -101,8 +103,12 @@ class OmeZarr(Volume):
             raise UserError(f"{self.uri}: a single Zarr array, no OME-Zarr image (no multiscales)") from error
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise UserError(f"{self.uri}: no Zarr group with multiscales metadata; not an OME-Zarr image") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedFile(f"{self.uri}: its Zarr metadata cannot be read: {one_line(error)}") from error
+        except UserError:
+            raise
+        except Exception as error:  # of metadata that are no metadata Zarr makes what it likes
+            raise DamagedFile(
+                f"{self.uri}: its Zarr metadata cannot be read: {one_line(error)}; copy it again"
+            ) from error
         attributes = dict(group.attrs)
         nested = attributes.get("ome")
         return nested if isinstance(nested, dict) else attributes
@@ -111,13 +117,20 @@ class OmeZarr(Volume):
         place = join(self.uri, self.level)
         try:
             with storage_errors(self.uri):
-                return zarr.open_array(self._store, path=self.level, mode="r")
-        except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
+                array = zarr.open_array(self._store, path=self.level, mode="r")
+        except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsGroupError) as error:
             raise DamagedFile(
                 f"{place}: the metadata names this level, but no array is there; copy it again"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedFile(f"{place}: its array metadata cannot be read: {one_line(error)}") from error
+        except UserError:
+            raise
+        except Exception as error:  # as above
+            raise DamagedFile(
+                f"{place}: its array metadata cannot be read: {one_line(error)}; copy it again"
+            ) from error
+        if any(edge < 1 for edge in array.chunks):
+            raise DamagedFile(f"{place}: chunks of {array.chunks} in its array metadata hold no voxels; copy it again")
+        return array
 
     def _read(self, channel: int, region: Region) -> np.ndarray:
         index = self._axes.index(channel, region)
@@ -186,46 +199,11 @@ def zarr_store(uri: str, options: Options | None, *, read_only: bool = True) -> 
         return FsspecStore.from_url(uri, storage_options=storage_options(uri, options), read_only=read_only)
 
 
-def _multiscales(uri: str, attributes: dict[str, Any]) -> dict[str, Any]:
-    """The first multiscale image of a group; UserError that says where images are, when the group only holds others."""
-    scales = attributes.get("multiscales")
-    if isinstance(scales, list) and scales and scales[0].get("datasets"):
-        return dict(scales[0])
-    if "bioformats2raw.layout" in attributes:
-        raise UserError(
-            f"{uri}: no multiscales metadata, a collection of images; give one of them, for example {uri}/0"
-        )
-    if "plate" in attributes or "well" in attributes:
-        raise UserError(f"{uri}: no multiscales metadata, a plate; give the path of one of its images")
-    if "labels" in attributes:
-        raise UserError(f"{uri}: no multiscales metadata; give one of its labels: {', '.join(attributes['labels'])}")
-    raise UserError(f"{uri}: no multiscales metadata; not an OME-Zarr image (give the group that holds `multiscales`)")
-
-
-def _named_axes(scales: dict[str, Any], ndim: int) -> tuple[str, list[str | None]]:
-    """Letters and units of the axes. Versions before 0.3 state none: they are t, c, z, y, x."""
-    axes = scales.get("axes")
-    if not axes:
-        return "tczyx"[-ndim:], [None] * ndim
-    if isinstance(axes[0], str):
-        return "".join(axes), [None] * ndim
-    letters = {"channel": "c", "time": "t"}
-    return "".join(letters.get(axis.get("type"), axis["name"][:1]) for axis in axes), [
-        axis.get("unit") for axis in axes
-    ]
-
-
-def _channel_names(attributes: dict[str, Any]) -> list[str] | None:
-    channels = attributes.get("omero", {}).get("channels")
-    return None if not channels else [str(channel.get("label", "")) for channel in channels]
-
-
-def _spacing(scales: dict[str, Any], dataset: dict[str, Any], names: str, units: list[str | None]) -> Spacing | None:
+def _spacing(scales: Sequence[Sequence[float]], names: str, units: list[str | None]) -> Spacing | None:
     """Voxel size of a level: its own scale times the scale that holds for all levels."""
-    listed = _scales(scales, dataset)
-    if not listed or any(len(scale) != len(names) for scale in listed) or "y" not in names or "x" not in names:
+    if not scales or any(len(scale) != len(names) for scale in scales) or "y" not in names or "x" not in names:
         return None
-    total = np.prod(np.asarray(listed, dtype=float), axis=0)
+    total = np.prod(np.asarray(scales, dtype=float), axis=0)
     positions = [names.find(axis) for axis in "zyx"]
     in_plane = units[positions[1]]
     return spacing_of(
@@ -233,18 +211,13 @@ def _spacing(scales: dict[str, Any], dataset: dict[str, Any], names: str, units:
     )
 
 
-def _scales(scales: dict[str, Any], dataset: dict[str, Any]) -> list[list[float]]:
-    transforms = [*dataset.get("coordinateTransformations", []), *scales.get("coordinateTransformations", [])]
-    return [transform.get("scale", []) for transform in transforms if transform.get("type") == "scale"]
-
-
-def _check_scales(uri: str, scales: dict[str, Any], dataset: dict[str, Any], names: str) -> None:
+def _check_scales(uri: str, scales: Sequence[Sequence[float]], names: str) -> None:
     """UserError for a scale that has not one number for each axis."""
-    wrong = [scale for scale in _scales(scales, dataset) if len(scale) != len(names)]
+    wrong = [scale for scale in scales if len(scale) != len(names)]
     if wrong:
         raise UserError(
-            f"{uri}: scale {wrong[0]} in its metadata has {len(wrong[0])} numbers for the {len(names)} axes '{names}'; "
-            "correct it, or state `spacing` in the data set"
+            f"{uri}: scale {list(wrong[0])} in its metadata has {len(wrong[0])} numbers for the {len(names)} axes "
+            f"'{names}'; correct it, or state `spacing` in the data set"
         )
 
 
