@@ -57,8 +57,10 @@ def storage_options(uri: str, options: Options | None) -> Options:
 def filesystem(uri: str, options: Options | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URI and the path on it, without scheme. Touches no network.
 
-    Raises UserError for a scheme that no installed package serves.
+    Raises UserError for a scheme that no installed package serves, and for S3 without a bucket.
     """
+    if uri.startswith(("s3:", "s3a:")) and not _bucket(uri):
+        raise UserError(f"{uri}: names no bucket; give s3://BUCKET/PATH")
     try:
         return url_to_fs(uri, **storage_options(uri, options))
     except (ValueError, ImportError, TypeError) as error:
@@ -79,7 +81,8 @@ def join(uri: str, *parts: str) -> str:
 def absolute(uri: str) -> str:
     """A path on disk made absolute, so that a worker started in another folder finds it; other URIs unchanged."""
     if not is_local(uri):
-        return uri.rstrip("/")
+        scheme, _, path = uri.partition("://")
+        return f"{scheme}://{path.rstrip('/')}"
     return os.path.abspath(os.path.expanduser(uri.partition("://")[2] or uri))  # noqa: PTH100, PTH111 - lexical `..`
 
 
@@ -102,6 +105,8 @@ def storage_errors(uri: str) -> Iterator[None]:
     except PermissionError as error:
         hint = "check the file's permissions" if is_local(uri) else "check the credentials in the environment"
         raise UserError(f"{uri}: access refused ({one_line(error)}); {hint}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{uri}: a folder, where a file is needed; correct the path, or remove the folder") from error
     except FileNotFoundError as error:
         if isinstance(error.__cause__, ClientError) and "NoSuchBucket" in str(error.__cause__):
             raise UserError(f"{uri}: no bucket '{_bucket(uri)}'; create it or correct the path") from error
@@ -120,8 +125,11 @@ def exists(uri: str, options: Options | None = None) -> bool:
     """Whether a file or folder is there; UserError where storage refuses or the bucket does not exist."""
     fs, path = filesystem(uri, options)
     with storage_errors(uri):
-        if fs.exists(path):
-            return True
+        try:
+            if fs.exists(path):
+                return True
+        except ValueError as error:
+            raise UserError(f"{uri}: no address ({one_line(error)}); correct it") from error
         if uri.startswith(("s3://", "s3a://")) and not fs.exists(_bucket(uri)):
             raise UserError(f"{uri}: no bucket '{_bucket(uri)}' for these credentials; create it or correct the path")
     return False

@@ -221,7 +221,9 @@ def _yielding(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lengths(tree: dict[str, Any]) -> dict[str, Any]:
-    return tree.get("training", {}).get("stages", {})
+    section = tree.get("training")
+    stages = section.get("stages") if isinstance(section, dict) else None
+    return stages if isinstance(stages, dict) else {}  # what else there is is refused with the rest of the recipe
 
 
 def _for_given_data(tree: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -200,7 +200,10 @@ def _read_grey(uri: str, options: Options | None) -> tuple[np.ndarray, bool]:
 
 def image_files(folder: str, options: Options | None = None) -> list[str]:
     """URIs of the 2D files of a folder in natural order; UserError where there is none."""
-    files = [name for name in entries(folder, options)[0] if name.lower().endswith(SUFFIXES)]
+    inside, folders = entries(folder, options)
+    files = [name for name in inside if name.lower().endswith(SUFFIXES)]
+    if strange := next((name for name in folders if name.lower().endswith(SUFFIXES)), None):
+        raise UserError(f"{join(folder, strange)}: a folder, called like an image; rename or remove it")
     if not files:
         raise UserError(f"{folder}: no TIFF or PNG files in this folder")
     return [join(folder, name) for name in natural_sorted(files)]
@@ -239,13 +242,15 @@ def _read_table(uri: str, names: tuple[str, ...], options: Options | None) -> pd
     """Organ and patient of each image, in the order of `names`; rows of other files are left out."""
     try:
         table = pd.read_csv(io.BytesIO(read_bytes(uri, options)), dtype=str, keep_default_na=False)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(
             f"{uri}: no readable table: {one_line(error)}; a CSV with file, organ, patient is needed"
         ) from error
     columns = ["file", "organ", "patient"]
     if "file" not in table.columns:
         raise UserError(f"{uri}: no column 'file'; its columns: {', '.join(table.columns)}")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of the rows
+        raise UserError(f"{uri}: rows have more cells than the header; give each column a name")
     # `Patient` or `subject` left unread would let one patient's images lie on both sides of a split.
     unread = [name for name in table.columns if name not in columns]
     if unread:

@@ -102,7 +102,7 @@ class Nifti(Volume):
 # A memo, not state: the same file, by path, size and time, has the same content.
 @lru_cache(maxsize=4096)
 def _unpacked(path: Path, size: int, time: int) -> int:
-    """Bytes of a file unpacked to its end, where gzip compares the checksum; nibabel stops at the last voxel it needs."""
+    """Bytes of a file unpacked to its end, where gzip compares the checksum; nibabel stops at the last needed voxel."""
     length = 0
     with gzip.open(path) as content:
         while piece := content.read(_PIECE):

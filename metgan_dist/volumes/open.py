@@ -130,12 +130,14 @@ def _open_one(
         raise UserError(f"{uri}: NumPy and pickle files are not read; save the volume as {_FORMATS}")
     if not exists(uri, options):
         raise UserError(f"{uri}: not found; check the path")
-    if name.endswith(".zarr"):
+    folder = is_folder(uri, options)
+    if name.endswith(".zarr") or (folder and is_zarr(uri, options)):
+        _check_means_nothing(uri, table=table)
         return OmeZarr(uri, stated, level=level, options=options, missing_chunks=missing_chunks)
-    if is_folder(uri, options):
-        if is_zarr(uri, options):
-            return OmeZarr(uri, stated, level=level, options=options, missing_chunks=missing_chunks)
+    _check_means_nothing(uri, level=level)
+    if folder:
         return ImageFolders(uri, _channel_folders(uri, options), stated, table=table, options=options)
+    _check_means_nothing(uri, table=table)
     if name.endswith(tiff.SUFFIXES):
         return TiffFile(uri, stated, options=options)
     if name.endswith(nifti.SUFFIXES):
@@ -143,6 +145,14 @@ def _open_one(
     if name.endswith(images.SUFFIXES):
         raise UserError(f"{uri}: a single image; give the folder that holds the images")
     raise UserError(f"{uri}: not a format that is read; give {_FORMATS}")
+
+
+def _check_means_nothing(uri: str, *, level: str | None = None, table: str | None = None) -> None:
+    """UserError for a setting that is given, and is of other formats."""
+    if level is not None:
+        raise UserError(f"{uri}: `level` {level} is for OME-Zarr images, which have several; leave it out")
+    if table is not None:
+        raise UserError(f"{uri}: `table` is for folders of separate images, which it names; leave it out")
 
 
 def _is_image_folder(uri: str, options: Options | None) -> bool:

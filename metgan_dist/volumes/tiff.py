@@ -80,7 +80,8 @@ def open_tiff(uri: str, options: Options | None = None, **flags: bool) -> tifffi
     """A TIFF file opened on disk or in object storage; DamagedFile when it is empty or no TIFF. `flags`: tifffile's."""
     try:
         if is_local(uri):
-            return tifffile.TiffFile(absolute(uri), **flags)
+            with storage_errors(uri):
+                return tifffile.TiffFile(absolute(uri), **flags)
         fs, path = filesystem(uri, options)
         with storage_errors(uri):
             handle = fs.open(path, "rb", block_size=_BLOCK, cache_type="readahead")
@@ -88,6 +89,10 @@ def open_tiff(uri: str, options: Options | None = None, **flags: bool) -> tifffi
     except (tifffile.TiffFileError, struct.error, IndexError, EOFError) as error:
         size = "the file is empty" if _is_empty(uri, options) else f"no readable TIFF: {one_line(error)}"
         raise DamagedFile(f"{uri}: {size}; copy it again or remove it from the data set") from error
+    except OSError as error:  # listed, but a link that leads nowhere, or a disk that does not give it
+        raise DamagedFile(
+            f"{uri}: cannot be opened ({one_line(error)}); copy it again or remove it from the data set"
+        ) from error
 
 
 def _is_empty(uri: str, options: Options | None) -> bool:
@@ -100,7 +105,7 @@ def _one_series_a_plane(file: tifffile.TiffFile) -> bool:
     try:
         series = file.series if file.is_shaped else []
         return len(series) > 1 and all(s.ndim == 2 and s.shape == series[0].shape for s in series)
-    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, ValueError):
+    except (tifffile.TiffFileError, struct.error, LookupError, ArithmeticError, ValueError):
         return False  # damaged: `_series` meets the same error and reports it
 
 
@@ -111,7 +116,7 @@ def _series(uri: str, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
             raise DamagedFile(f"{uri}: holds no image; copy it again or remove it from the data set")
         series = file.series[0]
         complete = _chain_ends(file) and _has_description(file) and _fits(file, series)
-    except (tifffile.TiffFileError, struct.error, IndexError, KeyError, ValueError, OSError) as error:
+    except (tifffile.TiffFileError, struct.error, LookupError, ArithmeticError, ValueError, OSError) as error:
         raise DamagedFile(f"{uri}: no readable TIFF: {one_line(error)}; copy it again") from error
     if not complete:
         raise DamagedFile(

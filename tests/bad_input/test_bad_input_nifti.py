@@ -101,5 +101,5 @@ def test_what_is_no_nifti_is_a_line(tmp_path, sound, name, content, said):
         (path / "a.txt").write_text("")
     else:
         made = {None: sound[:170], "twice": gzip.compress(gzip.compress(sound))}
-        path.write_bytes(made[content] if content in made else content)
+        path.write_bytes(made.get(content, content))
     refused(path, said)

@@ -1,4 +1,4 @@
-"""OME-Zarr images whose metadata or chunks are damaged: each is refused in one line, before anything of its size is held."""
+"""OME-Zarr images whose metadata or chunks are damaged: each is refused in one line."""
 
 import json
 
