@@ -12,7 +12,6 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import ValidationError
 from torch import nn
 
@@ -23,6 +22,7 @@ from metgan_dist.methods.segmentor import SegmentorNetwork, segmentor_recipe
 from metgan_dist.networks.dimensions import check_edges
 from metgan_dist.recipe import Recipe, stored_recipe
 from metgan_dist.recipe.mistakes import first_mistake
+from metgan_dist.recipe.yaml_file import read_yaml
 from metgan_dist.storage import absolute, exists, filesystem, join, one_line, parent, read_bytes, read_json
 
 # <run>/train/<role>/<checkpoint>: how far above a checkpoint its run's folder is.
@@ -87,7 +87,7 @@ def checkpoint_recipe(uri: str, options: dict[str, Any] | None = None) -> Recipe
     """The recipe that made the checkpoint that `uri` names; UserError where it is of another version."""
     location = join(checkpoint_folder(uri, options), "recipe.yaml")
     try:
-        return stored_recipe(yaml.safe_load(_read(location, options)))
+        return stored_recipe(read_yaml(location, _read(location, options)))
     except ValidationError as error:
         reason = first_mistake(error, "no such field")
         raise UserError(f"{location}: of another version, cannot be read: {reason}") from error

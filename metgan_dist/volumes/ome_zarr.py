@@ -24,8 +24,11 @@ from metgan_dist.storage import (
     storage_options,
 )
 from metgan_dist.volumes.axes import canonical_axes
+from metgan_dist.volumes.blosc import use_whole_blosc
 from metgan_dist.volumes.ome_metadata import multiscale_of
 from metgan_dist.volumes.volume import Region, Spacing, Stated, Volume, spacing_of
+
+use_whole_blosc()
 
 METADATA_FILES = {"zarr.json", ".zgroup", ".zattrs", ".zarray"}
 

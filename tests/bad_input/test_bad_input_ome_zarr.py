@@ -2,6 +2,7 @@
 
 import json
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -179,3 +180,21 @@ def region_of(path):
     volume = open_volume(str(path))
     assert volume.shape == (4, 10**6, 10**9)
     return volume.read("c0", ((0, 2), (10**5, 10**5 + 10), (0, 10)))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("kept", [3, 15, 16, 100, -1])
+def test_a_blosc_chunk_that_was_cut_is_a_line(tmp_path, zarr_format, kept):
+    """Blosc itself reads on in memory, and gives other values."""
+    folder = tmp_path / "image.ome.zarr"
+    group = zarr.open_group(folder, mode="w", zarr_format=zarr_format)
+    voxels = np.random.default_rng(0).integers(0, 2**16, (2, 10, 10)).astype("uint16")
+    blosc = numcodecs.Blosc() if zarr_format == 2 else zarr.codecs.BloscCodec()
+    array = group.create_array("0", shape=voxels.shape, chunks=voxels.shape, dtype=voxels.dtype, compressors=blosc)
+    array[:] = voxels
+    image = [{"axes": AXES, "datasets": [{"path": "0", "coordinateTransformations": SCALE}]}]
+    group.attrs.update({"multiscales": image} if zarr_format == 2 else {"ome": {"multiscales": image}})
+    assert (read_all(folder)["c0"] == voxels).all()
+    chunk = chunk_of((folder, zarr_format))
+    chunk.write_bytes(chunk.read_bytes()[:kept])
+    refused(folder, "cannot be read: a Blosc chunk of")
