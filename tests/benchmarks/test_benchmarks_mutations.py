@@ -1,4 +1,4 @@
-"""The benchmark of damaged files finds what it says: a few damages of the quick formats, each refused or without effect."""
+"""The benchmark of damaged files finds what it says: of a few damages each is refused or without effect."""
 
 import importlib.util
 import sys
