@@ -199,11 +199,10 @@ def _write_zarr(zarr_format: Any) -> Callable[[Path], None]:
 
 
 def _write_description(folder: Path) -> None:
-    _write_nifti("image.nii.gz")(folder / "..")
-    shutil.move(folder / ".." / "image.nii.gz", folder / "image.nii.gz")
+    _write_nifti("image.nii.gz")(folder.parent)  # beside the folder that is damaged, which is beside this one
     (folder / "dataset.yaml").write_text(
         "anatomy: c0\ntumour: c0\nlabels: {1: tumour}\nvolumes:\n"
-        "  - {id: mouse-1, path: image.nii.gz, patient: one, organ: lung}\n"
+        "  - {id: mouse-1, path: ../image.nii.gz, patient: one, organ: lung}\n"
     )
 
 

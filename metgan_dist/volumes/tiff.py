@@ -22,6 +22,11 @@ SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".ome.tf2")
 _BLOCK = 2**17
 # Files with very many thin strips are read a page at a time, which costs less than handling each strip.
 _MANY_STRIPS = 64
+# What tifffile makes of tags that are none, while it opens a file and follows its pages.
+_STRANGE = (
+    *(tifffile.TiffFileError, struct.error, LookupError, ArithmeticError, ValueError, TypeError, AttributeError),
+    *(EOFError, RuntimeError, AssertionError),
+)
 _DESCRIPTION = 270  # the tag that holds OME-XML and ImageJ's header
 
 
@@ -86,7 +91,7 @@ def open_tiff(uri: str, options: Options | None = None, **flags: bool) -> tifffi
         with storage_errors(uri):
             handle = fs.open(path, "rb", block_size=_BLOCK, cache_type="readahead")
         return tifffile.TiffFile(handle, name=path, **flags)
-    except (tifffile.TiffFileError, struct.error, IndexError, EOFError) as error:
+    except _STRANGE as error:
         size = "the file is empty" if _is_empty(uri, options) else f"no readable TIFF: {one_line(error)}"
         raise DamagedFile(f"{uri}: {size}; copy it again or remove it from the data set") from error
     except OSError as error:  # listed, but a link that leads nowhere, or a disk that does not give it
@@ -105,7 +110,7 @@ def _one_series_a_plane(file: tifffile.TiffFile) -> bool:
     try:
         series = file.series if file.is_shaped else []
         return len(series) > 1 and all(s.ndim == 2 and s.shape == series[0].shape for s in series)
-    except (tifffile.TiffFileError, struct.error, LookupError, ArithmeticError, ValueError):
+    except _STRANGE:
         return False  # damaged: `_series` meets the same error and reports it
 
 
@@ -116,7 +121,7 @@ def _series(uri: str, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
             raise DamagedFile(f"{uri}: holds no image; copy it again or remove it from the data set")
         series = file.series[0]
         complete = _chain_ends(file) and _has_description(file) and _fits(file, series)
-    except (tifffile.TiffFileError, struct.error, LookupError, ArithmeticError, ValueError, OSError) as error:
+    except (*_STRANGE, OSError) as error:
         raise DamagedFile(f"{uri}: no readable TIFF: {one_line(error)}; copy it again") from error
     if not complete:
         raise DamagedFile(

@@ -9,6 +9,8 @@ import tifffile
 from damages import read_all, refused
 from PIL import Image
 
+from metgan_dist.errors import UserError
+
 VOXELS = np.arange(3 * 8 * 9, dtype="uint16").reshape(3, 8, 9)
 
 
@@ -71,6 +73,18 @@ def test_a_tag_that_cannot_be_is_a_line(stack, case):
     struct.pack_into({3: "<H", 4: "<I"}[kind], content, at, min(value, 65535) if kind == 3 else value)
     stack.write_bytes(bytes(content))
     refused(stack, said)
+
+
+@pytest.mark.parametrize("change", [1, 4, 255])
+def test_whatever_byte_of_the_tags_is_changed_a_line_is_all_that_can_be_raised(stack, change):
+    whole = stack.read_bytes()
+    first = struct.unpack_from("<I", whole, 4)[0]
+    for at in range(first, len(whole)):
+        stack.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+        try:
+            read_all(stack)
+        except UserError as error:
+            assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
