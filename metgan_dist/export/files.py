@@ -59,8 +59,8 @@ def check_png(dtype: np.dtype, what: str, png_range: Sequence[float] | None) -> 
     """UserError for an image of a type that PNG does not hold, unless a range is given that is brought to 16 bits."""
     if png_range is None and str(dtype) not in PNG_TYPES:
         raise UserError(
-            f"export.format: {what} is {dtype}, and png holds integers of 8 or 16 bits; take tiff or nifti, or say with "
-            "export.png_range which intensities become 0 and 65535"
+            f"export.format: {what} is {dtype}, and png holds integers of 8 or 16 bits; take tiff or nifti, or say "
+            "with export.png_range which intensities become 0 and 65535"
         )
 
 

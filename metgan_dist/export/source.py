@@ -12,7 +12,7 @@ import pandas as pd
 from metgan_dist.errors import UserError
 from metgan_dist.export.case import Case, volume_cases
 from metgan_dist.lineage.volumes import file_digests
-from metgan_dist.recipe import Data, Export, Recipe, class_names
+from metgan_dist.recipe import BACKGROUND, Data, Export, Labels, Recipe, class_names
 from metgan_dist.storage import absolute
 from metgan_dist.tiles.tile_set import SPLITS, TileSet
 from metgan_dist.trained import read_run
@@ -55,7 +55,7 @@ def tile_source(recipe: Recipe) -> Source:
     tiles = TileSet.open(str(recipe.data.path), options)
     known = tiles.domains
     if known:
-        name = {"source": [*known][0], "target": [*known][-1]}.get(settings.domain or "", settings.domain or "")
+        name = {"source": next(iter(known)), "target": [*known][-1]}.get(settings.domain or "", settings.domain or "")
         tiles = tiles.of_domain(_named(name, tuple(known), tiles.uri))
     elif settings.domain:
         raise UserError(f"export.domain: {settings.domain!r}, but {tiles.uri} has no domains; leave it out")
@@ -75,13 +75,13 @@ def tile_source(recipe: Recipe) -> Source:
         batches.setdefault(place, []).append(case)
     facts = {"kind": "tiles", "uri": tiles.uri, "digest": tiles.digest, "domain": tiles.domain}
     facts |= {key: tiles.manifest.get(key) for key in ("synthesis", "parts", "fingerprint") if key in tiles.manifest}
-    data = Data(**tiles.manifest["data"])
+    data = Data(**(tiles.manifest["data"] | {"domains": {}, "volumes": []}))
     return Source(
         tiles.uri,
         tuple(cases),
         {name: tuple(own) for name, own in batches.items()},
         _checked(images, tiles.uri, settings),
-        _classes(data, data.domains[""] if "" in data.domains else data),
+        _classes(data.labels, data.classes),
         len(tiles.shape),
         facts,
         tiles,
@@ -109,14 +109,14 @@ def volume_source(recipe: Recipe) -> Source:
         raise UserError(f"data.path: {data.path}: no volumes to export")
     images = _one_kind([(ref.id, _volume_images(ref, settings)) for ref in refs])
     cases = volume_cases(refs, recipe.tiles)
-    said = data.domains[refs[0].domain] if refs[0].domain else data
+    own = data.domains[refs[0].domain].labels if refs[0].domain else None
     facts = {"kind": "volumes", "uri": absolute(str(data.path)), "synthesis": data.synthesis}
     return Source(
         absolute(str(data.path)),
         tuple(cases),
         {case.name: (case,) for case in cases},
         _checked(images, str(data.path), settings),
-        _classes(data, said),
+        _classes(own or data.labels, data.classes),
         3,
         {**facts, "files": {ref.id: file_digests(ref) for ref in refs}},
     )
@@ -194,13 +194,8 @@ def _checked(images: Sequence[tuple[Layer, str]], place: str, settings: Export) 
     return tuple(images)
 
 
-def _classes(data: Data, said: Any) -> tuple[str, ...]:
+def _classes(labels: Labels | None, classes: int) -> tuple[str, ...]:
     """Names by number; those that nobody names are `lesion`, or numbered."""
-    labels = said.labels or data.labels
     if labels:
         return class_names(labels)
-    return (
-        ("background", "lesion")
-        if data.classes == 2
-        else ("background", *map("class-{}".format, range(1, data.classes)))
-    )
+    return (BACKGROUND, "lesion") if classes == 2 else (BACKGROUND, *(f"class-{k}" for k in range(1, classes)))

@@ -14,6 +14,7 @@ from metgan_dist.export.files import SUFFIXES, Grid, check_png, checksums, scale
 from metgan_dist.recipe import Export
 from metgan_dist.storage import Options, join
 from metgan_dist.synthesis.volume_files import Made, write_made
+from metgan_dist.tiles.geometry import AXES, in_plane
 from metgan_dist.tiles.tile_set import TileSet
 from metgan_dist.volumes.labelled import LabelledVolume, VolumeRef
 from metgan_dist.volumes.layers import Layer
@@ -100,12 +101,15 @@ def _channel(tile: dict[str, np.ndarray], layer: Layer) -> np.ndarray:
 
 
 def _spacing(case: Case, order: Order) -> Spacing | None:
-    """Of a pixel of a tile, as the index has it; a slice has no extent of its own across."""
-    edges = {axis: case.origin.get(f"spacing_{axis}") for axis in ("z", "y", "x")}
-    if edges["y"] is None or edges["x"] is None:
+    """Of a pixel of a tile along its own axes, as the index has it; a plane's z is the extent across it."""
+    edges = [case.origin.get(f"spacing_{axis}") for axis in AXES]
+    if None in edges:
         return None
-    unit = order.units.get(case.volume) or "unknown"
-    return Spacing(edges["z"] or edges["y"], edges["y"], edges["x"], unit)
+    if order.dimensions == 2:
+        down, along = in_plane(case.origin["view"])
+        edges = [edges[({0, 1, 2} - {down, along}).pop()], edges[down], edges[along]]
+    z, y, x = (float(edge) for edge in edges if edge is not None)
+    return Spacing(z, y, x, order.units.get(case.volume) or "unknown")
 
 
 def _write_case(
@@ -183,7 +187,7 @@ def _answer(order: Order, case: Case, uris: list[str], grid: Grid, told: dict[st
 
 
 def check_order(order: Order, cases: tuple[Case, ...], tiles: TileSet | None) -> None:
-    """UserError for what a first look shows cannot be written: types that PNG does not hold, labels that are missing."""
+    """UserError for what a first look shows cannot be written: types that PNG does not hold, missing labels."""
     settings = order.settings
     lacking = next((case for case in cases if not case.labelled and not case.tested), None)
     if settings.format == "nnunet" and lacking is not None:

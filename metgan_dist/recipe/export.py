@@ -29,7 +29,9 @@ class Export(Section):
         "where they are slabs of one patient; none, all cases are trained on, and nnU-Net draws its folds",
     )
     roles: Annotated[tuple[Literal["anatomy", "tumour"], ...], BeforeValidator(comma_list)] = Field(
-        ("anatomy", "tumour"), min_length=1, description="images that are written, each channel of them; those there are"
+        ("anatomy", "tumour"),
+        min_length=1,
+        description="images that are written, with all channels, where there are any",
     )
     domain: str | None = Field(
         None, description="of a set of two domains, the one that is written, by its name or as source or target"
@@ -40,8 +42,8 @@ class Export(Section):
     )
     png_range: Annotated[tuple[float, float] | None, BeforeValidator(comma_list)] = Field(
         None,
-        description="of png: intensities low,high that become 0 and 65535, beyond them clipped; empty: integers of 8 or "
-        "16 bits as they are, and nothing else",
+        description="of png: intensities low,high that become 0 and 65535, beyond them clipped; empty: integers of 8 "
+        "or 16 bits as they are, and nothing else",
     )
 
     @model_validator(mode="after")

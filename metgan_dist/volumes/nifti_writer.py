@@ -45,7 +45,7 @@ def write_nifti(
 
 
 def write_nifti_plane(uri: str, pixels: np.ndarray, spacing: Spacing | None, options: Options | None = None) -> None:
-    """Write one plane (y, x) as a .nii.gz of two axes, whole or not at all; its voxel size is that of `spacing`, or 1."""
+    """Write a plane (y, x) as a .nii.gz of two axes, whole or not at all; the voxel size is that of `spacing`, or 1."""
     edges = (1.0, 1.0) if spacing is None else (spacing.x, spacing.y)
     image = nibabel.Nifti1Image(pixels.T, np.diag([*edges, 1.0, 1.0]))
     if spacing is not None:
