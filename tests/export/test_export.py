@@ -127,7 +127,7 @@ def test_what_is_there_is_not_written_again_and_the_digest_is_the_same(volumes, 
 @pytest.mark.parametrize("form", ["nnunet", "tiff"])
 def test_tiles_stay_floats(tmp_path, form):
     tiles = write_set(tmp_path / "tiles", train=6, val=0, test=2)
-    run(tmp_path, tiles.uri, tmp_path / "out", format=form, roles=["tumour"])
+    run(tmp_path, tiles.uri, tmp_path / "out", format=form, roles=["tumour"], splits="own")
     for row in (0, 7):
         if form == "nnunet":
             side = "Ts" if tiles.index["split"][row] == "test" else "Tr"
