@@ -117,7 +117,7 @@ class Exporting:
         work = Pass("export", markers, order.options, say, unit="batches")
         jobs = {name: Batch(order, cases) for name, cases in self.source.batches.items()}
         run: Callable[..., Any] = work.in_turn if self.recipe.scaling.in_process else work.tasks
-        by_name = {one["case"]: one for batch in run(write_batch, jobs) for one in batch}
+        by_name = {one["case"]: one for batch in run(write_batch, jobs) for one in batch["cases"]}
         return [by_name[case.name] for case in self.source.cases]
 
     def _describe(self, order: Order, known: list[dict[str, Any]]) -> str:

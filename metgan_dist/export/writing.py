@@ -50,20 +50,20 @@ class Batch:
     cases: tuple[Case, ...]
 
 
-def write_batch(batch: Batch) -> list[dict[str, Any]]:
+def write_batch(batch: Batch) -> dict[str, list[dict[str, Any]]]:
     """Write the cases of a batch; of each its name, its files with their SHA-256, and its origin.
 
     Of a volume one channel is held in memory at a time (all of them for OME-Zarr), of tiles `AT_ONCE`.
     """
     order = batch.order
     if order.tiles is None:
-        return [_write_volume(order, case) for case in batch.cases]
+        return {"cases": [_write_volume(order, case) for case in batch.cases]}
     tiles = TileSet.open(order.tiles, order.options)
     tiles = tiles if order.domain is None else tiles.of_domain(order.domain)
-    known = []
+    known: list[dict[str, Any]] = []
     for first in range(0, len(batch.cases), AT_ONCE):
         known += _write_tiles(order, tiles, batch.cases[first : first + AT_ONCE])
-    return known
+    return {"cases": known}
 
 
 def _write_volume(order: Order, case: Case) -> dict[str, Any]:
