@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # From top to bottom. A room imports from itself and from floors below its own, so rooms of one floor are strangers.
 FLOORS = (
     ("jobs",),
-    ("studies",),
+    ("studies", "export"),
     ("tuning", "segmentation", "synthesis"),
     ("evaluation",),
     ("main_job", "lineage", "inspection"),

@@ -6,6 +6,7 @@ the same pydantic models then give validation, help text and YAML in one place.
 """
 
 from metgan_dist.recipe.data import Channels, Data, Domain, Phantom, VolumeEntry, channel_names
+from metgan_dist.recipe.export import Export
 from metgan_dist.recipe.freesurfer import FREESURFER
 from metgan_dist.recipe.insertion import Insertion
 from metgan_dist.recipe.interval import Interval
@@ -42,6 +43,7 @@ __all__ = [
     "Channels",
     "Data",
     "Domain",
+    "Export",
     "Insertion",
     "Interval",
     "LabelNames",

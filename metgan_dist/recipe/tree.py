@@ -9,6 +9,7 @@ import yaml
 
 from metgan_dist.errors import UserError
 from metgan_dist.recipe.data import Data
+from metgan_dist.recipe.export import Export
 from metgan_dist.recipe.insertion import Insertion
 from metgan_dist.recipe.layers import method_named, without_foreign
 from metgan_dist.recipe.methods import AnyMethod
@@ -39,6 +40,7 @@ class Recipe(Section):
     synthesis: Synthesis = Synthesis()
     insertion: Insertion = Insertion()
     segmentation: Segmentation = Segmentation()
+    export: Export = Export()
     scores: Scores = Scores()
     tracking: Tracking = Tracking()
     storage: Storage = Storage()

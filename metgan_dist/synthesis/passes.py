@@ -55,6 +55,15 @@ class Pass:
             )
             yield from self._answers(dataset, len(jobs), len(known))
 
+    def in_turn(self, work: Work, jobs: Mapping[str, Any]) -> Iterator[Any]:
+        """As `tasks`, one after the other in this process: nothing of Ray's is asked."""
+        known, todo = self._known(jobs)
+        yield from known
+        progress = Progress(self.report, self.title, len(jobs), done=len(known), unit=self.unit)
+        for count, (name, job) in enumerate(todo.items(), len(known) + 1):
+            yield self._marked(name, work(job))
+            progress.step(count)
+
     def crewed(self, make: Callable[[], Work], jobs: Mapping[str, Any], crew: Crew) -> Iterator[dict[str, Any]]:
         """The answers of `make()(job)`, by actors that make it once each: it holds a replica of the generator."""
         known, todo = self._known(jobs)

@@ -148,7 +148,7 @@ def _as_images(made: Made, folder: str, options: Options) -> dict[str, Any]:
     for part, planes in parts:
         png = str(planes.dtype) in PNG_TYPES
         for stem, plane in zip(stems, planes, strict=True):
-            content = _png(plane) if png else _tiff(plane)
+            content = png_bytes(plane) if png else tiff_bytes(plane)
             write_whole(join(folder, part, f"{stem}.{'png' if png else 'tif'}"), content, options)
     if made.table is not None:
         suffix = "png" if str(made.image.dtype) in PNG_TYPES else "tif"
@@ -158,13 +158,15 @@ def _as_images(made: Made, folder: str, options: Options) -> dict[str, Any]:
     return entry
 
 
-def _png(plane: np.ndarray) -> bytes:
+def png_bytes(plane: np.ndarray) -> bytes:
+    """A plane (y, x), uint8 or uint16, as PNG."""
     packed = io.BytesIO()
     Image.fromarray(plane).save(packed, format="png")
     return packed.getvalue()
 
 
-def _tiff(plane: np.ndarray) -> bytes:
+def tiff_bytes(plane: np.ndarray) -> bytes:
+    """A plane (y, x), or pages (z, y, x), as TIFF; the same bytes for the same voxels."""
     packed = io.BytesIO()
     tifffile.imwrite(packed, plane, photometric="minisblack", metadata=None)
     return packed.getvalue()
