@@ -192,7 +192,7 @@ def _write_zarr(zarr_format: Any) -> Callable[[Path], None]:
         array[:] = VOXELS
         axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
         scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
-        scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
+        scales: Any = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
         group.attrs.update({"multiscales": scales} if zarr_format == 2 else {"ome": {"multiscales": scales}})
 
     return write

@@ -70,9 +70,8 @@ class Exporting:
             check_whole_patients(source.cases, settings.splits)
         if settings.folder is not None:
             _check_outside(absolute(settings.folder), source.uri)
-            check_id(absolute(settings.folder), settings.id, settings.name, recipe.storage.options) if (
-                settings.format == "nnunet"
-            ) else None
+            if settings.format == "nnunet":
+                check_id(absolute(settings.folder), settings.id, settings.name, recipe.storage.options)
         return Exporting(recipe, source, order)
 
     def carry_out(self, opened: OpenRun) -> None:

@@ -28,6 +28,7 @@ _FOLDS = ("segmentation.network", "segmentation.loss", "segmentation.epochs", "s
 _MATTERS: dict[str, tuple[str, ...]] = {
     "describe_data": ("data.label", "data.labels", "data.unmapped"),
     "evaluate": ("scores.names", "scores.splits", "scores.reference", "scores.missing_weights"),
+    "export": ("export.format", "export.folder", "export.name", "export.id", "export.splits", "export.values"),
     "insert_tumours": (
         *("insertion.model", "insertion.start_scale", "insertion.masks", "insertion.contrast", "insertion.pairs"),
         *("insertion.place", "insertion.count", "insertion.seed", "insertion.format", "insertion.readers"),
