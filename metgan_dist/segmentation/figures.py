@@ -89,13 +89,15 @@ def size_curves(
     if not panels:
         raise ValueError("curves need at least one score")
     figure, grid = canvas(3.2 * len(panels), 3.2, 1, len(panels), title, fontsize=10)
+    # A kind has one colour in all panels, whichever others a panel has.
+    colours = {kind: f"C{n}" for n, kind in enumerate(dict.fromkeys(kind for own in panels.values() for kind in own))}
     for axis, (score, kinds) in zip(grid[0], panels.items(), strict=True):
-        for number, (kind, points) in enumerate(kinds.items()):
+        for kind, points in kinds.items():
             ordered = sorted(points, key=lambda point: point.samples)
             x, mean, low, high = (
                 np.array([getattr(point, part) for point in ordered]) for part in ("samples", "mean", "low", "high")
             )
-            colour = f"C{number}"
+            colour = colours[kind]
             axis.plot(x, mean, marker="o", markersize=3, linewidth=1.2, color=colour, label=kind)
             if len(ordered) > 1:
                 axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -54,6 +54,14 @@ def test_curves_have_a_panel_a_score_and_a_line_a_kind():
     np.testing.assert_array_equal(one, pixels(size_curves({"Dice": {"real": points[::-1]}})))
 
 
+def test_a_kind_has_one_colour_in_all_panels():
+    points = [Point(100, 0.5, 0.4, 0.6), Point(800, 0.8, 0.7, 0.9)]
+    drawn = pixels(size_curves({"Dice": {"real": points, "synthetic": points[:1]}, "Recall": {"synthetic": points}}))
+    right = drawn[:, drawn.shape[1] // 2 + 10 :]
+    assert (np.abs(right - np.array(to_rgb("C1"))).max(axis=2) < 0.02).any()
+    assert not (np.abs(right - np.array(to_rgb("C0"))).max(axis=2) < 0.02).any()
+
+
 def test_nothing_to_draw_is_an_error():
     with pytest.raises(ValueError):
         overlays({})
