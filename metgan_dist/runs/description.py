@@ -13,6 +13,8 @@ TAG = "mlflow.note.content"
 # Columns of a table of scores, where there are such: what was made, beside what costs nothing, and what is the most.
 FIRST = ("generated", "identity", "affine", "real")
 MOST_ROWS = 12
+# Others, such as an evaluation, are of trained runs or volumes, of which the sections of their recipe say nothing.
+_JOBS_OF_DATA = {"train_metgan", "train_segmentor", "make_tiles", "tune_loss_weights", "segment_folds", "run_study"}
 _WORDS = {
     "finished": "Finished.",
     "failed": "Failed: {reason}.",
@@ -21,14 +23,17 @@ _WORDS = {
 
 
 def begun(run: Run, command: Command) -> str:
-    """Of a run that is going on: its job and method, its recipe, its data, and where its files lie."""
+    """Of a run that is going on: its job, what it is of, and where its files lie."""
+    what = _of_data(command) if run.job in _JOBS_OF_DATA else ""
+    return f"**{run.job}**{what}. Files: `{run.folder}`; the whole recipe: `recipe.yaml` among the artifacts."
+
+
+def _of_data(command: Command) -> str:
+    """The method, the recipe and the data of a job that makes tiles or trains on them."""
     recipe = command.recipe
     data = recipe.data.path or f"phantom volumes ({recipe.data.phantom.modality})"
     tiles = f"{recipe.tiles.kind}, {' x '.join(map(str, recipe.tiles.shape))} pixels"
-    return (
-        f"**{run.job}** with `{recipe.method.name}`, recipe `{command.recipe_name}`, on {data}; tiles: {tiles}. "
-        f"Files: `{run.folder}`; the whole recipe: `recipe.yaml` among the artifacts."
-    )
+    return f" with `{recipe.method.name}`, recipe `{command.recipe_name}`, on {data}; tiles: {tiles}"
 
 
 def ended(run: Run, command: Command, status: str, reason: str | None, result: Result) -> str:

@@ -27,6 +27,11 @@ def test_a_run_that_goes_on_says_what_it_is_and_where_its_files_lie(run, command
     assert "`/results/mice`" in text
 
 
+def test_a_job_that_is_not_of_the_recipes_data_does_not_say_that_it_is(command):
+    text = begun(Run("table", "/results/table", "evaluate", False, "id", {}), command)
+    assert text == "**evaluate**. Files: `/results/table`; the whole recipe: `recipe.yaml` among the artifacts."
+
+
 def test_scores_stand_beside_identity_affine_and_real_and_parts_of_scores_are_left_out(run, command):
     made = {"mae": 0.0571, "mae_std": 0.1, "label_fidelity": 0.831, "label_fidelity/lung": 0.9}
     test = {
