@@ -40,14 +40,18 @@ def write_nifti(
         sizes = np.empty(3)
         sizes[turn[:, 0].astype(int)] = spacing.x, spacing.y, spacing.z
         image.header.set_zooms(sizes)
-        image.header.set_xyzt_units(_UNITS.get(spacing.unit, "unknown"))
-    write_whole(uri, gzip.compress(image.to_bytes(), effort, mtime=0), options)
+    _write(uri, image, spacing, effort, options)
 
 
 def write_nifti_plane(uri: str, pixels: np.ndarray, spacing: Spacing | None, options: Options | None = None) -> None:
     """Write a plane (y, x) as a .nii.gz of two axes, whole or not at all; the voxel size is that of `spacing`, or 1."""
     edges = (1.0, 1.0) if spacing is None else (spacing.x, spacing.y)
     image = nibabel.Nifti1Image(pixels.T, np.diag([*edges, 1.0, 1.0]))
+    _write(uri, image, spacing, 9, options)
+
+
+def _write(uri: str, image: nibabel.Nifti1Image, spacing: Spacing | None, effort: int, options: Options | None) -> None:
+    """With the unit of `spacing`, and without a time: the same voxels are the same bytes."""
     if spacing is not None:
         image.header.set_xyzt_units(_UNITS.get(spacing.unit, "unknown"))
-    write_whole(uri, gzip.compress(image.to_bytes(), 9, mtime=0), options)
+    write_whole(uri, gzip.compress(image.to_bytes(), effort, mtime=0), options)

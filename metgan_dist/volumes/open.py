@@ -130,8 +130,9 @@ def _open_one(
         raise UserError(f"{uri}: NumPy and pickle files are not read; save the volume as {_FORMATS}")
     if not exists(uri, options):
         raise UserError(f"{uri}: not found; check the path")
-    folder = is_folder(uri, options)
-    if name.endswith(".zarr") or (folder and is_zarr(uri, options)):
+    named_zarr = name.endswith(".zarr")  # which need not be looked at: storage is asked once less
+    folder = not named_zarr and is_folder(uri, options)
+    if named_zarr or (folder and is_zarr(uri, options)):
         _check_means_nothing(uri, table=table)
         return OmeZarr(uri, stated, level=level, options=options, missing_chunks=missing_chunks)
     _check_means_nothing(uri, level=level)

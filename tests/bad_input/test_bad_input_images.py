@@ -27,21 +27,20 @@ def stack(tmp_path):
 @pytest.fixture
 def planes(tmp_path):
     """A folder of three planes."""
-    folder = tmp_path / "planes"
-    folder.mkdir()
-    for number, plane in enumerate(VOXELS):
-        tifffile.imwrite(folder / f"z{number}.tif", plane)
-    assert (read_all(folder)["c0"] == VOXELS).all()
-    return folder
+    return folder_of(tmp_path / "planes", "z{}.tif", tifffile.imwrite)
 
 
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of three PNG files."""
-    folder = tmp_path / "pictures"
+    return folder_of(tmp_path / "pictures", "{}.png", lambda path, plane: Image.fromarray(plane).save(path))
+
+
+def folder_of(folder, name, write):
+    """A folder of the planes, each a file, which is read as they are."""
     folder.mkdir()
     for number, plane in enumerate(VOXELS):
-        Image.fromarray(plane).save(folder / f"{number}.png")
+        write(folder / name.format(number), plane)
     assert (read_all(folder)["c0"] == VOXELS).all()
     return folder
 
