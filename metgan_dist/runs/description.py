@@ -18,7 +18,7 @@ _JOBS_OF_DATA = {"train_metgan", "train_segmentor", "make_tiles", "tune_loss_wei
 _WORDS = {
     "finished": "Finished.",
     "failed": "Failed: {reason}.",
-    "stopped": "Stopped ({reason}); the same command under `--tracking.run {name}` goes on.",
+    "stopped": "It was {reason}; the same command under `--tracking.run {name}` goes on.",
 }
 
 

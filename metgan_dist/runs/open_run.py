@@ -275,7 +275,7 @@ def _close(opened: OpenRun, command: Command, status: str, reason: str | None) -
 
 def _how_to_open(opened: OpenRun) -> str:
     uri = opened.tracking_uri
-    return f"mlflow ui --backend-store-uri {uri} and {opened.page}" if uri.startswith("sqlite") else opened.page
+    return f"mlflow ui --backend-store-uri {uri}, then open {opened.page}" if uri.startswith("sqlite") else opened.page
 
 
 def is_tile_set(recipe: Recipe) -> bool:
